@@ -1,0 +1,278 @@
+//! The rule: what a replica does with a change of a row. `docs/merge.md` proves that it forms a join.
+//!
+//! [`decide`] takes the row's stored clock and the incoming one and gives the action on the base table and the clock
+//! that the row has afterwards. It looks at values only through `tie`, and only where two clocks are equal. It is
+//! the one place where the rule of the algorithm `cls` is written: replicas, the server and the simulator all call
+//! it.
+
+use crate::clock::{Clock, ColumnNumber, ColumnSet, LIFE_JUMP_MAX, RowClock};
+use crate::id::SiteId;
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+
+/// What to do with the base row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Leave it as it is.
+    Keep,
+    /// It does not exist: insert it with the incoming values.
+    Insert,
+    /// It exists in an older life: remove it and insert the incoming values.
+    Replace,
+    /// It exists: write these columns.
+    Update(ColumnSet),
+    /// It exists: delete it.
+    Delete,
+    /// The change carries a part of a row that this replica does not have; it must wait for the whole row.
+    NeedWhole,
+    /// The change raises the causal length by more than [`LIFE_JUMP_MAX`]; no replica makes such a change.
+    RefuseJump,
+}
+
+/// The outcome of [`decide`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do with the base row.
+    pub action: Action,
+    /// The row's clock afterwards; `None` when it stays what it is.
+    pub clock: Option<RowClock>,
+}
+
+impl Decision {
+    const fn unchanged(action: Action) -> Self {
+        Self { action, clock: None }
+    }
+
+    fn adopt(action: Action, incoming: &RowClock) -> Self {
+        Self { action, clock: Some(incoming.clone()) }
+    }
+}
+
+/// Decides what a change does to a row.
+///
+/// `stored` is the row's clock here, `None` if this replica never knew the row. `incoming` holds the clocks that the
+/// change carries, by this replica's column numbers and site ordinals; `whole` says that it carries every cell of
+/// the row that its sender knew. `sites` is indexed by site ordinal. `tie` answers, for a cell whose two clocks are
+/// equal, whether the incoming value is the larger one ([`crate::value::ValueRef::tie_order`]); only clones and
+/// forgers make such cells, so a caller that trusts its source answers `false` without looking.
+#[must_use]
+pub fn decide(
+    stored: Option<&RowClock>,
+    incoming: &RowClock,
+    whole: bool,
+    sites: &[SiteId],
+    tie: &mut dyn FnMut(ColumnNumber) -> bool,
+) -> Decision {
+    let stored_life = stored.map_or(0, |row| row.life);
+    if incoming.life > stored_life.saturating_add(LIFE_JUMP_MAX) {
+        return Decision::unchanged(Action::RefuseJump);
+    }
+    match (stored, incoming.life.cmp(&stored_life)) {
+        (_, Ordering::Less) => Decision::unchanged(Action::Keep),
+        (Some(stored), Ordering::Equal) if stored.is_alive() => join_cells(stored, incoming, sites, tie),
+        (Some(stored), Ordering::Equal) => join_tombstones(stored, incoming, sites),
+        _ => begin_life(stored, incoming, whole),
+    }
+}
+
+fn begin_life(stored: Option<&RowClock>, incoming: &RowClock, whole: bool) -> Decision {
+    let exists = stored.is_some_and(RowClock::is_alive);
+    match (incoming.is_alive(), exists) {
+        (true, _) if !whole => Decision::unchanged(Action::NeedWhole),
+        (true, true) => Decision::adopt(Action::Replace, incoming),
+        (true, false) => Decision::adopt(Action::Insert, incoming),
+        (false, true) => Decision::adopt(Action::Delete, incoming),
+        (false, false) => Decision::adopt(Action::Keep, incoming),
+    }
+}
+
+fn join_tombstones(stored: &RowClock, incoming: &RowClock, sites: &[SiteId]) -> Decision {
+    if incoming.common.order(&stored.common, sites) == Ordering::Greater {
+        Decision::adopt(Action::Keep, incoming)
+    } else {
+        Decision::unchanged(Action::Keep)
+    }
+}
+
+fn join_cells(
+    stored: &RowClock,
+    incoming: &RowClock,
+    sites: &[SiteId],
+    tie: &mut dyn FnMut(ColumnNumber) -> bool,
+) -> Decision {
+    let mut written = ColumnSet::new();
+    let mut later: Vec<(ColumnNumber, Clock)> = Vec::new();
+    for (column, clock) in incoming.cells() {
+        let order = match stored.cell(column) {
+            None => Ordering::Greater,
+            Some(known) => clock.order(&known, sites),
+        };
+        match order {
+            Ordering::Less => {}
+            Ordering::Equal => {
+                if tie(column) {
+                    written.insert(column);
+                }
+            }
+            Ordering::Greater => {
+                written.insert(column);
+                later.push((column, clock));
+            }
+        }
+    }
+    let row_is_later = stored.columns.is_empty()
+        && incoming.columns.is_empty()
+        && incoming.common.order(&stored.common, sites) == Ordering::Greater;
+    let clock = if row_is_later {
+        Some(incoming.clone())
+    } else if later.is_empty() {
+        None
+    } else {
+        Some(overlay(stored, &later, sites))
+    };
+    let action = if written.is_empty() { Action::Keep } else { Action::Update(written) };
+    Decision { action, clock }
+}
+
+/// The row clock with the `later` cells, in ascending order, in place of its own.
+#[must_use]
+pub fn overlay(stored: &RowClock, later: &[(ColumnNumber, Clock)], sites: &[SiteId]) -> RowClock {
+    let mut cells = Vec::with_capacity(stored.columns.len() + later.len());
+    let mut later = later.iter().copied().peekable();
+    for (column, clock) in stored.cells() {
+        while let Some(earlier) = later.next_if(|(c, _)| *c < column) {
+            cells.push(earlier);
+        }
+        match later.next_if(|(c, _)| *c == column) {
+            Some(replaced) => cells.push(replaced),
+            None => cells.push((column, clock)),
+        }
+    }
+    cells.extend(later);
+    RowClock::from_cells(stored.life, stored.common, &cells, sites)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::tests::{SITES, any_row};
+    use crate::clock::{SiteOrdinal, Time};
+    use alloc::collections::BTreeMap;
+    use proptest::prelude::*;
+
+    /// A row as a naive model keeps it: life, clock of deletion or of a row without cells, and cells with values.
+    #[derive(Debug, Clone, PartialEq, Eq, Default)]
+    struct Model {
+        clock: Option<RowClock>,
+        values: BTreeMap<u16, u8>,
+    }
+
+    impl Model {
+        fn apply(&mut self, incoming: &RowClock, values: &BTreeMap<u16, u8>) {
+            let own = self.values.clone();
+            let mut tie = |column: ColumnNumber| values.get(&column.0) > own.get(&column.0);
+            let decision = decide(self.clock.as_ref(), incoming, true, &SITES, &mut tie);
+            match decision.action {
+                Action::Keep | Action::NeedWhole | Action::RefuseJump => {}
+                Action::Insert | Action::Replace => self.values = values.clone(),
+                Action::Update(columns) => {
+                    for column in columns.iter() {
+                        self.values.insert(column.0, values[&column.0]);
+                    }
+                }
+                Action::Delete => self.values.clear(),
+            }
+            if let Some(clock) = decision.clock {
+                self.clock = Some(clock);
+            }
+        }
+    }
+
+    fn any_change() -> impl Strategy<Value = (RowClock, BTreeMap<u16, u8>)> {
+        (any_row(), 0..3u8).prop_map(|(row, seed)| {
+            let values = row.columns.iter().map(|c| (c.0, seed.wrapping_add(c.0 as u8))).collect();
+            (row, values)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_and_repetition_gives_one_result(
+            changes in prop::collection::vec(any_change(), 1..8),
+            shuffle in prop::collection::vec(any::<prop::sample::Index>(), 0..24),
+        ) {
+            let mut forward = Model::default();
+            changes.iter().for_each(|(row, values)| forward.apply(row, values));
+            let mut other = Model::default();
+            for index in &shuffle {
+                let (row, values) = index.get(&changes);
+                other.apply(row, values);
+            }
+            changes.iter().rev().for_each(|(row, values)| other.apply(row, values));
+            prop_assert_eq!(forward, other);
+        }
+
+        #[test]
+        fn merging_a_merged_state_is_the_same_as_merging_its_parts(
+            left in prop::collection::vec(any_change(), 1..5),
+            right in prop::collection::vec(any_change(), 1..5),
+        ) {
+            let mut a = Model::default();
+            left.iter().for_each(|(row, values)| a.apply(row, values));
+            let mut b = Model::default();
+            right.iter().for_each(|(row, values)| b.apply(row, values));
+            let mut one_by_one = a.clone();
+            right.iter().for_each(|(row, values)| one_by_one.apply(row, values));
+            a.apply(b.clock.as_ref().unwrap(), &b.values);
+            prop_assert_eq!(a, one_by_one);
+        }
+    }
+
+    fn clock(time: u64, site: u32) -> Clock {
+        Clock::new(Time(time), SiteOrdinal(site))
+    }
+
+    fn never(_: ColumnNumber) -> bool {
+        false
+    }
+
+    #[test]
+    fn a_delete_beats_concurrent_updates() {
+        let alive = RowClock::alive(1, clock(9, 0), ColumnSet::first(2));
+        let dead = RowClock::tombstone(2, clock(3, 1));
+        assert_eq!(decide(Some(&alive), &dead, true, &SITES, &mut never).action, Action::Delete);
+        assert_eq!(decide(Some(&dead), &alive, true, &SITES, &mut never).action, Action::Keep);
+    }
+
+    #[test]
+    fn equal_values_still_take_the_later_clock() {
+        let stored = RowClock::alive(1, clock(1, 0), ColumnSet::first(1));
+        let incoming = RowClock::alive(1, clock(3, 0), ColumnSet::first(1));
+        let decision = decide(Some(&stored), &incoming, false, &SITES, &mut never);
+        assert_eq!(decision.clock, Some(incoming));
+    }
+
+    #[test]
+    fn a_part_of_an_unknown_row_waits() {
+        let part = RowClock::alive(1, clock(3, 0), ColumnSet::first(1));
+        assert_eq!(decide(None, &part, false, &SITES, &mut never).action, Action::NeedWhole);
+        let next_life = RowClock::alive(3, clock(3, 0), ColumnSet::first(1));
+        assert_eq!(decide(Some(&part), &next_life, false, &SITES, &mut never).action, Action::NeedWhole);
+    }
+
+    #[test]
+    fn a_column_outside_the_common_set_loses_to_anything() {
+        let stored = RowClock::alive(1, clock(100, 0), ColumnSet::first(1));
+        let added = ColumnNumber(1);
+        let incoming = RowClock::alive(1, clock(90, 1), [added].into_iter().collect());
+        let decision = decide(Some(&stored), &incoming, false, &SITES, &mut never);
+        assert_eq!(decision.action, Action::Update([added].into_iter().collect()));
+        assert_eq!(decision.clock.unwrap().cell(added), Some(clock(90, 1)));
+    }
+
+    #[test]
+    fn a_leap_of_lives_is_refused() {
+        let incoming = RowClock::alive(LIFE_JUMP_MAX + 1, clock(1, 0), ColumnSet::first(1));
+        assert_eq!(decide(None, &incoming, true, &SITES, &mut never).action, Action::RefuseJump);
+    }
+}

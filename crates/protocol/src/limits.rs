@@ -1,0 +1,34 @@
+//! Every bound on what may grow or come from outside, in one place.
+
+/// Bytes of the uncompressed body of a payload chunk at which a sender closes it and begins the next.
+pub const CHUNK_BYTES_TARGET: usize = 1 << 20;
+/// Most bytes of the uncompressed body of a chunk: a target-sized chunk and one row of any size SQLite stores by
+/// default would not fit memory bounds, so this is the largest row that travels.
+pub const CHUNK_BYTES_MAX: usize = 64 << 20;
+/// Most rows in one chunk.
+pub const CHUNK_ROWS_MAX: usize = 1 << 18;
+/// Most tables, or groups of rows with one set of columns, in one chunk.
+pub const CHUNK_GROUPS_MAX: usize = 1 << 16;
+/// Most sites in one chunk.
+pub const CHUNK_SITES_MAX: usize = 1 << 16;
+/// Most column names in one chunk, and most columns of all its groups together.
+pub const CHUNK_COLUMNS_MAX: usize = 1 << 19;
+/// Most cells in one chunk: rows times columns over all its groups. A sender that closes its chunks in time never
+/// comes near it; it bounds what a receiver unfolds from well-compressed columns.
+pub const CHUNK_CELLS_MAX: usize = 1 << 23;
+/// Most cells in one chunk whose clock is not that of their row.
+pub const CHUNK_EXCEPTIONS_MAX: usize = 1 << 20;
+/// Longest table or column name, in bytes.
+pub const NAME_BYTES_MAX: usize = 1024;
+/// Most bytes of a request or answer: a chunk and what goes with it.
+pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX + (4 << 20);
+/// Most tables in a schema description.
+pub const SCHEMA_TABLES_MAX: usize = 10_000;
+/// Longest text of a type, default or collation in a schema description, in bytes.
+pub const SCHEMA_TEXT_BYTES_MAX: usize = 4096;
+/// How far ahead of its own clock a replica accepts a change, in milliseconds.
+pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
+/// Longest error text in an answer, in bytes.
+pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
+/// Most chunks of one upload that the server stages before it commits them together.
+pub const UPLOAD_CHUNKS_MAX: u32 = 256;

@@ -1,0 +1,433 @@
+//! The request and the answer of one turn, as values and as bytes.
+//!
+//! ```text
+//! request  magic C5 52, version 1, flags, site 16, epoch, nonce, now, cursor, position (bytes), schema
+//!          fingerprint 8, [schema], [upload: round id 8, chunk, flags, base, payload (bytes)]
+//! answer   magic C5 41, version 1, kind 0, epoch, nonce, now, flags, cursor, position (bytes), total rows,
+//!          [accepted: round id 8, rows], payload (bytes)
+//! refusal  magic C5 41, version 1, kind 1, code, epoch, nonce, now, text (bytes)
+//! ```
+//! Integers are varints, `(bytes)` have their length before them. The bodies travel inside HTTPS, which detects
+//! damage; payloads bear their own checksum.
+
+use crate::limits::{ERROR_TEXT_BYTES_MAX, MESSAGE_BYTES_MAX, UPLOAD_CHUNKS_MAX};
+use crate::schema::Schema;
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+use cloudsync_core::bytes::{BytesError, Reader, put_bytes, put_varint};
+use cloudsync_core::id::SiteId;
+
+/// The version of the protocol that this code speaks.
+pub const PROTOCOL_VERSION: u8 = 1;
+/// The media type of requests and answers.
+pub const MEDIA_TYPE: &str = "application/vnd.cloudsync";
+
+const MAGIC_REQUEST: [u8; 2] = [0xC5, 0x52];
+const MAGIC_ANSWER: [u8; 2] = [0xC5, 0x41];
+const POSITION_BYTES_MAX: u64 = 128 * 1024;
+
+/// A message that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The first bytes are not those of such a message.
+    #[error("not a cloudsync message")]
+    NotCloudsync,
+    /// The other side speaks another version of the protocol.
+    #[error("protocol version {0} is spoken there, {PROTOCOL_VERSION} here: update the older side")]
+    Version(u8),
+    /// The bytes are damaged.
+    #[error("damaged message: {0}")]
+    Bytes(#[from] BytesError),
+}
+
+/// The random id of one round; retries bear the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RoundId(pub [u8; 8]);
+
+/// What a device sends in one turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// Who sends.
+    pub site: SiteId,
+    /// The server's epoch as the device knows it, 0 if it knows none.
+    pub epoch: u64,
+    /// The nonce of the last answer to an upload, 0 before the first.
+    pub nonce: u64,
+    /// The device's clock, milliseconds since 1970.
+    pub now: u64,
+    /// Up to which of the server's versions the device has everything.
+    pub cursor: u64,
+    /// Where an unfinished download stands, as the last answer put it; empty at the start of one.
+    pub position: &'a [u8],
+    /// True when the answer shall carry what is new.
+    pub pull: bool,
+    /// Fingerprint of the device's schema.
+    pub fingerprint: u64,
+    /// The schema, when the server may not know the fingerprint.
+    pub schema: Option<Schema>,
+    /// Changes of the device.
+    pub upload: Option<Upload<'a>>,
+}
+
+/// One chunk of the changes of a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload<'a> {
+    /// The round.
+    pub round: RoundId,
+    /// The chunk's number in the round, from 0.
+    pub chunk: u32,
+    /// True for the round's last chunk: the round is committed now.
+    pub is_final: bool,
+    /// The smallest cursor at which any of the changes was made (S8 of the design: what their author had seen).
+    pub base: u64,
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// What the server answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// The turn was taken.
+    Turn(Turn<'a>),
+    /// The turn was refused and changed nothing.
+    Refusal(Refusal),
+}
+
+/// The answer to a turn that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn<'a> {
+    /// The server's epoch.
+    pub epoch: u64,
+    /// The nonce to send next time.
+    pub nonce: u64,
+    /// The server's clock, milliseconds since 1970.
+    pub now: u64,
+    /// What became of the upload, if there was one.
+    pub accepted: Option<Accepted>,
+    /// True when `payload` ends the download: everything up to `cursor` has been sent.
+    pub drained: bool,
+    /// The cursor to store once the download is applied; 0 before that.
+    pub cursor: u64,
+    /// Where to go on, when not drained.
+    pub position: &'a [u8],
+    /// Rows that the whole download will bring, as far as known; for progress only.
+    pub rows_total: u64,
+    /// Changes for the device; empty when there are none.
+    pub payload: &'a [u8],
+}
+
+/// An upload that the server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// The round it belongs to.
+    pub round: RoundId,
+    /// True once the round is committed and on disk; false while chunks are staged.
+    pub committed: bool,
+    /// Rows of the round that wait in the server's quarantine.
+    pub quarantined: u64,
+}
+
+/// Why a turn was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reason.
+    pub reason: Reason,
+    /// The server's epoch.
+    pub epoch: u64,
+    /// The nonce that the server holds for the site.
+    pub nonce: u64,
+    /// The server's clock, milliseconds since 1970.
+    pub now: u64,
+    /// The reason in words, for people.
+    pub text: String,
+}
+
+/// The reasons for which a turn is refused. Each tells the device what to do before it tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The server does not know the schema's fingerprint: send the schema.
+    NeedSchema,
+    /// The schemas differ in a way that changes stored bytes: only people can mend it.
+    SchemaConflict,
+    /// The two clocks are too far apart: correct the stamps of what is unsent.
+    ClockSkew,
+    /// Another replica has gone on under this site id: take a new one.
+    Clone,
+    /// The server has lost turns that the device remembers: upload everything again.
+    Restored,
+    /// Chunks of the round are missing here: begin the round again.
+    LostChunks,
+    /// The payload is damaged or breaks the format.
+    BadPayload,
+    /// The key may not do this.
+    Denied,
+}
+
+const REASONS: [Reason; 8] = [
+    Reason::NeedSchema,
+    Reason::SchemaConflict,
+    Reason::ClockSkew,
+    Reason::Clone,
+    Reason::Restored,
+    Reason::LostChunks,
+    Reason::BadPayload,
+    Reason::Denied,
+];
+
+impl Reason {
+    fn code(self) -> u64 {
+        REASONS.iter().position(|reason| *reason == self).map_or(0, |at| at as u64 + 1)
+    }
+
+    fn from_code(code: u64) -> Option<Self> {
+        REASONS.get(usize::try_from(code).ok()?.checked_sub(1)?).copied()
+    }
+}
+
+impl<'a> Request<'a> {
+    /// The request as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(96 + self.upload.as_ref().map_or(0, |upload| upload.payload.len()));
+        out.extend_from_slice(&MAGIC_REQUEST);
+        out.push(PROTOCOL_VERSION);
+        let (schema, upload) = (self.schema.is_some(), self.upload.is_some());
+        out.push(u8::from(self.pull) | u8::from(schema) << 1 | u8::from(upload) << 2);
+        out.extend_from_slice(&self.site.0);
+        for number in [self.epoch, self.nonce, self.now, self.cursor] {
+            put_varint(&mut out, number);
+        }
+        put_bytes(&mut out, self.position);
+        out.extend_from_slice(&self.fingerprint.to_le_bytes());
+        if let Some(schema) = &self.schema {
+            schema.encode(&mut out);
+        }
+        if let Some(upload) = &self.upload {
+            out.extend_from_slice(&upload.round.0);
+            put_varint(&mut out, u64::from(upload.chunk));
+            out.push(u8::from(upload.is_final));
+            put_varint(&mut out, upload.base);
+            put_bytes(&mut out, upload.payload);
+        }
+        out
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`MessageError`] when the bytes are no request of this version.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
+        let mut reader = open(bytes, MAGIC_REQUEST)?;
+        let flags = flags(&mut reader, 0b111)?;
+        let site = SiteId(reader.array()?);
+        let [epoch, nonce, now, cursor] = numbers(&mut reader)?;
+        let position = reader.bytes(POSITION_BYTES_MAX, "position")?;
+        let fingerprint = u64::from_le_bytes(reader.array()?);
+        let schema = if flags & 2 == 0 { None } else { Some(Schema::decode(&mut reader)?) };
+        let upload = if flags & 4 == 0 { None } else { Some(Upload::decode(&mut reader)?) };
+        end(&reader)?;
+        let pull = flags & 1 != 0;
+        Ok(Self { site, epoch, nonce, now, cursor, position, pull, fingerprint, schema, upload })
+    }
+}
+
+impl<'a> Upload<'a> {
+    fn decode(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
+        Ok(Self {
+            round: RoundId(reader.array()?),
+            chunk: reader.varint_max(u64::from(UPLOAD_CHUNKS_MAX), "chunk number")? as u32,
+            is_final: flags(reader, 1)? == 1,
+            base: reader.varint()?,
+            payload: reader.bytes(MESSAGE_BYTES_MAX as u64, "payload")?,
+        })
+    }
+}
+
+impl<'a> Answer<'a> {
+    /// The answer as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(&MAGIC_ANSWER);
+        out.push(PROTOCOL_VERSION);
+        match self {
+            Self::Turn(turn) => turn.encode(&mut out),
+            Self::Refusal(refusal) => refusal.encode(&mut out),
+        }
+        out
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// [`MessageError`] when the bytes are no answer of this version.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
+        let mut reader = open(bytes, MAGIC_ANSWER)?;
+        let answer = match reader.byte()? {
+            0 => Self::Turn(Turn::decode(&mut reader)?),
+            1 => Self::Refusal(Refusal::decode(&mut reader)?),
+            _ => return Err(BytesError::OutOfBounds("answer kind").into()),
+        };
+        end(&reader)?;
+        Ok(answer)
+    }
+}
+
+impl<'a> Turn<'a> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(0);
+        for number in [self.epoch, self.nonce, self.now] {
+            put_varint(out, number);
+        }
+        let committed = self.accepted.is_some_and(|accepted| accepted.committed);
+        out.push(u8::from(self.drained) | u8::from(self.accepted.is_some()) << 1 | u8::from(committed) << 2);
+        put_varint(out, self.cursor);
+        put_bytes(out, self.position);
+        put_varint(out, self.rows_total);
+        if let Some(accepted) = &self.accepted {
+            out.extend_from_slice(&accepted.round.0);
+            put_varint(out, accepted.quarantined);
+        }
+        put_bytes(out, self.payload);
+    }
+
+    fn decode(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
+        let [epoch, nonce, now] = numbers(reader)?;
+        let flags = flags(reader, 0b111)?;
+        let cursor = reader.varint()?;
+        let position = reader.bytes(POSITION_BYTES_MAX, "position")?;
+        let rows_total = reader.varint()?;
+        let accepted = if flags & 2 == 0 {
+            None
+        } else {
+            let round = RoundId(reader.array()?);
+            Some(Accepted { round, committed: flags & 4 != 0, quarantined: reader.varint()? })
+        };
+        let payload = reader.bytes(MESSAGE_BYTES_MAX as u64, "payload")?;
+        let drained = flags & 1 != 0;
+        Ok(Self { epoch, nonce, now, accepted, drained, cursor, position, rows_total, payload })
+    }
+}
+
+impl Refusal {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(1);
+        for number in [self.reason.code(), self.epoch, self.nonce, self.now] {
+            put_varint(out, number);
+        }
+        let whole = (0..=ERROR_TEXT_BYTES_MAX.min(self.text.len())).rev().find(|end| self.text.is_char_boundary(*end));
+        let end = whole.unwrap_or(0);
+        put_bytes(out, &self.text.as_bytes()[..end]);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
+        let [code, epoch, nonce, now] = numbers(reader)?;
+        let reason = Reason::from_code(code).ok_or(BytesError::OutOfBounds("refusal code"))?;
+        let text = reader.bytes(ERROR_TEXT_BYTES_MAX as u64, "refusal text")?;
+        let text =
+            core::str::from_utf8(text).map_err(|_| BytesError::OutOfBounds("refusal text"))?.to_owned();
+        Ok(Self { reason, epoch, nonce, now, text })
+    }
+}
+
+fn open(bytes: &[u8], magic: [u8; 2]) -> Result<Reader<'_>, MessageError> {
+    let mut reader = Reader::new(bytes);
+    if reader.array() != Ok(magic) {
+        return Err(MessageError::NotCloudsync);
+    }
+    match reader.byte()? {
+        PROTOCOL_VERSION => Ok(reader),
+        other => Err(MessageError::Version(other)),
+    }
+}
+
+fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u64; N], BytesError> {
+    let mut numbers = [0; N];
+    for number in &mut numbers {
+        *number = reader.varint_max(i64::MAX as u64, "number")?;
+    }
+    Ok(numbers)
+}
+
+fn flags(reader: &mut Reader<'_>, known: u8) -> Result<u8, BytesError> {
+    let flags = reader.byte()?;
+    if flags & !known == 0 { Ok(flags) } else { Err(BytesError::OutOfBounds("flags")) }
+}
+
+fn end(reader: &Reader<'_>) -> Result<(), BytesError> {
+    if reader.is_empty() { Ok(()) } else { Err(BytesError::OutOfBounds("message length")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    fn request(payload: &[u8]) -> Request<'_> {
+        Request {
+            site: SiteId([5; 16]),
+            epoch: 1_790_000_000_000,
+            nonce: 7,
+            now: 1_790_000_000_001,
+            cursor: 1_790_000_000_000,
+            position: b"here",
+            pull: true,
+            fingerprint: u64::MAX,
+            schema: Some(Schema { tables: vec![] }),
+            upload: Some(Upload { round: RoundId([1; 8]), chunk: 3, is_final: true, base: 9, payload }),
+        }
+    }
+
+    fn turn(payload: &[u8]) -> Answer<'_> {
+        Answer::Turn(Turn {
+            epoch: 1,
+            nonce: 8,
+            now: 3,
+            accepted: Some(Accepted { round: RoundId([1; 8]), committed: true, quarantined: 2 }),
+            drained: true,
+            cursor: 12,
+            position: b"",
+            rows_total: 100,
+            payload,
+        })
+    }
+
+    #[test]
+    fn messages_round_trip_and_every_truncation_fails() {
+        let bytes = request(b"abc").encode();
+        assert_eq!(Request::decode(&bytes), Ok(request(b"abc")));
+        assert!((0..bytes.len()).all(|end| Request::decode(&bytes[..end]).is_err()));
+        let bytes = turn(b"abc").encode();
+        assert_eq!(Answer::decode(&bytes), Ok(turn(b"abc")));
+        assert!((0..bytes.len()).all(|end| Answer::decode(&bytes[..end]).is_err()));
+    }
+
+    #[test]
+    fn every_refusal_round_trips() {
+        for reason in REASONS {
+            let refusal = Refusal { reason, epoch: 1, nonce: 2, now: 3, text: "why".into() };
+            let bytes = Answer::Refusal(refusal.clone()).encode();
+            assert_eq!(Answer::decode(&bytes), Ok(Answer::Refusal(refusal)));
+        }
+    }
+
+    #[test]
+    fn foreign_and_newer_messages_are_told_apart() {
+        assert_eq!(Answer::decode(b"<html>"), Err(MessageError::NotCloudsync));
+        assert_eq!(Answer::decode(&[0xC5, 0x41, 9, 0]), Err(MessageError::Version(9)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_fail(mut bytes: Vec<u8>) {
+            let _ = Request::decode(&bytes);
+            bytes.splice(0..0, [0xC5, 0x41, 1]);
+            let _ = Answer::decode(&bytes);
+            bytes[1] = 0x52;
+            let _ = Request::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Reading a payload: everything is checked here, so that rows can be taken from it without errors.
+
+use super::column::Column;
+use super::encode::FLAG_WHOLE;
+use super::frame::{self, Codec, Header};
+use super::ints::Ints;
+use super::strings::{Strings, Use};
+use super::{PayloadError, malformed};
+use crate::limits::{
+    CHUNK_BYTES_MAX, CHUNK_CELLS_MAX, CHUNK_COLUMNS_MAX, CHUNK_EXCEPTIONS_MAX, CHUNK_GROUPS_MAX,
+    CHUNK_ROWS_MAX, CHUNK_SITES_MAX, NAME_BYTES_MAX,
+};
+use alloc::vec;
+use alloc::vec::Vec;
+use cloudsync_core::bytes::Reader;
+use cloudsync_core::clock::{COLUMNS_MAX, Clock, LIFE_MAX, SiteOrdinal, TIME_MAX, Time};
+use cloudsync_core::id::SiteId;
+use cloudsync_core::key::KEY_BYTES_MAX;
+use cloudsync_core::value::ValueRef;
+
+/// A payload out of its frame: the checksum fits, and the body is uncompressed and in memory.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    header: Header,
+    raw: Vec<u8>,
+}
+
+impl Opened {
+    /// Takes the frame off `bytes`. Holds a copy of the body, at most
+    /// [`CHUNK_BYTES_MAX`](crate::limits::CHUNK_BYTES_MAX) bytes.
+    ///
+    /// # Errors
+    /// [`PayloadError`] when `bytes` are no payload, too new, damaged, or compressed by a method that `codec` cannot
+    /// read.
+    pub fn open(bytes: &[u8], codec: &dyn Codec) -> Result<Self, PayloadError> {
+        let (header, raw) = frame::unseal(bytes, codec)?;
+        Ok(Self { header, raw })
+    }
+
+    /// What the chunk says about itself.
+    #[must_use]
+    pub const fn header(&self) -> Header {
+        self.header
+    }
+
+    /// Bytes of the uncompressed body.
+    #[must_use]
+    pub const fn raw_bytes(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// Reads and checks the body. The payload borrows from it; its own memory is bounded by about 9 times the body
+    /// and by what the bounds in [`limits`](crate::limits) allow once, however little the body is: 64 MiB of texts, 9
+    /// bytes a cell.
+    ///
+    /// # Errors
+    /// [`PayloadError::Malformed`] when the body breaks the format.
+    pub fn payload(&self) -> Result<Payload<'_>, PayloadError> {
+        Payload::read(self.header, &self.raw)
+    }
+}
+
+/// A payload that has been read and checked.
+#[derive(Debug)]
+pub struct Payload<'a> {
+    header: Header,
+    sites: Vec<SiteId>,
+    groups: Vec<Group<'a>>,
+}
+
+impl<'a> Payload<'a> {
+    /// What the chunk says about itself.
+    #[must_use]
+    pub const fn header(&self) -> Header {
+        self.header
+    }
+
+    /// The sites that clocks in this payload name by [`SiteOrdinal`]: all such ordinals are within it.
+    #[must_use]
+    pub fn sites(&self) -> &[SiteId] {
+        &self.sites
+    }
+
+    /// The groups, none of them without rows, in the order in which they were opened.
+    #[must_use]
+    pub fn groups(&self) -> &[Group<'a>] {
+        &self.groups
+    }
+
+    /// Number of rows of all groups together.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.groups.iter().map(Group::rows).sum()
+    }
+
+    fn read(header: Header, raw: &'a [u8]) -> Result<Self, PayloadError> {
+        let mut reader = Reader::new(raw);
+        let sites_count = reader.varint_max(CHUNK_SITES_MAX as u64, "number of sites")? as usize;
+        let sites = reader.take(sites_count * 16)?;
+        let sites: Vec<_> = sites.as_chunks::<16>().0.iter().copied().map(SiteId).collect();
+        let names = read_names(&mut reader)?;
+        let groups_count = reader.varint_max(CHUNK_GROUPS_MAX as u64, "number of groups")? as usize;
+        if groups_count > reader.remaining() {
+            return Err(malformed("number of groups"));
+        }
+        let mut budget = Budget {
+            sites: sites_count as i64,
+            rows: CHUNK_ROWS_MAX,
+            columns: CHUNK_COLUMNS_MAX,
+            cells: CHUNK_CELLS_MAX,
+            exceptions: CHUNK_EXCEPTIONS_MAX,
+            unfolded_bytes: CHUNK_BYTES_MAX,
+            last_use: vec![0; names.len()],
+        };
+        let mut groups = Vec::new();
+        for _ in 0..groups_count {
+            groups.push(Group::read(&mut reader, &names, &mut budget)?);
+        }
+        if reader.is_empty() { Ok(Self { header, sites, groups }) } else { Err(malformed("end of the body")) }
+    }
+}
+
+/// The names of tables and columns, checked: valid, within bounds, each there once.
+fn read_names<'a>(reader: &mut Reader<'a>) -> Result<Vec<&'a str>, PayloadError> {
+    let count = reader.varint_max(CHUNK_COLUMNS_MAX as u64, "number of names")? as usize;
+    if count > reader.remaining() {
+        return Err(malformed("number of names"));
+    }
+    let mut names = Vec::with_capacity(count);
+    for _ in 0..count {
+        let name = core::str::from_utf8(reader.bytes(NAME_BYTES_MAX as u64, "name length")?);
+        names.push(name.ok().filter(|name| !name.is_empty()).ok_or(malformed("name"))?);
+    }
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    let is_unique = sorted.windows(2).all(|pair| pair[0] != pair[1]);
+    if is_unique { Ok(names) } else { Err(malformed("name")) }
+}
+
+/// What is left of the bounds of a chunk, so that little data never unfolds to much.
+struct Budget {
+    sites: i64,
+    rows: usize,
+    columns: usize,
+    cells: usize,
+    exceptions: usize,
+    /// Bytes of texts of which only the numbers in them travel. An honest chunk counts them in its size.
+    unfolded_bytes: usize,
+    /// For each name: one more than the `columns` left when a group last used it; finds names used twice.
+    last_use: Vec<usize>,
+}
+
+impl Budget {
+    fn take(left: &mut usize, count: usize, what: &'static str) -> Result<(), PayloadError> {
+        *left = left.checked_sub(count).ok_or(malformed(what))?;
+        Ok(())
+    }
+}
+
+/// Rows of one table of which one set of columns travels. Rows are numbered from 0 to below [`Group::rows`];
+/// methods that take a row or a column panic beyond their number.
+#[derive(Debug)]
+pub struct Group<'a> {
+    table: &'a str,
+    names: Vec<&'a str>,
+    whole: bool,
+    rows: usize,
+    keys: Strings<'a>,
+    lives: Ints<'a>,
+    times: Ints<'a>,
+    sites: Ints<'a>,
+    exceptions: Vec<(u16, Clock)>,
+    /// Where each row's exceptions end; empty when there are none at all.
+    exception_ends: Vec<u32>,
+    columns: Vec<Column<'a>>,
+}
+
+impl<'a> Group<'a> {
+    /// Name of the table.
+    #[must_use]
+    pub const fn table(&self) -> &'a str {
+        self.table
+    }
+
+    /// Names of the columns that travel, all different.
+    #[must_use]
+    pub fn columns(&self) -> &[&'a str] {
+        &self.names
+    }
+
+    /// True when the rows carry every cell that the sender knows.
+    #[must_use]
+    pub const fn whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Number of rows, at least 1.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The packed key of `row`: 1 to [`KEY_BYTES_MAX`] bytes, not checked further.
+    #[must_use]
+    pub fn key(&self, row: usize) -> &[u8] {
+        self.keys.get(row)
+    }
+
+    /// The causal length of `row`, 1 to [`LIFE_MAX`]; even in tombstones, which only a whole group without columns
+    /// has.
+    #[must_use]
+    pub fn life(&self, row: usize) -> u64 {
+        self.lives.get(row) as u64
+    }
+
+    /// The clock of all cells of `row` without an exception; the site is an index into [`Payload::sites`].
+    #[must_use]
+    pub fn clock(&self, row: usize) -> Clock {
+        clock(self.times.get(row), self.sites.get(row))
+    }
+
+    /// The columns of `row` with another clock, ascending, as indexes into [`Group::columns`].
+    #[must_use]
+    pub fn exceptions(&self, row: usize) -> &[(u16, Clock)] {
+        let Some(&end) = self.exception_ends.get(row) else { return &[] };
+        let start = if row == 0 { 0 } else { self.exception_ends[row - 1] };
+        &self.exceptions[start as usize..end as usize]
+    }
+
+    /// The value of `row` in the column with index `column`.
+    #[must_use]
+    #[inline]
+    pub fn value(&self, row: usize, column: usize) -> ValueRef<'_> {
+        self.columns[column].get(row)
+    }
+
+    fn read(reader: &mut Reader<'a>, names: &[&'a str], budget: &mut Budget) -> Result<Self, PayloadError> {
+        let name = |index: u64| names.get(index as usize).copied().ok_or(malformed("name index"));
+        let table = name(reader.varint_max(u64::from(u32::MAX), "name index")?)?;
+        let flags = reader.byte()?;
+        if flags & !FLAG_WHOLE != 0 {
+            return Err(malformed("group flags"));
+        }
+        let whole = flags & FLAG_WHOLE != 0;
+        let columns_count = reader.varint_max(COLUMNS_MAX, "number of columns")? as usize;
+        let stamp = budget.columns + 1;
+        Budget::take(&mut budget.columns, columns_count, "number of columns")?;
+        if columns_count > reader.remaining() {
+            return Err(malformed("number of columns"));
+        }
+        let mut column_names = Vec::with_capacity(columns_count);
+        for _ in 0..columns_count {
+            let index = reader.varint_max(u64::from(u32::MAX), "name index")?;
+            column_names.push(name(index)?);
+            let last_use = &mut budget.last_use[index as usize];
+            if core::mem::replace(last_use, stamp) == stamp {
+                return Err(malformed("column name"));
+            }
+        }
+        let rows = reader.varint_max(CHUNK_ROWS_MAX as u64, "number of rows")? as usize;
+        if rows == 0 {
+            return Err(malformed("number of rows"));
+        }
+        Budget::take(&mut budget.rows, rows, "number of rows")?;
+        Budget::take(&mut budget.cells, rows * columns_count, "number of cells")?;
+        let mut group = Self::read_rows(reader, rows, columns_count, whole, budget)?;
+        group.table = table;
+        group.names = column_names;
+        Ok(group)
+    }
+
+    /// All after the names, which are left empty.
+    fn read_rows(
+        reader: &mut Reader<'a>,
+        rows: usize,
+        columns_count: usize,
+        whole: bool,
+        budget: &mut Budget,
+    ) -> Result<Self, PayloadError> {
+        let keys = Strings::read(reader, rows, Use::Keys, &mut budget.unfolded_bytes)?;
+        if (0..rows).any(|row| !(1..=KEY_BYTES_MAX).contains(&keys.get(row).len())) {
+            return Err(malformed("key length"));
+        }
+        let lives = Ints::read(reader, rows)?;
+        lives.check(rows, 1, LIFE_MAX as i64, "life")?;
+        let may_hold_tombstones = whole && columns_count == 0;
+        if !may_hold_tombstones && (0..rows).any(|row| lives.get(row) % 2 == 0) {
+            return Err(malformed("life"));
+        }
+        let times = Ints::read(reader, rows)?;
+        times.check(rows, 1, TIME_MAX.0 as i64, "time")?;
+        let sites = Ints::read(reader, rows)?;
+        sites.check(rows, 0, budget.sites - 1, "site")?;
+        let (exceptions, exception_ends) = read_exceptions(reader, rows, columns_count, &times, budget)?;
+        if columns_count > reader.remaining() {
+            return Err(malformed("number of columns"));
+        }
+        let mut columns = Vec::with_capacity(columns_count);
+        for _ in 0..columns_count {
+            columns.push(Column::read(reader, rows, &mut budget.unfolded_bytes)?);
+        }
+        let (table, names) = ("", Vec::new());
+        Ok(Self { table, names, whole, rows, keys, lives, times, sites, exceptions, exception_ends, columns })
+    }
+}
+
+/// A clock of checked parts.
+const fn clock(time: i64, site: i64) -> Clock {
+    Clock::new(Time(time as u64), SiteOrdinal(site as u32))
+}
+
+type Exceptions = (Vec<(u16, Clock)>, Vec<u32>);
+
+fn read_exceptions(
+    reader: &mut Reader<'_>,
+    rows: usize,
+    columns_count: usize,
+    times: &Ints<'_>,
+    budget: &mut Budget,
+) -> Result<Exceptions, PayloadError> {
+    const WHAT: &str = "clock exception";
+    let count = reader.varint_max((rows * columns_count) as u64, "number of clock exceptions")? as usize;
+    Budget::take(&mut budget.exceptions, count, "number of clock exceptions")?;
+    if count == 0 {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let at_rows = Ints::read(reader, count)?;
+    at_rows.check(count, 0, rows as i64 - 1, WHAT)?;
+    let at_columns = Ints::read(reader, count)?;
+    at_columns.check(count, 0, columns_count as i64 - 1, WHAT)?;
+    let time_steps = Ints::read(reader, count)?;
+    let sites = Ints::read(reader, count)?;
+    sites.check(count, 0, budget.sites - 1, WHAT)?;
+    let mut exceptions = Vec::with_capacity(count);
+    let mut ends = vec![0; rows];
+    let mut last = None;
+    for index in 0..count {
+        let (row, column) = (at_rows.get(index) as usize, at_columns.get(index) as u16);
+        if last.replace((row, column)).is_some_and(|last| last >= (row, column)) {
+            return Err(malformed(WHAT));
+        }
+        let time = times.get(row).wrapping_add(time_steps.get(index));
+        if !(1..=TIME_MAX.0 as i64).contains(&time) {
+            return Err(malformed("time"));
+        }
+        exceptions.push((column, clock(time, sites.get(index))));
+        ends[row] = exceptions.len() as u32;
+    }
+    let mut end = 0;
+    for row_end in &mut ends {
+        end = end.max(*row_end);
+        *row_end = end;
+    }
+    Ok((exceptions, ends))
+}

@@ -1,0 +1,118 @@
+//! The server's side of a turn: in what standing a site asks, judged by pure rules.
+//!
+//! A device stores a random round id before it uploads and repeats the upload under that id until it is answered.
+//! The server stores, with the commit of a round, the round's id and the next nonce. So it can tell apart:
+//!
+//! | nonce sent | round id | meaning |
+//! | --- | --- | --- |
+//! | the stored one | any | the device goes on: [`Standing::Current`] |
+//! | the one before it | the stored one | the answer was lost: [`Standing::Repeated`], the same answer again |
+//! | older, or the one before it | another, or none | a copy of the file goes on under the same id: [`Standing::Clone`] |
+//! | newer, or any from an unknown site | any | this server was restored from a backup: [`Standing::Restored`] |
+//!
+//! Turns without an upload change no nonce, so an idle device writes nothing on either side.
+
+use crate::limits::CLOCK_AHEAD_MS_MAX;
+use crate::message::{Request, RoundId};
+
+/// What the server stores of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SiteRecord {
+    /// The nonce that the site must send next.
+    pub nonce: u64,
+    /// The last round that was committed.
+    pub round: Option<RoundId>,
+}
+
+/// How a site's request stands to what the server knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The site is new.
+    New,
+    /// The site goes on from its last answer.
+    Current,
+    /// The site repeats a round that is committed already.
+    Repeated,
+    /// The request comes from a copy of a file that has gone on since.
+    Clone,
+    /// The server has lost turns of the site.
+    Restored,
+}
+
+/// Judges the standing of a request. `epoch` is the server's own.
+#[must_use]
+pub fn standing(record: Option<&SiteRecord>, epoch: u64, request: &Request<'_>) -> Standing {
+    if request.epoch != 0 && request.epoch != epoch {
+        return Standing::Restored;
+    }
+    let Some(record) = record else {
+        return if request.nonce == 0 { Standing::New } else { Standing::Restored };
+    };
+    if request.nonce == record.nonce {
+        return Standing::Current;
+    }
+    if request.nonce > record.nonce {
+        return Standing::Restored;
+    }
+    let round = request.upload.as_ref().map(|upload| upload.round);
+    if request.nonce + 1 == record.nonce && round.is_some() && round == record.round {
+        Standing::Repeated
+    } else {
+        Standing::Clone
+    }
+}
+
+/// True when the device's clock is too far from the server's for its stamps to be merged.
+#[must_use]
+pub const fn is_skewed(request: &Request<'_>, now_ms: u64) -> bool {
+    request.now.abs_diff(now_ms) > CLOCK_AHEAD_MS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Upload;
+    use cloudsync_core::id::SiteId;
+
+    const EPOCH: u64 = 4;
+
+    fn request(nonce: u64, round: Option<u8>) -> Request<'static> {
+        let upload = |id| Upload { round: RoundId([id; 8]), chunk: 0, is_final: true, base: 0, payload: &[] };
+        Request {
+            site: SiteId([1; 16]),
+            epoch: EPOCH,
+            nonce,
+            now: 0,
+            cursor: 0,
+            position: &[],
+            pull: true,
+            fingerprint: 0,
+            schema: None,
+            upload: round.map(upload),
+        }
+    }
+
+    fn judge(record: Option<(u64, u8)>, nonce: u64, round: Option<u8>) -> Standing {
+        let record = record.map(|(nonce, round)| SiteRecord { nonce, round: Some(RoundId([round; 8])) });
+        standing(record.as_ref(), EPOCH, &request(nonce, round))
+    }
+
+    #[test]
+    fn a_lost_answer_is_told_from_a_clone() {
+        assert_eq!(judge(None, 0, Some(1)), Standing::New);
+        assert_eq!(judge(Some((5, 1)), 5, Some(2)), Standing::Current);
+        assert_eq!(judge(Some((5, 1)), 5, None), Standing::Current);
+        assert_eq!(judge(Some((5, 1)), 4, Some(1)), Standing::Repeated);
+        assert_eq!(judge(Some((5, 1)), 4, Some(2)), Standing::Clone);
+        assert_eq!(judge(Some((5, 1)), 4, None), Standing::Clone);
+        assert_eq!(judge(Some((5, 1)), 3, Some(1)), Standing::Clone);
+    }
+
+    #[test]
+    fn a_restored_server_is_told_from_a_restored_device() {
+        assert_eq!(judge(Some((5, 1)), 6, None), Standing::Restored);
+        assert_eq!(judge(None, 1, None), Standing::Restored);
+        let other_epoch = Request { epoch: EPOCH + 1, ..request(5, None) };
+        assert_eq!(standing(None, EPOCH, &other_epoch), Standing::Restored);
+    }
+}

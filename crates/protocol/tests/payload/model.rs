@@ -1,0 +1,94 @@
+//! A chunk as plain data, and the ways from and to bytes.
+
+use cloudsync_core::clock::{Clock, SiteOrdinal, Time};
+use cloudsync_core::id::SiteId;
+use cloudsync_core::value::Value;
+use cloudsync_protocol::payload::{Codec, Encoder, Header, Opened, PayloadError, Stored};
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) key: Vec<u8>,
+    pub(crate) life: u64,
+    pub(crate) clock: Clock,
+    pub(crate) exceptions: Vec<(u16, Clock)>,
+    pub(crate) values: Vec<Value>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Rows {
+    pub(crate) table: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) whole: bool,
+    pub(crate) rows: Vec<Row>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Chunk {
+    pub(crate) header: Header,
+    pub(crate) sites: Vec<SiteId>,
+    pub(crate) groups: Vec<Rows>,
+}
+
+impl Chunk {
+    pub(crate) fn encode(&self, codec: &dyn Codec) -> Vec<u8> {
+        let mut encoder = Encoder::new();
+        for (index, site) in self.sites.iter().enumerate() {
+            assert_eq!(encoder.site(site), SiteOrdinal(index as u32));
+        }
+        for group in &self.groups {
+            let columns: Vec<_> = group.columns.iter().map(String::as_str).collect();
+            let id = encoder.group(&group.table, &columns, group.whole);
+            for row in &group.rows {
+                let values = row.values.iter().map(Value::borrow);
+                encoder.push(id, &row.key, row.life, row.clock, &row.exceptions, values);
+            }
+        }
+        assert_eq!(encoder.is_empty(), self.groups.is_empty());
+        encoder.finish(self.header, codec)
+    }
+
+    pub(crate) fn decode(bytes: &[u8], codec: &dyn Codec) -> Result<Self, PayloadError> {
+        let opened = Opened::open(bytes, codec)?;
+        let payload = opened.payload()?;
+        let groups = payload.groups().iter().map(|group| {
+            let rows = (0..group.rows()).map(|row| Row {
+                key: group.key(row).to_vec(),
+                life: group.life(row),
+                clock: group.clock(row),
+                exceptions: group.exceptions(row).to_vec(),
+                values: (0..group.columns().len())
+                    .map(|column| group.value(row, column).to_value())
+                    .collect(),
+            });
+            Rows {
+                table: group.table().to_owned(),
+                columns: group.columns().iter().map(|name| (*name).to_owned()).collect(),
+                whole: group.whole(),
+                rows: rows.collect(),
+            }
+        });
+        Ok(Self { header: payload.header(), sites: payload.sites().to_vec(), groups: groups.collect() })
+    }
+}
+
+pub(crate) fn clock(time: u64, site: u32) -> Clock {
+    Clock::new(Time(time), SiteOrdinal(site))
+}
+
+/// A stored payload with `raw` as its body, and a checksum that fits.
+pub(crate) fn seal_raw(raw: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0xc5, 0x5c, 1, 1, 0, 0, 0];
+    cloudsync_core::bytes::put_varint(&mut bytes, raw.len() as u64);
+    bytes.extend_from_slice(raw);
+    let checksum = xxhash_rust::xxh3::xxh3_64(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// The body of the chunk as it is before compression.
+pub(crate) fn raw_body(chunk: &Chunk) -> Vec<u8> {
+    let header = Header::default();
+    let bytes = Chunk { header, ..chunk.clone() }.encode(&Stored);
+    let raw_bytes = Opened::open(&bytes, &Stored).unwrap().raw_bytes();
+    bytes[bytes.len() - 8 - raw_bytes..bytes.len() - 8].to_vec()
+}

@@ -1,0 +1,176 @@
+//! Golden bytes: what a version once wrote, every later one reads, and format version 1 is still written so.
+//!
+//! Files are only ever added. After adding a case, write its file with
+//! `cargo test -p cloudsync-protocol --test payload write_missing_vectors -- --ignored`.
+
+use super::model::{Chunk, Row, Rows, clock};
+use super::round_trip::integer_key;
+use cloudsync_core::clock::{Clock, LIFE_MAX, TIME_MAX};
+use cloudsync_core::id::{SiteId, hex, uuid_text, uuid_v7};
+use cloudsync_core::value::Value;
+use cloudsync_protocol::payload::{Header, Stored};
+use std::path::PathBuf;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
+}
+
+fn site(byte: u8) -> SiteId {
+    SiteId([byte; 16])
+}
+
+fn row(key: Vec<u8>, clock: Clock, values: Vec<Value>) -> Row {
+    Row { key, life: 1, clock, exceptions: vec![], values }
+}
+
+fn text(text: impl Into<String>) -> Value {
+    Value::Text(text.into().into_bytes())
+}
+
+fn rows(table: &str, columns: &[&str], whole: bool, rows: Vec<Row>) -> Rows {
+    Rows { table: table.into(), columns: columns.iter().map(|name| (*name).into()).collect(), whole, rows }
+}
+
+fn one_update() -> Chunk {
+    let mut key = vec![0x30];
+    key.extend_from_slice(&uuid_v7(1_700_000_000_000, 5, [7; 8]));
+    let update = row(key, clock(1_700_000_001_000, 0), vec![text("buy milk")]);
+    Chunk {
+        header: Header { first_version: 12, last_version: 12, is_final: true },
+        sites: vec![site(0xa1)],
+        groups: vec![rows("notes", &["body"], false, vec![update])],
+    }
+}
+
+fn tombstones() -> Chunk {
+    let dead = |index: u64| Row {
+        life: if index == 2 { LIFE_MAX } else { 2 },
+        ..row(integer_key(index as i64), clock(TIME_MAX.0 - index, (index % 2) as u32), vec![])
+    };
+    Chunk {
+        header: Header { first_version: 1, last_version: u64::MAX, is_final: false },
+        sites: vec![site(1), site(2)],
+        groups: vec![rows("t", &[], true, (0..5).map(dead).collect())],
+    }
+}
+
+/// Every kind of value in one column, and the values that are easily lost.
+fn every_kind() -> Chunk {
+    let values = [
+        Value::Null,
+        Value::Integer(i64::MIN),
+        Value::Integer(i64::MAX),
+        Value::Integer(0),
+        Value::Real(-0.0),
+        Value::Real(f64::from_bits(0x7ff8_dead_beef_0001)),
+        Value::Real(f64::NEG_INFINITY),
+        Value::Text(vec![]),
+        Value::Text(b"a\0b".to_vec()),
+        Value::Text(vec![0xff, 0xfe]),
+        Value::Blob(vec![]),
+        Value::Blob(vec![0, 1, 2]),
+    ];
+    let row = |(index, value): (usize, Value)| row(vec![0x31, b'a' + index as u8], clock(5, 0), vec![value]);
+    Chunk {
+        header: Header::default(),
+        sites: vec![site(3)],
+        groups: vec![rows("t", &["c"], true, values.into_iter().enumerate().map(row).collect())],
+    }
+}
+
+/// Twenty rows whose columns take each of the forms.
+fn every_form() -> Chunk {
+    let words = ["draft", "sent", "paid"];
+    let column_names: Vec<_> = (0..17).map(|column| format!("c{column}")).collect();
+    let values = |n: u64| {
+        let i = n as i64;
+        let uuid = |seed: u64| uuid_text(&uuid_v7(1_700_000_000_000 + seed, seed as u16, [seed as u8; 8]));
+        vec![
+            Value::Null,
+            Value::Integer(42),
+            Value::Integer(i * 5 - 3),
+            Value::Integer(if n == 9 { 1 << 50 } else { i % 3 }),
+            Value::Integer(i * 1_000_000 + i * i),
+            Value::Integer(i * i % 2),
+            Value::Integer(1_000_000 + i * 7919 % 40_000),
+            Value::Real(i as f64 * 19.99),
+            Value::Real(1.0 / (i as f64 + 3.0)),
+            text("same"),
+            text(words[n as usize % 3]),
+            text("x".repeat(n as usize)),
+            text(format!("user{}@example.com", n * n)),
+            Value::Text(uuid(n).to_vec()),
+            Value::Text(uuid(n % 3).to_vec()),
+            Value::Blob(vec![1, 2, n as u8 * 11, 4]),
+            if n % 7 == 2 { Value::Null } else { Value::Integer(i % 2) },
+        ]
+    };
+    let row = |n: u64| Row {
+        life: 1 + 2 * (n % 3),
+        exceptions: if n % 6 == 1 { vec![(0, clock(n + 50, 1)), (16, clock(7, 0))] } else { vec![] },
+        ..row(
+            [&[0x30], &uuid_v7(n, 0, [n as u8 * 5; 8])[..]].concat(),
+            clock(100 + n * n, (n % 2) as u32),
+            values(n),
+        )
+    };
+    let names: Vec<_> = column_names.iter().map(String::as_str).collect();
+    Chunk {
+        header: Header { first_version: 3, last_version: 400, is_final: true },
+        sites: vec![site(0x11), site(0x22)],
+        groups: vec![rows("t", &names, false, (0..20).map(row).collect()), one_update().groups.remove(0)],
+    }
+}
+
+fn cases() -> Vec<(&'static str, Chunk)> {
+    let header = Header { first_version: 4, last_version: 9, is_final: true };
+    vec![
+        ("v1-empty", Chunk { header, sites: vec![], groups: vec![] }),
+        ("v1-one-update", one_update()),
+        ("v1-tombstones", tombstones()),
+        ("v1-every-kind", every_kind()),
+        ("v1-every-form", every_form()),
+    ]
+}
+
+fn parse_hex(text: &str) -> Vec<u8> {
+    let digits: Vec<_> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+#[test]
+fn golden_bytes_are_read_and_written() {
+    for (name, chunk) in cases() {
+        let path = folder().join(name).with_extension("hex");
+        let bytes = parse_hex(&std::fs::read_to_string(&path).expect(name));
+        assert_eq!(Chunk::decode(&bytes, &Stored).expect(name), chunk, "{name}");
+        assert_eq!(hex(&chunk.encode(&Stored)), hex(&bytes), "{name}");
+    }
+}
+
+#[test]
+fn every_file_belongs_to_a_case() {
+    let cases = cases();
+    for file in std::fs::read_dir(folder()).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "hex") {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let is_other = !name.starts_with("v1-");
+            assert!(is_other || cases.iter().any(|(case, _)| *case == name), "{name}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "writes files into the source tree"]
+fn write_missing_vectors() {
+    for (name, chunk) in cases() {
+        let path = folder().join(name).with_extension("hex");
+        if !path.exists() {
+            let digits = hex(&chunk.encode(&Stored)).into_bytes();
+            let lines: Vec<_> = digits.chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+            std::fs::write(path, lines.join("\n") + "\n").unwrap();
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Capture: the triggers that note local writes, in SQL that every SQLite has built in.
+//!
+//! A note is one row of `cloudsync_log`: when (milliseconds by the local clock), the layout, what, and the key.
+//! *What* is [`NOTE_INSERT`], [`NOTE_DELETE`], [`NOTE_LOOK`], or the mask of the columns that an update changed: bit i
+//! stands for column i of the layout. Tables with more than [`MASK_BITS`] columns write several masks, as text with
+//! commas between them. The layout is the generation of the table's columns that the mask was made for.
+//!
+//! "Changed" is a difference of stored bytes, not of values under a collation. An update that changes the key notes
+//! the old key as deleted and the new one as inserted. A mask of zero is noted too: a column that was added behind our back
+//! may have changed.
+
+use crate::error::Result;
+use crate::storage::{quote_identifier, quote_text};
+use crate::table::{Column, Definition, Table};
+use cloudsync_sqlite_ffi::{Connection, Value};
+
+/// The row was inserted, or given this key.
+pub(crate) const NOTE_INSERT: i64 = -1;
+/// The row was deleted, or lost this key.
+pub(crate) const NOTE_DELETE: i64 = -2;
+/// The row may have been thrown out by a REPLACE: look whether it exists.
+pub(crate) const NOTE_LOOK: i64 = -3;
+/// Bits of one mask; an SQL integer has one more beside its sign.
+pub(crate) const MASK_BITS: usize = 62;
+
+/// `strftime` has whole seconds only, and the product is up to a millisecond low without rounding.
+const NOW: &str = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)";
+
+/// Drops the table's triggers, those of a lost definition too.
+pub(crate) fn drop_triggers(db: &Connection, table: &str) -> Result<()> {
+    for name in trigger_names(table) {
+        db.execute(&format!("DROP TRIGGER IF EXISTS main.{}", quote_identifier(&name)))?;
+    }
+    Ok(())
+}
+
+/// True when every trigger of the table is there.
+pub(crate) fn has_triggers(db: &Connection, table: &Table) -> Result<bool> {
+    // language=SQLite
+    let sql = "SELECT count(*) FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
+               AND name LIKE 'cloudsync\\_%' ESCAPE '\\'";
+    let found = db.query_i64(sql, &[Value::from(table.name.as_str())])?.unwrap_or(0);
+    Ok(found >= triggers(&table.definition, table.layout, &table.cells.iter().map(|cell| &cell.column).collect::<Vec<_>>()).len() as i64)
+}
+
+/// Creates the table's triggers for its present layout.
+pub(crate) fn create_triggers(db: &Connection, definition: &Definition, layout: i64, cells: &[&Column]) -> Result<()> {
+    drop_triggers(db, &definition.name)?;
+    triggers(definition, layout, cells).iter().try_for_each(|sql| Ok(db.execute(sql)?))
+}
+
+/// Notes every row of the table, as one statement.
+pub(crate) fn note_all(db: &Connection, definition: &Definition, layout: i64, at: &str, what: i64) -> Result<()> {
+    let key = key_list(definition, "");
+    let table = quote_identifier(&definition.name);
+    let columns = log_columns(definition);
+    db.execute(&format!(
+        "INSERT INTO main.cloudsync_log(at, layout, what, {columns}) SELECT {at}, {layout}, {what}, {key} FROM main.{table}"
+    ))?;
+    Ok(())
+}
+
+/// The names of the log's key columns that the table uses.
+pub(crate) fn log_columns(definition: &Definition) -> String {
+    let count = Table::key_columns(definition).len();
+    (0..count).map(|i| format!("k{i}")).collect::<Vec<_>>().join(", ")
+}
+
+fn trigger_names(table: &str) -> Vec<String> {
+    let kinds = ["insert", "update", "delete", "insert_victims", "update_victims"];
+    kinds.iter().map(|kind| format!("cloudsync_{kind}_{table}")).collect()
+}
+
+fn key_list(definition: &Definition, prefix: &str) -> String {
+    let key = Table::key_columns(definition);
+    key.iter().map(|column| format!("{prefix}{}", quote_identifier(column.name()))).collect::<Vec<_>>().join(", ")
+}
+
+fn triggers(definition: &Definition, layout: i64, cells: &[&Column]) -> Vec<String> {
+    let table = quote_identifier(&definition.name);
+    let columns = log_columns(definition);
+    let (new, old) = (key_list(definition, "NEW."), key_list(definition, "OLD."));
+    let name = |kind: &str| format!("main.{}", quote_identifier(&format!("cloudsync_{kind}_{}", definition.name)));
+    let note = |what: &str, key: &str| {
+        format!("INSERT INTO cloudsync_log(at, layout, what, {columns}) VALUES({NOW}, {layout}, {what}, {key});")
+    };
+    let key_changed: Vec<_> = Table::key_columns(definition).into_iter().map(differs).collect();
+    let key_changed = key_changed.join(" OR ");
+    let what = format!("CASE WHEN {key_changed} THEN {NOTE_INSERT} ELSE {} END", mask(cells));
+    let lost_key = format!(
+        "INSERT INTO cloudsync_log(at, layout, what, {columns}) SELECT {NOW}, {layout}, {NOTE_DELETE}, {old} WHERE {key_changed};"
+    );
+    let mut triggers = vec![
+        format!("CREATE TRIGGER {} AFTER INSERT ON {table} BEGIN {} END", name("insert"), note(&NOTE_INSERT.to_string(), &new)),
+        format!("CREATE TRIGGER {} AFTER UPDATE ON {table} BEGIN {lost_key} {} END", name("update"), note(&what, &new)),
+        format!("CREATE TRIGGER {} AFTER DELETE ON {table} BEGIN {} END", name("delete"), note(&NOTE_DELETE.to_string(), &old)),
+    ];
+    triggers.extend(victim_triggers(definition, layout, &columns, &name));
+    triggers
+}
+
+/// REPLACE throws out rows that collide in a UNIQUE index without firing their delete triggers; these triggers note
+/// the rows that may be thrown out, found by the index's own collation.
+fn victim_triggers(
+    definition: &Definition,
+    layout: i64,
+    columns: &str,
+    name: &dyn Fn(&str) -> String,
+) -> Vec<String> {
+    let table = quote_identifier(&definition.name);
+    let other_row: Vec<_> = Table::key_columns(definition)
+        .iter()
+        .map(|column| format!("v.{0} IS NOT NEW.{0}", quote_identifier(column.name())))
+        .collect();
+    let (mut notes, mut changes) = (String::new(), Vec::new());
+    for unique in definition.uniques.iter().filter(|unique| !unique.terms.is_empty()) {
+        let equal = unique.terms.iter().map(|(column, collation)| {
+            format!("v.{0} = NEW.{0} COLLATE {1}", quote_identifier(column), quote_identifier(collation))
+        });
+        let equal: Vec<_> = equal.collect();
+        notes.push_str(&format!(
+            "INSERT INTO cloudsync_log(at, layout, what, {columns}) SELECT {NOW}, {layout}, {NOTE_LOOK}, {} \
+             FROM {table} AS v WHERE {} AND ({}); ",
+            key_list(definition, "v."),
+            equal.join(" AND "),
+            other_row.join(" OR "),
+        ));
+        let terms = unique.terms.iter().map(|(column, _)| quote_identifier(column));
+        changes.extend(terms.map(|column| format!("OLD.{column} IS NOT NEW.{column}")));
+    }
+    if notes.is_empty() {
+        return Vec::new();
+    }
+    let changed = changes.join(" OR ");
+    vec![
+        format!("CREATE TRIGGER {} BEFORE INSERT ON {table} BEGIN {notes}END", name("insert_victims")),
+        format!("CREATE TRIGGER {} BEFORE UPDATE ON {table} WHEN {changed} BEGIN {notes}END", name("update_victims")),
+    ]
+}
+
+/// The expression that is true when the stored bytes of a column changed.
+fn differs(column: &Column) -> String {
+    let name = quote_identifier(column.name());
+    let binary = if column.has_own_collation() { " COLLATE BINARY" } else { "" };
+    let values = format!("OLD.{name} IS NOT NEW.{name}{binary}");
+    if !column.keeps_kinds() {
+        return values;
+    }
+    // 1 and 1.0 are equal to SQLite, and so are 0.0 and -0.0, which only quote() tells apart.
+    format!(
+        "({values} OR typeof(OLD.{name}) <> typeof(NEW.{name}) OR (OLD.{name} = 0 AND quote(OLD.{name}) <> quote(NEW.{name})))"
+    )
+}
+
+fn mask(cells: &[&Column]) -> String {
+    if cells.is_empty() {
+        return "0".to_owned();
+    }
+    let words: Vec<_> = cells.chunks(MASK_BITS).map(mask_word).collect();
+    if words.len() == 1 { words.into_iter().collect() } else { words.join(&format!(" || {} || ", quote_text(","))) }
+}
+
+fn mask_word(cells: &[&Column]) -> String {
+    let bits = cells.iter().enumerate().map(|(bit, column)| format!("(({}) << {bit})", differs(column)));
+    format!("({})", bits.collect::<Vec<_>>().join(" | "))
+}

@@ -1,0 +1,210 @@
+//! The change list: which cells changed since a version, so that extraction costs what changed and not what exists.
+//!
+//! Every fold and every apply is one version: `max(last + 1, now)`, so a number is hardly used again even when the
+//! file is restored from a backup. `cloudsync_versions` says where a version came from, at which server cursor it was
+//! made, and where its entries begin; `cloudsync_entries` holds keys with masks, up to a page together:
+//!
+//! ```text
+//! keys   for each: key (bytes), then 0 for the whole row, or 1 and the bitmap of column numbers
+//! ```
+//! "Whole row" stands for insertions, new lives and deletions alike: what it is says the row's clock.
+
+use crate::error::{Error, Result};
+use crate::storage;
+use cloudsync_core::bytes::{Reader, put_bytes};
+use cloudsync_core::clock::{ColumnSet, SiteOrdinal};
+use cloudsync_core::key::KEY_BYTES_MAX;
+use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+
+/// Entries are closed at this size, so that one fits a page of 4 KiB.
+const ENTRY_BYTES_TARGET: usize = 3_600;
+
+/// Where the changes of a version came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The app's own writes in this file.
+    Local,
+    /// A payload that was applied by hand: the server may not know it.
+    File,
+    /// The server.
+    Server,
+    /// On the server: the site that uploaded them.
+    Site(SiteOrdinal),
+}
+
+impl Origin {
+    pub(crate) const fn code(self) -> i64 {
+        match self {
+            Self::Local => -1,
+            Self::File => -2,
+            Self::Server => -3,
+            Self::Site(site) => site.0 as i64,
+        }
+    }
+}
+
+/// The part of a row that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mask {
+    /// Everything: the row was inserted, deleted, or began a new life.
+    Whole,
+    /// These columns.
+    Columns(ColumnSet),
+}
+
+impl Mask {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Whole => out.push(0),
+            Self::Columns(columns) => {
+                out.push(1);
+                columns.encode_bitmap(out);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+        match reader.byte()? {
+            0 => Ok(Self::Whole),
+            1 => Ok(Self::Columns(ColumnSet::decode_bitmap(reader)?)),
+            _ => Err(Error::corrupt("cloudsync_entries")),
+        }
+    }
+}
+
+/// The last version, 0 before the first.
+pub(crate) fn last_version(db: &Connection) -> Result<u64> {
+    storage::get_u64(db, "version")
+}
+
+/// Writes the entries of one version. Nothing is written for a version without entries.
+pub(crate) struct ChangeWriter {
+    insert: Statement,
+    version: u64,
+    table: i64,
+    keys: Vec<u8>,
+    first_entry: Option<i64>,
+    rows: u64,
+}
+
+impl ChangeWriter {
+    /// Begins the next version.
+    pub(crate) fn begin(db: &Connection, now_ms: u64) -> Result<Self> {
+        let sql = "INSERT INTO main.cloudsync_entries(version, table_id, keys) VALUES(?1, ?2, ?3)";
+        Ok(Self {
+            insert: db.prepare(sql)?,
+            version: now_ms.max(last_version(db)? + 1),
+            table: 0,
+            keys: Vec::new(),
+            first_entry: None,
+            rows: 0,
+        })
+    }
+
+    /// Adds a changed row.
+    pub(crate) fn push(&mut self, table: i64, key: &[u8], mask: &Mask) -> Result<()> {
+        if table != self.table || self.keys.len() >= ENTRY_BYTES_TARGET {
+            self.flush()?;
+            self.table = table;
+        }
+        put_bytes(&mut self.keys, key);
+        mask.encode(&mut self.keys);
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let version = Value::Integer(self.version as i64);
+        self.insert.run(&[version, Value::Integer(self.table), Value::Blob(&self.keys)])?;
+        self.keys.clear();
+        if self.first_entry.is_none() {
+            self.first_entry = Some(self.insert.connection().last_insert_rowid());
+        }
+        Ok(())
+    }
+
+    /// Closes the version and gives its number and rows; `None` when there was no change.
+    pub(crate) fn finish(mut self, db: &Connection, origin: Origin, base: u64) -> Result<Option<(u64, u64)>> {
+        self.flush()?;
+        let Some(first_entry) = self.first_entry else { return Ok(None) };
+        // language=SQLite
+        let sql = "INSERT INTO main.cloudsync_versions(version, origin, base, first_entry) VALUES(?1, ?2, ?3, ?4)";
+        db.prepare(sql)?.run(&[
+            Value::Integer(self.version as i64),
+            Value::Integer(origin.code()),
+            Value::Integer(base as i64),
+            Value::Integer(first_entry),
+        ])?;
+        storage::set_u64(db, "version", self.version)?;
+        Ok(Some((self.version, self.rows)))
+    }
+}
+
+/// One stored group of entries.
+pub(crate) struct Entry {
+    pub(crate) id: i64,
+    pub(crate) table: i64,
+    pub(crate) origin: i64,
+    pub(crate) base: u64,
+    keys: Vec<u8>,
+}
+
+impl Entry {
+    /// The keys and masks of the entry.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Result<(&[u8], Mask)>> {
+        let mut reader = Reader::new(&self.keys);
+        std::iter::from_fn(move || {
+            if reader.is_empty() {
+                return None;
+            }
+            let key = reader.bytes(KEY_BYTES_MAX as u64, "key").map_err(Error::from);
+            Some(key.and_then(|key| Ok((key, Mask::decode(&mut reader)?))))
+        })
+    }
+}
+
+/// Reads entries in order of their ids.
+pub(crate) struct EntryReader {
+    select: Statement,
+}
+
+impl EntryReader {
+    /// Starts after the entry `after`, and ends with the version `last`.
+    pub(crate) fn open(db: &Connection, after: i64, last: u64) -> Result<Self> {
+        // language=SQLite
+        let sql = "SELECT e.id, e.table_id, v.origin, v.base, e.keys FROM main.cloudsync_entries AS e \
+                   JOIN main.cloudsync_versions AS v ON v.version = e.version \
+                   WHERE e.id > ?1 AND e.version <= ?2 ORDER BY e.id";
+        let mut select = db.prepare(sql)?;
+        select.bind(1, Value::Integer(after))?;
+        select.bind(2, Value::Integer(i64::try_from(last).unwrap_or(i64::MAX)))?;
+        Ok(Self { select })
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+        if !self.select.step()? {
+            return Ok(None);
+        }
+        let keys = self.select.column(4).as_blob().ok_or_else(|| Error::corrupt("cloudsync_entries"))?;
+        Ok(Some(Entry {
+            id: self.select.column_i64(0),
+            table: self.select.column_i64(1),
+            origin: self.select.column_i64(2),
+            base: self.select.column_i64(3) as u64,
+            keys: keys.to_vec(),
+        }))
+    }
+}
+
+/// The id of the last entry that belongs to `version` or an earlier one: reading on begins after it.
+pub(crate) fn entry_before(db: &Connection, version: u64) -> Result<i64> {
+    // language=SQLite
+    let sql = "SELECT first_entry FROM main.cloudsync_versions WHERE version > ?1 ORDER BY version LIMIT 1";
+    if let Some(first) = db.query_i64(sql, &[Value::Integer(i64::try_from(version).unwrap_or(i64::MAX))])? {
+        return Ok(first - 1);
+    }
+    Ok(db.query_i64("SELECT max(id) FROM main.cloudsync_entries", &[])?.unwrap_or(0))
+}

@@ -1,0 +1,472 @@
+//! The device's side of a sync, as steps on the database: make the next request, take in an answer, do what a refusal
+//! asks for. No write lock is held between them.
+//!
+//! What is being sent is stored before it is sent: a round has an id, the version up to which it goes, and the place
+//! reached in it. Whoever opens the file next, after a crash or in another process, goes on from there under the same
+//! id. Before anything of an answer is stored, round and place are compared with the file again, so that of two
+//! processes that sync one file the slower one's answer is void and harmless.
+
+use crate::apply::Source;
+use crate::changes::{self, EntryReader, Mask, Origin};
+use crate::clocks::{self, ClockStore};
+use crate::codec::Zstd;
+use crate::error::{Error, Result};
+use crate::extract::{Extraction, Filter, Position};
+use crate::replica::Replica;
+use crate::storage;
+use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
+use cloudsync_core::clock::{Clock, TIME_MAX, Time};
+use cloudsync_protocol::client::{Absorbed, Goal};
+use cloudsync_protocol::limits::{CHUNK_BYTES_TARGET, UPLOAD_CHUNKS_MAX};
+use cloudsync_protocol::message::{Reason, Refusal, Request, RoundId, Turn, Upload};
+use cloudsync_protocol::payload::Opened;
+use cloudsync_sqlite_ffi::Value;
+
+/// A round on its way, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Round {
+    id: RoundId,
+    /// The last version that the round takes.
+    last: u64,
+    /// Number of the next chunk.
+    chunk: u32,
+    /// Rows in the chunks before.
+    rows: u64,
+    /// True when the round sends all there is, not only what is unsent.
+    everything: bool,
+    position: Position,
+}
+
+impl Round {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = self.id.0.to_vec();
+        put_varint(&mut out, self.last);
+        put_varint(&mut out, u64::from(self.chunk));
+        put_varint(&mut out, self.rows);
+        out.push(u8::from(self.everything));
+        put_bytes(&mut out, &self.position.encode());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new(bytes);
+        Ok(Self {
+            id: RoundId(reader.array()?),
+            last: reader.varint()?,
+            chunk: reader.varint_max(u64::from(u32::MAX), "chunk")? as u32,
+            rows: reader.varint()?,
+            everything: reader.byte()? == 1,
+            position: Position::decode(reader.bytes(1 << 20, "position")?).ok_or_else(|| Error::corrupt("setting round"))?,
+        })
+    }
+}
+
+/// What the last request said, for the comparison with the file when its answer comes.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    nonce: u64,
+    cursor: u64,
+    position: Vec<u8>,
+    fingerprint: u64,
+    /// The round as it was sent, and where it goes on after this chunk; `None` at its end.
+    round: Option<(Round, Option<Position>, u64)>,
+    goal: Goal,
+    sent_at_ms: u64,
+}
+
+impl Replica {
+    /// Makes the next request: folds, and puts into it what is to be sent. Gives its bytes.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn prepare(&mut self, goal: Goal, schema: bool) -> Result<Vec<u8>> {
+        self.require()?;
+        self.transact(|replica| {
+            replica.fold_in_transaction()?;
+            replica.request(goal, schema)
+        })
+    }
+
+    fn request(&mut self, goal: Goal, schema: bool) -> Result<Vec<u8>> {
+        if storage::get_i64(&self.db, "refetch")?.is_some() {
+            storage::unset(&self.db, "refetch")?;
+            self.restart_download()?;
+        }
+        let (nonce, cursor) = (storage::get_u64(&self.db, "nonce")?, storage::get_u64(&self.db, "cursor")?);
+        let position = storage::get_blob(&self.db, "position")?.unwrap_or_default();
+        let definition = self.catalog.schema();
+        let fingerprint = definition.fingerprint();
+        let tell = schema || storage::get_u64(&self.db, "fingerprint")? != fingerprint & i64::MAX as u64;
+        let round = if goal.push { self.round()? } else { None };
+        let mut upload = None;
+        let mut sent_round = None;
+        if let Some(round) = round {
+            let chunk = self.extract_in_transaction(&Extraction {
+                from: round.position.clone(),
+                last: round.last,
+                filter: if round.everything { Filter::Everything } else { Filter::Unsent },
+                bytes_target: CHUNK_BYTES_TARGET,
+            })?;
+            // A round that is too long for one commit ends here; what is left begins the next one.
+            let is_final = chunk.next.is_none() || round.chunk + 1 >= UPLOAD_CHUNKS_MAX;
+            sent_round = Some((round.clone(), chunk.next, chunk.rows));
+            upload = Some((round, is_final, chunk.base, chunk.payload));
+        }
+        let request = Request {
+            site: self.site_id()?,
+            epoch: storage::get_u64(&self.db, "epoch")?,
+            nonce,
+            now: self.server_now_ms()?,
+            cursor,
+            position: &position,
+            pull: goal.pull,
+            fingerprint,
+            schema: tell.then_some(definition),
+            upload: upload.as_ref().map(|(round, is_final, base, payload)| Upload {
+                round: round.id,
+                chunk: round.chunk,
+                is_final: *is_final,
+                base: *base,
+                payload,
+            }),
+        };
+        let bytes = request.encode();
+        let sent_at_ms = self.now_ms();
+        self.sent = Some(Sent { nonce, cursor, position, fingerprint, round: sent_round, goal, sent_at_ms });
+        Ok(bytes)
+    }
+
+    /// The round on its way, or a new one if there is something to send.
+    fn round(&mut self) -> Result<Option<Round>> {
+        if let Some(bytes) = storage::get_blob(&self.db, "round")? {
+            return Round::decode(&bytes).map(Some);
+        }
+        let everything = storage::get_i64(&self.db, "resend")?.is_some();
+        if !everything && !self.is_anything_unsent()? {
+            return Ok(None);
+        }
+        let mut id = [0; 8];
+        self.environment.random(&mut id);
+        let position = match storage::get_blob(&self.db, "unsent_position")? {
+            Some(bytes) => Position::decode(&bytes).ok_or_else(|| Error::corrupt("setting unsent_position"))?,
+            None if everything => Position::Scan { head: changes::last_version(&self.db)?, after: Vec::new() },
+            None => self.unsent_position()?,
+        };
+        let last = changes::last_version(&self.db)?;
+        let round = Round { id: RoundId(id), last, chunk: 0, rows: 0, everything, position };
+        storage::set(&self.db, "round", Value::Blob(&round.encode()))?;
+        Ok(Some(round))
+    }
+
+    /// Where the unsent changes begin. The list is read from there even if it is the beginning: a scan would send
+    /// what came from the server as well.
+    fn unsent_position(&self) -> Result<Position> {
+        let sent = storage::get_u64(&self.db, "sent_version")?;
+        Ok(Position::List { after: changes::entry_before(&self.db, sent)?, skip: 0 })
+    }
+
+    fn is_anything_unsent(&self) -> Result<bool> {
+        // language=SQLite
+        let sql = "SELECT 1 FROM main.cloudsync_versions WHERE version > ?1 AND origin IN (-1, -2) LIMIT 1";
+        let sent = storage::get_u64(&self.db, "sent_version")?;
+        Ok(self.db.query_i64(sql, &[Value::Integer(sent as i64)])?.is_some())
+    }
+
+    /// True while there are changes that the server has not acknowledged.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn has_unsent(&mut self) -> Result<bool> {
+        self.require()?;
+        let open = ["round", "resend", "unsent_position"].iter().map(|key| storage::is_set(&self.db, key));
+        let open = open.collect::<Result<Vec<_>>>()?.into_iter().any(|open| open);
+        Ok(open || self.needs_fold()? || self.is_anything_unsent()?)
+    }
+
+    /// Takes in the answer to the last request.
+    ///
+    /// # Errors
+    /// When the payload breaks the rules or the file cannot be written; then nothing of the answer is taken in.
+    pub fn absorb(&mut self, turn: &Turn<'_>) -> Result<Absorbed> {
+        let Some(sent) = self.sent.take() else { return Err(Error::state("there is no request to be answered")) };
+        self.with_apply_settings(|replica| {
+            replica.transact(|replica| {
+                replica.fold_in_transaction()?;
+                replica.take_answer(&sent, turn)
+            })
+        })
+    }
+
+    fn take_answer(&mut self, sent: &Sent, turn: &Turn<'_>) -> Result<Absorbed> {
+        let mut absorbed = Absorbed::default();
+        self.learn_offset(turn.now, sent.sent_at_ms)?;
+        storage::set_u64(&self.db, "epoch", turn.epoch)?;
+        storage::set_u64(&self.db, "fingerprint", sent.fingerprint & i64::MAX as u64)?;
+        let mut more = self.take_acceptance(sent, turn, &mut absorbed)?;
+        if sent.goal.pull {
+            more |= self.take_download(sent, turn, &mut absorbed)?;
+        }
+        more |= sent.goal.push && (self.is_anything_unsent()? || storage::get_blob(&self.db, "round")?.is_some());
+        absorbed.more = more;
+        Ok(absorbed)
+    }
+
+    /// Stores how far the upload got. Gives true when there is more to send.
+    fn take_acceptance(&mut self, sent: &Sent, turn: &Turn<'_>, absorbed: &mut Absorbed) -> Result<bool> {
+        let (Some((round, next, rows)), Some(accepted)) = (&sent.round, turn.accepted) else { return Ok(false) };
+        let stored = storage::get_blob(&self.db, "round")?;
+        if accepted.round != round.id || stored.as_deref() != Some(&round.encode()[..]) {
+            // Another process took this round further meanwhile.
+            return Ok(true);
+        }
+        if !accepted.committed {
+            let Some(position) = next.clone() else {
+                return Err(Error::Protocol("the server did not commit a complete round".into()));
+            };
+            let onward = Round { chunk: round.chunk + 1, rows: round.rows + rows, position, ..round.clone() };
+            storage::set(&self.db, "round", Value::Blob(&onward.encode()))?;
+            return Ok(true);
+        }
+        absorbed.rows_sent = round.rows + rows;
+        storage::unset(&self.db, "round")?;
+        storage::set_u64(&self.db, "nonce", turn.nonce)?;
+        match next {
+            Some(position) => storage::set(&self.db, "unsent_position", Value::Blob(&position.encode()))?,
+            None => {
+                storage::unset(&self.db, "unsent_position")?;
+                storage::unset(&self.db, "resend")?;
+                storage::set_u64(&self.db, "sent_version", round.last)?;
+            }
+        }
+        Ok(next.is_some())
+    }
+
+    /// Applies or stages what came. Gives true when there is more to receive.
+    fn take_download(&mut self, sent: &Sent, turn: &Turn<'_>, absorbed: &mut Absorbed) -> Result<bool> {
+        let position = storage::get_blob(&self.db, "position")?.unwrap_or_default();
+        if position != sent.position || storage::get_u64(&self.db, "cursor")? != sent.cursor {
+            // Another process received this meanwhile.
+            return Ok(true);
+        }
+        let first_sync = sent.cursor == 0 && storage::get_i64(&self.db, "first_sync_done")?.is_none();
+        if turn.drained || first_sync {
+            absorbed.rows_received = self.apply_download(turn.payload)?;
+        } else if !turn.payload.is_empty() {
+            let sql = "INSERT INTO main.cloudsync_inbox(payload) VALUES(?1)";
+            self.db.prepare(sql)?.run(&[Value::Blob(turn.payload)])?;
+        }
+        if !turn.drained {
+            storage::set(&self.db, "position", Value::Blob(turn.position))?;
+            return Ok(true);
+        }
+        storage::unset(&self.db, "position")?;
+        storage::set_u64(&self.db, "cursor", turn.cursor)?;
+        storage::set(&self.db, "first_sync_done", Value::Integer(1))?;
+        Ok(false)
+    }
+
+    /// Applies the staged chunks and the last one.
+    fn apply_download(&mut self, payload: &[u8]) -> Result<u64> {
+        let mut rows = 0;
+        let mut select = self.db.prepare("SELECT payload FROM main.cloudsync_inbox ORDER BY seq")?;
+        let mut staged = false;
+        while select.step()? {
+            staged = true;
+            let chunk = select.column(0).as_blob().ok_or_else(|| Error::corrupt("cloudsync_inbox"))?.to_vec();
+            rows += self.apply_chunk(&chunk)?;
+        }
+        drop(select);
+        if staged {
+            self.db.execute("DELETE FROM main.cloudsync_inbox")?;
+        }
+        Ok(if payload.is_empty() { rows } else { rows + self.apply_chunk(payload)? })
+    }
+
+    fn apply_chunk(&mut self, payload: &[u8]) -> Result<u64> {
+        let opened = Opened::open(payload, &Zstd)?;
+        let source = Source { origin: Origin::Server, time_max: None, ties: false };
+        let applied = self.apply_in_transaction(&[opened.payload()?], source)?;
+        if applied.parts > 0 {
+            storage::set(&self.db, "refetch", Value::Integer(1))?;
+        }
+        Ok(applied.rows)
+    }
+
+    /// Does what a refusal asks for, so that the next request can be taken.
+    ///
+    /// # Errors
+    /// When nothing that this side does can help, or the file cannot be written.
+    pub fn mend(&mut self, refusal: &Refusal) -> Result<()> {
+        let Some(sent) = self.sent.take() else { return Err(Error::state("there is no request to be answered")) };
+        self.transact(|replica| match refusal.reason {
+            Reason::ClockSkew => replica.correct_clock(refusal.now, sent.sent_at_ms),
+            Reason::Clone => replica.part_from_clone(&sent),
+            Reason::Restored => {
+                // The server lost turns: it gets everything that is known here, whoever wrote it.
+                replica.forget_agreement()?;
+                storage::unset(&replica.db, "unsent_position")?;
+                storage::set_u64(&replica.db, "epoch", refusal.epoch)?;
+                storage::set_u64(&replica.db, "nonce", refusal.nonce)?;
+                storage::set(&replica.db, "resend", Value::Integer(1))
+            }
+            Reason::LostChunks => {
+                storage::unset(&replica.db, "round")?;
+                storage::unset(&replica.db, "position")?;
+                replica.db.execute("DELETE FROM main.cloudsync_inbox").map_err(Error::from)
+            }
+            Reason::NeedSchema | Reason::SchemaConflict | Reason::BadPayload | Reason::Denied => {
+                Err(Error::Protocol(refusal.text.clone()))
+            }
+        })
+    }
+
+    /// A copy of this file goes on under the same id. If it was only another process on this very file, the file
+    /// shows that by now; else this one takes a new id, also for what it has not sent, and fetches everything again.
+    fn part_from_clone(&mut self, sent: &Sent) -> Result<()> {
+        let stored = storage::get_blob(&self.db, "round")?;
+        let sent_round = sent.round.as_ref().map(|(round, ..)| round.encode());
+        if storage::get_u64(&self.db, "nonce")? != sent.nonce || stored != sent_round {
+            return Ok(());
+        }
+        self.fold_in_transaction()?;
+        let old = self.own_site()?;
+        self.take_new_site()?;
+        let new = self.own_site()?;
+        self.restamp_unsent(|clock| if clock.site == old { Clock::new(clock.time, new) } else { clock })
+    }
+
+    /// Learns how far the local clock is off, and moves the stamps of what is unsent by as much, in their order.
+    fn correct_clock(&mut self, server_now: u64, sent_at_ms: u64) -> Result<()> {
+        let before = storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0);
+        let offset = server_now as i64 - sent_at_ms as i64;
+        self.fold_in_transaction()?;
+        storage::set(&self.db, "clock_offset", Value::Integer(offset))?;
+        let own = self.own_site()?;
+        let moved = offset - before;
+        self.restamp_unsent(|clock| {
+            if clock.site != own || clock.time.0 <= 1 {
+                return clock;
+            }
+            let time = clock.time.0.saturating_add_signed(moved).clamp(2, TIME_MAX.0);
+            Clock::new(Time(time), own)
+        })?;
+        storage::set_u64(&self.db, "floor", server_now)
+    }
+
+    fn learn_offset(&self, server_now: u64, sent_at_ms: u64) -> Result<()> {
+        // Small differences are the network's; they are not worth a write each round.
+        const TOLERANCE_MS: u64 = 2_000;
+        let now = self.now_ms();
+        let offset = server_now as i64 - (sent_at_ms / 2 + now / 2) as i64;
+        let known = storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0);
+        let offset = if offset.unsigned_abs() < TOLERANCE_MS { 0 } else { offset };
+        if offset.abs_diff(known) >= TOLERANCE_MS {
+            storage::set(&self.db, "clock_offset", Value::Integer(offset))?;
+        }
+        Ok(())
+    }
+
+    /// Maps the clocks of all cells that wait to be sent.
+    fn restamp_unsent(&mut self, map: impl Fn(Clock) -> Clock) -> Result<()> {
+        let sites = self.sites.ids().to_vec();
+        let sent = storage::get_u64(&self.db, "sent_version")?;
+        let after = changes::entry_before(&self.db, sent)?;
+        let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
+        let mut clocks = ClockStore::open(&self.db)?;
+        let mut seen: std::collections::HashMap<Vec<u8>, Vec<Mask>> = std::collections::HashMap::new();
+        while let Some(entry) = entries.next()? {
+            if entry.origin != Origin::Local.code() {
+                continue;
+            }
+            for row in entry.rows() {
+                let (key, mask) = row?;
+                seen.entry(clocks::pk(entry.table, key)).or_default().push(mask);
+            }
+        }
+        for (pk, masks) in seen {
+            let Some(clock) = clocks.read(&pk)? else { continue };
+            let unsent = |column| {
+                masks.iter().any(|mask| match (mask, column) {
+                    (Mask::Whole, _) => true,
+                    (Mask::Columns(columns), Some(column)) => columns.contains(column),
+                    (Mask::Columns(_), None) => false,
+                })
+            };
+            let moved = clock.map_clocks(&sites, |column, cell| if unsent(column) { map(cell) } else { cell });
+            if moved != clock {
+                clocks.write(&pk, &moved, false)?;
+            }
+        }
+        clocks.finish(&self.db)
+    }
+
+    fn restart_download(&self) -> Result<()> {
+        storage::unset(&self.db, "cursor")?;
+        storage::unset(&self.db, "position")?;
+        self.db.execute("DELETE FROM main.cloudsync_inbox")?;
+        Ok(())
+    }
+
+    /// Makes the next round fetch everything again. Harmless: what is here already changes nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn reset_sync(&mut self) -> Result<()> {
+        self.require()?;
+        self.transact(|replica| replica.restart_download())
+    }
+
+    /// Remembers the server's address, without secrets. Another server than before is met as a stranger.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_server(&mut self, url: &str) -> Result<()> {
+        self.create()?;
+        self.transact(|replica| {
+            let known = storage::get_text(&replica.db, "server")?;
+            if known.as_deref() == Some(url) {
+                return Ok(());
+            }
+            if known.is_some() || storage::get_i64(&replica.db, "met_server")?.is_some() {
+                replica.forget_agreement()?;
+                storage::unset(&replica.db, "unsent_position")?;
+                storage::set(&replica.db, "resend", Value::Integer(1))?;
+            }
+            storage::set(&replica.db, "met_server", Value::Integer(1))?;
+            storage::set(&replica.db, "server", Value::from(url))
+        })
+    }
+
+    /// The server's address.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn server(&self) -> Result<Option<String>> {
+        if self.exists()? { storage::get_text(&self.db, "server") } else { Ok(None) }
+    }
+
+    /// Forgets the server.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn forget_server(&mut self) -> Result<()> {
+        self.require()?;
+        self.transact(|replica| storage::unset(&replica.db, "server"))
+    }
+
+    /// Stores the report of a sync.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn record_round(&mut self, report: &str) -> Result<()> {
+        self.transact(|replica| storage::set(&replica.db, "last_round", Value::from(report)))
+    }
+
+    /// The report of the last sync.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn last_round(&self) -> Result<Option<String>> {
+        if self.exists()? { storage::get_text(&self.db, "last_round") } else { Ok(None) }
+    }
+}

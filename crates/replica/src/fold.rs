@@ -1,0 +1,391 @@
+//! Fold: turns the notes of local writes into clocks and a version, then empties the log.
+//!
+//! Notes only say where to look. What happened to a row is read off its stored clock and whether it exists now, so
+//! neither the order in which triggers fire nor the way in which a row was replaced makes a difference:
+//!
+//! | clock says | row exists | means |
+//! | --- | --- | --- |
+//! | unknown | yes | inserted: life 1, every cell |
+//! | unknown | no | nothing: it came and went |
+//! | alive | yes | same life; every cell if an insertion or deletion was noted, else the noted columns |
+//! | alive | no | deleted: next life |
+//! | deleted | yes | inserted again: next life, every cell |
+//! | deleted | no | nothing |
+//!
+//! A note's time becomes a hybrid logical time here: never behind what this replica has seen, and strictly later than
+//! the cell it replaces. Rows that existed when their table began to sync are noted at time 0 and stamped with the
+//! earliest time there is, so that any real edit, and any deletion that others know of, wins over them.
+
+use crate::capture::{MASK_BITS, NOTE_DELETE, NOTE_INSERT, NOTE_LOOK};
+use crate::changes::{ChangeWriter, Mask, Origin};
+use crate::clocks::{self, ClockStore};
+use crate::error::{Error, Result};
+use crate::replica::Replica;
+use crate::storage;
+use crate::table::Table;
+use crate::value::from_sqlite;
+use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, TIME_MAX, Time};
+use cloudsync_core::id::SiteId;
+use cloudsync_core::key::KeyError;
+use cloudsync_core::merge::overlay;
+use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// Notes that one version takes at most; bounds the memory of a fold.
+const SLICE_NOTES: i64 = 1 << 17;
+/// The stamp of rows that were there before their table synced.
+const TIME_INITIAL: Time = Time(1);
+
+/// What a fold found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// Rows that changed.
+    pub rows: u64,
+    /// Rows that stay local because their key contains NULL.
+    pub null_keys: u64,
+}
+
+/// One note, with its key in the arena.
+struct Note {
+    key: (u32, u32),
+    at: u64,
+    layout: i64,
+    what: What,
+}
+
+enum What {
+    Insert,
+    Delete,
+    Look,
+    Update(ColumnSet),
+}
+
+/// What the notes say of one row.
+#[derive(Default)]
+struct Touch {
+    whole_at: Option<u64>,
+    updates: Vec<(u64, ColumnSet)>,
+    /// Layouts older than the present one, whose notes know nothing of newer columns; with the last note's time.
+    stale: Option<(i64, u64)>,
+}
+
+impl Replica {
+    /// Folds everything that is noted. The caller holds the transaction.
+    pub(crate) fn fold_in_transaction(&mut self) -> Result<Folded> {
+        if self.catalog.follow_schema(&self.db)? {
+            // The server may have sent values for columns that did not exist here; they come again.
+            storage::set(&self.db, "refetch", Value::Integer(1))?;
+        }
+        let mut folded = Folded::default();
+        loop {
+            let last = self.db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?;
+            let Some(last) = last else { return Ok(folded) };
+            let slice = self.fold_slice()?;
+            folded.rows += slice.folded.rows;
+            folded.null_keys += slice.folded.null_keys;
+            if slice.last >= last {
+                // Without a condition SQLite frees whole pages instead of deleting row by row.
+                self.db.execute("DELETE FROM main.cloudsync_log")?;
+            } else {
+                let sql = "DELETE FROM main.cloudsync_log WHERE rowid <= ?1";
+                self.db.prepare(sql)?.run(&[Value::Integer(slice.last)])?;
+            }
+        }
+    }
+
+    fn fold_slice(&mut self) -> Result<Slice> {
+        let mut notes = NoteReader::read(self)?;
+        notes.sort();
+        let mut writer = ChangeWriter::begin(&self.db, self.now_ms())?;
+        let mut folder = Folder {
+            db: self.db,
+            clocks: ClockStore::open(&self.db)?,
+            exists: HashMap::new(),
+            sites: self.sites.ids().to_vec(),
+            own: self.own_site()?,
+            offset: storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),
+            floor: storage::get_u64(&self.db, "floor")?,
+            floor_before: 0,
+        };
+        folder.floor_before = folder.floor;
+        let mut rows = 0;
+        let mut from = 0;
+        while from < notes.notes.len() {
+            let to = notes.same_row(from);
+            let pk = notes.key(from);
+            let (table, key) = clocks::split_pk(pk)?;
+            if let Some(table) = self.catalog.table(table) {
+                let touch = touch(&table, &notes.notes[from..to]);
+                if let Some(mask) = folder.row(self, &table, pk, key, touch)? {
+                    writer.push(table.id, key, &mask)?;
+                    rows += 1;
+                }
+            }
+            from = to;
+        }
+        let base = storage::get_u64(&self.db, "cursor")?;
+        writer.finish(&self.db, Origin::Local, base)?;
+        storage::set_u64(&self.db, "floor", folder.floor)?;
+        folder.clocks.finish(&self.db)?;
+        Ok(Slice { last: notes.last, folded: Folded { rows, null_keys: notes.null_keys } })
+    }
+}
+
+struct Slice {
+    last: i64,
+    folded: Folded,
+}
+
+/// The notes of a slice, their keys packed in one arena.
+struct NoteReader {
+    arena: Vec<u8>,
+    notes: Vec<Note>,
+    last: i64,
+    null_keys: u64,
+}
+
+impl NoteReader {
+    fn read(replica: &mut Replica) -> Result<Self> {
+        let sql = "SELECT rowid, * FROM main.cloudsync_log ORDER BY rowid LIMIT ?1";
+        let mut select = replica.db.prepare(sql)?;
+        select.bind(1, Value::Integer(SLICE_NOTES))?;
+        let mut reader = Self { arena: Vec::new(), notes: Vec::new(), last: 0, null_keys: 0 };
+        let mut tables: HashMap<i64, Option<Rc<Table>>> = HashMap::new();
+        while select.step()? {
+            reader.last = select.column_i64(0);
+            let layout = select.column_i64(2);
+            let table = match tables.get(&layout) {
+                Some(table) => table.clone(),
+                None => {
+                    let found = replica.catalog.layout_table(&replica.db, layout)?;
+                    tables.entry(layout).or_insert(found).clone()
+                }
+            };
+            // A note of a table that does not sync any more.
+            let Some(table) = table else { continue };
+            reader.note(replica, &select, layout, &table)?;
+        }
+        Ok(reader)
+    }
+
+    fn note(&mut self, replica: &mut Replica, row: &Statement, layout: i64, table: &Table) -> Result<()> {
+        let start = self.arena.len();
+        cloudsync_core::bytes::put_varint(&mut self.arena, table.id as u64);
+        let prefix = self.arena.len();
+        let mut key = Vec::new();
+        match table.pack_key(&mut key, |i| from_sqlite(row.column(4 + i))) {
+            Ok(()) => self.arena.extend_from_slice(&key),
+            Err(KeyError::Null) => {
+                self.arena.truncate(start);
+                self.null_keys += 1;
+                return Ok(());
+            }
+            Err(error) => return Err(Error::Limit(format!("table \"{}\": {error}", table.name))),
+        }
+        debug_assert!(prefix <= self.arena.len());
+        let what = match row.column(3) {
+            Value::Integer(NOTE_INSERT) => What::Insert,
+            Value::Integer(NOTE_DELETE) => What::Delete,
+            Value::Integer(NOTE_LOOK) => What::Look,
+            mask => What::Update(read_mask(replica, layout, mask)?),
+        };
+        let at = u64::try_from(row.column_i64(1)).unwrap_or(0).min(TIME_MAX.0 / 2);
+        let range = |offset: usize| u32::try_from(offset).map_err(|_| Error::Limit("too many notes at once".into()));
+        let key = (range(start)?, range(self.arena.len())?);
+        self.notes.push(Note { key, at, layout, what });
+        Ok(())
+    }
+
+    fn key_of(&self, note: &Note) -> &[u8] {
+        &self.arena[note.key.0 as usize..note.key.1 as usize]
+    }
+
+    fn key(&self, at: usize) -> &[u8] {
+        self.key_of(&self.notes[at])
+    }
+
+    /// By key, and within a row in the order of the log.
+    fn sort(&mut self) {
+        let arena = std::mem::take(&mut self.arena);
+        let slice = |note: &Note| &arena[note.key.0 as usize..note.key.1 as usize];
+        self.notes.sort_by(|a, b| slice(a).cmp(slice(b)));
+        self.arena = arena;
+    }
+
+    fn same_row(&self, from: usize) -> usize {
+        let key = self.key(from);
+        let same = self.notes[from..].iter().take_while(|note| self.key_of(note) == key).count();
+        from + same
+    }
+}
+
+fn read_mask(replica: &mut Replica, layout: i64, mask: Value<'_>) -> Result<ColumnSet> {
+    let columns = replica.catalog.layout(&replica.db, layout)?.ok_or_else(|| Error::corrupt("cloudsync_layouts"))?;
+    let words: Vec<i64> = match mask {
+        Value::Integer(word) => vec![word],
+        Value::Text(text) => {
+            let text = std::str::from_utf8(text).map_err(|_| Error::corrupt("cloudsync_log"))?;
+            text.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| Error::corrupt("cloudsync_log"))?
+        }
+        Value::Null | Value::Real(_) | Value::Blob(_) => return Err(Error::corrupt("cloudsync_log")),
+    };
+    let bit = |at: usize| words.get(at / MASK_BITS).is_some_and(|word| word & (1 << (at % MASK_BITS)) != 0);
+    Ok(columns.iter().enumerate().filter(|(at, _)| bit(*at)).map(|(_, column)| *column).collect())
+}
+
+fn touch(table: &Table, notes: &[Note]) -> Touch {
+    let mut touch = Touch::default();
+    for note in notes {
+        match &note.what {
+            What::Insert | What::Delete => {
+                touch.whole_at = Some(note.at);
+                touch.updates.clear();
+            }
+            What::Look => {}
+            What::Update(columns) => {
+                if note.layout != table.layout {
+                    touch.stale = Some((note.layout, note.at));
+                }
+                match touch.updates.last_mut() {
+                    Some((at, known)) if *at == note.at => known.union_with(columns),
+                    _ => touch.updates.push((note.at, columns.clone())),
+                }
+            }
+        }
+    }
+    touch
+}
+
+struct Folder {
+    db: Connection,
+    clocks: ClockStore,
+    exists: HashMap<i64, Statement>,
+    sites: Vec<SiteId>,
+    own: SiteOrdinal,
+    /// What to add to the local clock to get the server's, in milliseconds.
+    offset: i64,
+    floor: u64,
+    floor_before: u64,
+}
+
+impl Folder {
+    /// Writes the row's new clock and gives what changed; `None` if nothing did.
+    fn row(&mut self, replica: &mut Replica, table: &Table, pk: &[u8], key: &[u8], mut touch: Touch) -> Result<Option<Mask>> {
+        let stored = self.clocks.read(pk)?;
+        let exists = self.exists(table, key)?;
+        let alive = stored.as_ref().is_some_and(RowClock::is_alive);
+        if alive && exists {
+            self.add_newer_columns(replica, table, key, &mut touch)?;
+        }
+        let life = stored.as_ref().map_or(0, |row| row.life);
+        let (clock, mask) = match (exists, alive) {
+            (false, false) => return Ok(None),
+            (false, true) => {
+                let last = touch.whole_at.or(touch.updates.last().map(|(at, _)| *at));
+                // The deletion was found, not noted: it happened before now.
+                let time = self.time(last.unwrap_or(0)).max(Time(self.floor_before));
+                (RowClock::tombstone(life + 1, Clock::new(time, self.own)), Mask::Whole)
+            }
+            (true, false) => (self.new_life(table, life + 1, &touch), Mask::Whole),
+            (true, true) => match self.same_life(table, stored.as_ref(), &touch) {
+                Some(changed) => changed,
+                None => return Ok(None),
+            },
+        };
+        self.floor = self.floor.max(clock.time_max().0);
+        self.clocks.write(pk, &clock, stored.is_none())?;
+        Ok(Some(mask))
+    }
+
+    fn exists(&mut self, table: &Table, key: &[u8]) -> Result<bool> {
+        if !self.exists.contains_key(&table.id) {
+            let sql = format!("SELECT 1 FROM {} WHERE {}", table.quoted(), table.key_condition(1));
+            self.exists.insert(table.id, self.db.prepare(&sql)?);
+        }
+        let Some(statement) = self.exists.get_mut(&table.id) else { return Ok(false) };
+        clocks::bind_key(statement, 1, key)?;
+        let exists = statement.step()?;
+        statement.reset()?;
+        Ok(exists)
+    }
+
+    fn new_life(&self, table: &Table, life: u64, touch: &Touch) -> RowClock {
+        let first = touch.whole_at.or(touch.updates.first().map(|(at, _)| *at)).unwrap_or(0);
+        let whole = RowClock::alive(life, Clock::new(self.time(first), self.own), table.numbers.clone());
+        let later = self.updated(&whole, touch);
+        if later.is_empty() { whole } else { overlay(&whole, &later, &self.sites) }
+    }
+
+    fn same_life(&self, table: &Table, stored: Option<&RowClock>, touch: &Touch) -> Option<(RowClock, Mask)> {
+        let stored = stored?;
+        let Some(whole_at) = touch.whole_at else {
+            let later = self.updated(stored, touch);
+            if later.is_empty() {
+                return None;
+            }
+            let mask = Mask::Columns(later.iter().map(|(column, _)| *column).collect());
+            return Some((overlay(stored, &later, &self.sites), mask));
+        };
+        let time = self.time(whole_at);
+        let cells: Vec<_> =
+            table.numbers.iter().map(|column| (column, self.later(time, stored.cell(column)))).collect();
+        let row = self.later(time, Some(stored.common));
+        let whole = RowClock::from_cells(stored.life, row, &cells, &self.sites);
+        let later = self.updated(&whole, touch);
+        let clock = if later.is_empty() { whole } else { overlay(&whole, &later, &self.sites) };
+        Some((clock, Mask::Whole))
+    }
+
+    /// The cells that the notes' updates stamp anew, in ascending order.
+    fn updated(&self, stored: &RowClock, touch: &Touch) -> Vec<(ColumnNumber, Clock)> {
+        let mut cells = std::collections::BTreeMap::new();
+        for (at, columns) in &touch.updates {
+            for column in columns.iter() {
+                cells.insert(column, *at);
+            }
+        }
+        cells.into_iter().map(|(column, at)| (column, self.later(self.time(at), stored.cell(column)))).collect()
+    }
+
+    /// A clock at `time`, or right after the one it replaces.
+    fn later(&self, time: Time, replaced: Option<Clock>) -> Clock {
+        let after = replaced.map_or(Time(0), |clock| Time(clock.time.0 + 1));
+        Clock::new(time.max(after), self.own)
+    }
+
+    fn time(&self, at: u64) -> Time {
+        if at == 0 {
+            return TIME_INITIAL;
+        }
+        let wall = at.saturating_add_signed(self.offset).max(TIME_INITIAL.0 + 1);
+        Time(wall.max(self.floor_before).min(TIME_MAX.0))
+    }
+
+    /// A note under an older layout cannot say whether newer columns changed: those that differ from their default
+    /// count as changed.
+    fn add_newer_columns(&mut self, replica: &mut Replica, table: &Table, key: &[u8], touch: &mut Touch) -> Result<()> {
+        let Some((layout, at)) = touch.stale else { return Ok(()) };
+        let known = replica.catalog.layout(&self.db, layout)?;
+        let known = known.ok_or_else(|| Error::corrupt("cloudsync_layouts"))?;
+        let newer: Vec<_> = table.cells.iter().filter(|cell| !known.contains(&cell.number)).collect();
+        if newer.is_empty() {
+            return Ok(());
+        }
+        let tests = newer.iter().map(|cell| {
+            let default = cell.column.schema.default.as_deref().unwrap_or("NULL");
+            format!("{} IS NOT ({default})", storage::quote_identifier(cell.column.name()))
+        });
+        let tests = tests.collect::<Vec<_>>().join(", ");
+        let sql = format!("SELECT {tests} FROM {} WHERE {}", table.quoted(), table.key_condition(1));
+        let mut select = self.db.prepare(&sql)?;
+        clocks::bind_key(&mut select, 1, key)?;
+        if select.step()? {
+            let changed = newer.iter().enumerate().filter(|(i, _)| select.column_i64(*i) != 0);
+            let changed: ColumnSet = changed.map(|(_, cell)| cell.number).collect();
+            touch.updates.push((at, changed));
+        }
+        Ok(())
+    }
+}
+

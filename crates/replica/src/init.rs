@@ -1,0 +1,267 @@
+//! Making tables sync, and making them ordinary again.
+
+use crate::capture;
+use crate::catalog::{self, number_columns};
+use crate::clocks::pk_range;
+use crate::error::{Error, Result};
+use crate::replica::Replica;
+use crate::storage::{self, quote_identifier};
+use crate::table::{Definition, Table, read_definition};
+use cloudsync_core::id::SiteId;
+use cloudsync_protocol::schema::Affinity;
+use cloudsync_sqlite_ffi::{Connection, Value};
+
+/// Flag of [`Replica::init`]: a lone INTEGER primary key is wanted.
+pub const FLAG_INTEGER_KEY: i64 = 1;
+/// All flags that [`Replica::init`] knows; 2 and 4 silence advice.
+pub const FLAGS: i64 = 7;
+
+impl Replica {
+    /// Makes a table sync, with its rows. Doing it again changes nothing. `'*'` stands for every table that can sync.
+    /// Gives this replica's site id.
+    ///
+    /// # Errors
+    /// When the table cannot sync; the text names table, column and remedy.
+    pub fn init(&mut self, table: &str, algorithm: &str, flags: i64) -> Result<SiteId> {
+        check_algorithm(algorithm)?;
+        if flags & !FLAGS != 0 {
+            return Err(Error::usage(format!("unknown flags {flags}: 1, 2 and 4 and their sums are known")));
+        }
+        self.transact(|replica| {
+            let site = replica.create()?;
+            if table == "*" {
+                for name in eligible_tables(&replica.db)? {
+                    replica.init_table(&name, algorithm, flags)?;
+                }
+            } else {
+                replica.init_table(table, algorithm, flags)?;
+            }
+            replica.catalog.follow_schema(&replica.db)?;
+            // A table that synced before may have asked for a new site.
+            replica.site_id().or(Ok(site))
+        })
+    }
+
+    fn init_table(&mut self, name: &str, algorithm: &str, flags: i64) -> Result<()> {
+        let definition = self.checked_definition(name, flags)?;
+        self.catalog.load(&self.db)?;
+        if let Some(known) = self.catalog.table_named(&definition.name) {
+            if known.algorithm == algorithm {
+                return Ok(());
+            }
+            return Err(Error::usage(format!(
+                "table \"{name}\" already syncs with the algorithm {}: call cloudsync_cleanup('{name}') before choosing another",
+                known.algorithm
+            )));
+        }
+        self.forget_rows_of(&definition.name)?;
+        if storage::get_i64(&self.db, "fresh_site")?.is_some() {
+            // Old stamps must not come to mean new values (docs/merge.md, "Beginning again").
+            storage::unset(&self.db, "fresh_site")?;
+            self.take_new_site()?;
+        }
+        let id = storage::next_number(&self.db, "tables")?;
+        // language=SQLite
+        let sql = "INSERT INTO main.cloudsync_tables(id, name, algorithm, flags, enabled, layout) VALUES(?1, ?2, ?3, ?4, 1, ?5)";
+        let layout = number_columns(&self.db, id, 0, &definition)?.layout.unwrap_or(0);
+        self.db.prepare(sql)?.run(&[
+            Value::Integer(id),
+            Value::from(definition.name.as_str()),
+            Value::from(algorithm),
+            Value::Integer(flags),
+            Value::Integer(layout),
+        ])?;
+        widen_log(&self.db, Table::key_columns(&definition).len())?;
+        let cells: Vec<_> = Table::cell_columns(&definition).collect();
+        capture::create_triggers(&self.db, &definition, layout, &cells)?;
+        capture::note_all(&self.db, &definition, layout, "0", capture::NOTE_INSERT)?;
+        catalog::bump(&self.db)?;
+        storage::set(&self.db, "schema_version", Value::Integer(catalog::schema_version(&self.db)?))?;
+        self.catalog.load(&self.db)
+    }
+
+    fn checked_definition(&self, name: &str, flags: i64) -> Result<Definition> {
+        if name.to_ascii_lowercase().starts_with("cloudsync_") || name.to_ascii_lowercase().starts_with("sqlite_") {
+            return Err(Error::usage(format!("table \"{name}\" belongs to the system and cannot sync")));
+        }
+        check_kind(&self.db, name)?;
+        let Some(definition) = read_definition(&self.db, name)? else {
+            return Err(Error::usage(format!("no such table: \"{name}\" in the main database")));
+        };
+        let key = Table::key_columns(&definition);
+        let Some(first) = key.first() else {
+            return Err(Error::usage(format!(
+                "table \"{name}\" has no primary key, so its rows have no identity that devices could share: declare one, for example id TEXT PRIMARY KEY NOT NULL filled by cloudsync_uuid()"
+            )));
+        };
+        let integer = Affinity::of(&first.schema.declared_type) == Affinity::Integer;
+        if key.len() == 1 && integer && flags & FLAG_INTEGER_KEY == 0 {
+            return Err(Error::usage(format!(
+                "table \"{name}\" has the lone INTEGER primary key \"{}\", for which two offline devices would choose the same numbers: use a TEXT key filled by cloudsync_uuid(), or pass flag 1 to accept it: cloudsync_init('{name}', 'cls', 1)",
+                first.name()
+            )));
+        }
+        if let Some(generated) = key.iter().find(|column| column.generated) {
+            let column = generated.name();
+            return Err(Error::usage(format!("key column \"{column}\" of table \"{name}\" is generated and cannot sync")));
+        }
+        Table::build_key(&definition, &[])?;
+        Ok(definition)
+    }
+
+    /// Makes a table, or with `'*'` all, ordinary again. The rows stay.
+    ///
+    /// # Errors
+    /// When the table does not sync.
+    pub fn cleanup(&mut self, table: &str) -> Result<()> {
+        self.require()?;
+        self.transact(|replica| {
+            let names = registered_names(&replica.db)?;
+            let chosen: Vec<_> =
+                names.iter().filter(|name| table == "*" || name.eq_ignore_ascii_case(table)).collect();
+            if chosen.is_empty() && table != "*" {
+                return Err(not_synced(table));
+            }
+            for name in chosen {
+                capture::drop_triggers(&replica.db, name)?;
+                replica.forget_rows_of(name)?;
+                storage::set(&replica.db, "fresh_site", Value::Integer(1))?;
+            }
+            catalog::bump(&replica.db)?;
+            Ok(())
+        })
+    }
+
+    /// Forgets all that is stored about a table of that name, if anything is.
+    fn forget_rows_of(&mut self, name: &str) -> Result<()> {
+        let sql = "SELECT id FROM main.cloudsync_tables WHERE name = ?1";
+        let Some(id) = self.db.query_i64(sql, &[Value::from(name)])? else { return Ok(()) };
+        storage::set(&self.db, "fresh_site", Value::Integer(1))?;
+        let (first, beyond) = pk_range(id);
+        let range = [Value::Blob(&first), Value::Blob(&beyond)];
+        self.db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2")?.run(&range)?;
+        let id = [Value::Integer(id)];
+        for sql in [
+            "DELETE FROM main.cloudsync_log WHERE layout IN (SELECT id FROM main.cloudsync_layouts WHERE table_id = ?1)",
+            "DELETE FROM main.cloudsync_layouts WHERE table_id = ?1",
+            "DELETE FROM main.cloudsync_columns WHERE table_id = ?1",
+            "DELETE FROM main.cloudsync_tables WHERE id = ?1",
+        ] {
+            self.db.prepare(sql)?.run(&id)?;
+        }
+        for journal in ["cloudsync_quarantine", "cloudsync_conflicts", "cloudsync_rejected"] {
+            let sql = format!("DELETE FROM main.{journal} WHERE tbl = ?1 COLLATE NOCASE");
+            self.db.prepare(&sql)?.run(&[Value::from(name)])?;
+        }
+        Ok(())
+    }
+
+    /// Pauses or resumes the tracking of a table, for all connections. What is written while it is paused stays local
+    /// until its row is written again.
+    ///
+    /// # Errors
+    /// When the table does not sync.
+    pub fn set_enabled(&mut self, table: &str, enabled: bool) -> Result<()> {
+        self.require()?;
+        self.transact(|replica| {
+            replica.fold_in_transaction()?;
+            let table = replica.synced_table(table)?;
+            if enabled == table.enabled {
+                return Ok(());
+            }
+            if enabled {
+                let cells: Vec<_> = table.cells.iter().map(|cell| &cell.column).collect();
+                capture::create_triggers(&replica.db, &table.definition, table.layout, &cells)?;
+            } else {
+                capture::drop_triggers(&replica.db, &table.name)?;
+            }
+            let sql = "UPDATE main.cloudsync_tables SET enabled = ?2 WHERE id = ?1";
+            replica.db.prepare(sql)?.run(&[Value::Integer(table.id), Value::Integer(i64::from(enabled))])?;
+            catalog::bump(&replica.db)?;
+            storage::set(&replica.db, "schema_version", Value::Integer(catalog::schema_version(&replica.db)?))
+        })
+    }
+
+    /// True when the writes of a table are tracked.
+    ///
+    /// # Errors
+    /// When the table does not sync.
+    pub fn is_enabled(&mut self, table: &str) -> Result<bool> {
+        self.require()?;
+        self.catalog.load(&self.db)?;
+        Ok(self.synced_table(table)?.enabled)
+    }
+
+    pub(crate) fn synced_table(&self, name: &str) -> Result<std::rc::Rc<Table>> {
+        self.catalog.table_named(name).ok_or_else(|| not_synced(name))
+    }
+}
+
+fn not_synced(table: &str) -> Error {
+    Error::usage(format!("table \"{table}\" does not sync: call cloudsync_init('{table}') first"))
+}
+
+fn check_algorithm(algorithm: &str) -> Result<()> {
+    match algorithm {
+        "cls" => Ok(()),
+        "dws" | "aws" | "gos" => {
+            Err(Error::usage(format!("the algorithm {algorithm} is not available in this version: use cls")))
+        }
+        other => Err(Error::usage(format!("unknown algorithm '{other}': use cls"))),
+    }
+}
+
+fn registered_names(db: &Connection) -> Result<Vec<String>> {
+    texts(db, "SELECT name FROM main.cloudsync_tables ORDER BY id")
+}
+
+/// Ordinary tables with a primary key that is no lone INTEGER.
+fn eligible_tables(db: &Connection) -> Result<Vec<String>> {
+    // language=SQLite
+    let sql = "SELECT name FROM main.sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%' \
+               AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
+    let mut names = Vec::new();
+    for name in texts(db, sql)? {
+        let Some(definition) = read_definition(db, &name)? else { continue };
+        let key = Table::key_columns(&definition);
+        let integer = |column: &&crate::table::Column| Affinity::of(&column.schema.declared_type) == Affinity::Integer;
+        if !key.is_empty() && !(key.len() == 1 && key.first().is_some_and(integer)) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn texts(db: &Connection, sql: &str) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    db.prepare(sql)?.for_each(&[], |row| -> Result<()> {
+        texts.extend(row.column(0).as_str().map(str::to_owned));
+        Ok(())
+    })?;
+    Ok(texts)
+}
+
+fn check_kind(db: &Connection, name: &str) -> Result<()> {
+    // language=SQLite
+    let sql = "SELECT CASE WHEN type = 'view' THEN 'a view' ELSE 'a virtual table' END FROM main.sqlite_master \
+               WHERE name = ?1 COLLATE NOCASE AND (type = 'view' OR sql LIKE 'CREATE VIRTUAL%')";
+    if let Some(kind) = db.query_text(sql, &[Value::from(name)])? {
+        return Err(Error::usage(format!("\"{name}\" is {kind}; only ordinary tables sync")));
+    }
+    let sql = "SELECT 1 FROM temp.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    if db.query_i64(sql, &[Value::from(name)])?.is_some() {
+        return Err(Error::usage(format!("\"{name}\" is a temporary table; only ordinary tables sync")));
+    }
+    Ok(())
+}
+
+/// Gives the log as many key columns as the table's key has.
+fn widen_log(db: &Connection, key_columns: usize) -> Result<()> {
+    let sql = "SELECT count(*) FROM pragma_table_info('cloudsync_log', 'main') WHERE name LIKE 'k%'";
+    let present = db.query_i64(sql, &[])?.unwrap_or(0) as usize;
+    for i in present..key_columns {
+        let column = quote_identifier(&format!("k{i}"));
+        db.execute(&format!("ALTER TABLE main.cloudsync_log ADD COLUMN {column}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! One SQLite database that syncs: capture, fold, clocks, extract, apply.
+//!
+//! Local writes are noted by triggers (`capture`), the notes are turned into clocks and a version in bulk (`fold`),
+//! what changed since a version becomes a payload (`extract`), and a payload is taken in under the rule of
+//! `cloudsync_core::merge` (`apply`). Devices and the server run the same code; `device` is what only a device does:
+//! the steps of a sync with the server.
+//!
+//! Everything is kept in the database itself (`storage`), so it commits and rolls back with the app's own writes.
+#![deny(unsafe_code)]
+
+mod apply;
+mod capture;
+mod catalog;
+mod changes;
+mod clocks;
+mod codec;
+mod device;
+mod environment;
+mod error;
+mod extract;
+mod fold;
+mod init;
+mod quarantine;
+mod replica;
+mod sites;
+mod status;
+mod storage;
+mod table;
+mod uuid;
+mod value;
+
+pub use apply::{Applied, Source};
+pub use changes::Origin;
+pub use cloudsync_core::id::SiteId;
+pub use codec::Zstd;
+pub use environment::{Environment, SystemEnvironment};
+pub use error::{Class, Error, Result};
+pub use extract::{Chunk, Extraction, Filter, Position};
+pub use fold::Folded;
+pub use init::{FLAG_INTEGER_KEY, FLAGS};
+pub use replica::Replica;
+pub use status::{SETTINGS, Setting};
+pub use uuid::UuidSource;
+
+use cloudsync_sqlite_ffi::Output;
+
+/// Part `index`, from 0, of a packed key; `None` beyond its end.
+///
+/// # Errors
+/// When the bytes are no packed key.
+pub fn pk_decode(pk: &[u8], index: usize) -> Result<Option<Output>> {
+    let damaged = |_| Error::Usage("the BLOB is no packed key, as cloudsync_quarantine.pk holds them".to_owned());
+    let parts: Vec<_> = cloudsync_core::key::unpack(pk).collect::<Result<_, _>>().map_err(damaged)?;
+    Ok(parts.get(index).map(|part| match part {
+        cloudsync_core::key::KeyPart::Integer(integer) => Output::Integer(*integer),
+        cloudsync_core::key::KeyPart::Real(real) => Output::Real(*real),
+        cloudsync_core::key::KeyPart::Blob(blob) => Output::Blob(blob.to_vec()),
+        text => match text.to_value() {
+            cloudsync_core::value::Value::Text(text) => Output::Text(String::from_utf8_lossy(&text).into_owned()),
+            _ => Output::Null,
+        },
+    }))
+}

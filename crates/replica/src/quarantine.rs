@@ -1,0 +1,104 @@
+//! The quarantine: changes that a constraint of this database does not let in yet, or of which only a part came.
+//!
+//! Each is kept as a payload of one row, with its reason, and tried again after every apply, until it gets in or a
+//! later change of the row makes it void.
+
+use crate::error::{Error, Result};
+use cloudsync_protocol::payload::{Encoder, Group, Header, Payload, Stored};
+use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+
+/// Rows that may wait at most.
+pub(crate) const QUARANTINE_ROWS_MAX: u64 = 100_000;
+/// Rows that one apply tries again at most.
+const RETRY_ROWS_MAX: i64 = 1_000;
+
+/// A change that waits.
+pub(crate) struct Waiting {
+    pub(crate) id: i64,
+    pub(crate) change: Vec<u8>,
+}
+
+pub(crate) struct Quarantine {
+    db: Connection,
+    insert: Statement,
+}
+
+impl Quarantine {
+    pub(crate) fn open(db: &Connection) -> Result<Self> {
+        // language=SQLite
+        let insert = "INSERT INTO main.cloudsync_quarantine(tbl, pk, reason, at, origin, change) VALUES(?1, ?2, ?3, ?4, ?5, ?6)";
+        Ok(Self { db: *db, insert: db.prepare(insert)? })
+    }
+
+    pub(crate) fn count(&self) -> Result<u64> {
+        Ok(self.db.query_i64("SELECT count(*) FROM main.cloudsync_quarantine", &[])?.unwrap_or(0) as u64)
+    }
+
+    /// Puts one row of a payload into the quarantine.
+    pub(crate) fn add(
+        &mut self,
+        now_ms: u64,
+        payload: &Payload<'_>,
+        group: &Group<'_>,
+        row: usize,
+        reason: &str,
+        origin: i64,
+    ) -> Result<()> {
+        if self.count()? >= QUARANTINE_ROWS_MAX {
+            return Err(Error::Limit(format!(
+                "{QUARANTINE_ROWS_MAX} changes wait in cloudsync_quarantine already: make the constraints of table \"{}\" fit what the other devices send",
+                group.table()
+            )));
+        }
+        let change = encode_row(payload, group, row);
+        // The same change may come again while it waits.
+        // language=SQLite
+        let known = "SELECT id FROM main.cloudsync_quarantine WHERE tbl = ?1 AND pk = ?2 AND change = ?3";
+        let (table, key) = (Value::from(group.table()), Value::Blob(group.key(row)));
+        match self.db.query_i64(known, &[table, key, Value::Blob(&change)])? {
+            Some(id) => self.keep(id, reason),
+            None => Ok(self.insert.run(&[
+                table,
+                key,
+                Value::from(reason),
+                Value::Integer(now_ms as i64),
+                Value::Integer(origin),
+                Value::Blob(&change),
+            ])?),
+        }
+    }
+
+    /// The changes that are tried again now, oldest first.
+    pub(crate) fn read(&self) -> Result<Vec<Waiting>> {
+        let mut waiting = Vec::new();
+        let sql = "SELECT id, change FROM main.cloudsync_quarantine ORDER BY id LIMIT ?1";
+        self.db.prepare(sql)?.for_each(&[Value::Integer(RETRY_ROWS_MAX)], |row| -> Result<()> {
+            let change = row.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
+            waiting.push(Waiting { id: row.column_i64(0), change: change.to_vec() });
+            Ok(())
+        })?;
+        Ok(waiting)
+    }
+
+    /// The change got in.
+    pub(crate) fn remove(&self, id: i64) -> Result<()> {
+        Ok(self.db.prepare("DELETE FROM main.cloudsync_quarantine WHERE id = ?1")?.run(&[Value::Integer(id)])?)
+    }
+
+    /// The change must go on waiting.
+    pub(crate) fn keep(&self, id: i64, reason: &str) -> Result<()> {
+        let sql = "UPDATE main.cloudsync_quarantine SET reason = ?2 WHERE id = ?1 AND reason <> ?2";
+        Ok(self.db.prepare(sql)?.run(&[Value::Integer(id), Value::from(reason)])?)
+    }
+}
+
+fn encode_row(payload: &Payload<'_>, group: &Group<'_>, row: usize) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    for site in payload.sites() {
+        encoder.site(site);
+    }
+    let id = encoder.group(group.table(), group.columns(), group.whole());
+    let values = (0..group.columns().len()).map(|column| group.value(row, column));
+    encoder.push(id, group.key(row), group.life(row), group.clock(row), group.exceptions(row), values);
+    encoder.finish(Header::default(), &Stored)
+}

@@ -1,0 +1,253 @@
+//! [`Replica`]: one SQLite database that syncs.
+
+use crate::catalog::Catalog;
+use crate::environment::Environment;
+use crate::error::{Error, Result};
+use crate::sites::Sites;
+use crate::storage;
+use cloudsync_core::clock::{SiteOrdinal, TIME_MAX};
+use cloudsync_core::id::SiteId;
+use cloudsync_sqlite_ffi::{Connection, Savepoint, Transaction, TransactionState, Value};
+use std::rc::Rc;
+
+/// How long a locked file is retried, in milliseconds, unless the setting `busy_ms` says otherwise.
+pub(crate) const BUSY_MS_DEFAULT: u64 = 5_000;
+
+/// One SQLite database that syncs, through one connection.
+///
+/// The connection stays the host's: nothing is left open in it between calls, no hook is taken, and no setting of
+/// it remains changed.
+pub struct Replica {
+    pub(crate) db: Connection,
+    pub(crate) environment: Rc<dyn Environment>,
+    pub(crate) catalog: Catalog,
+    pub(crate) sites: Sites,
+    pub(crate) sent: Option<crate::device::Sent>,
+    /// Set while an apply runs for an app that enforces foreign keys.
+    pub(crate) checks_parents: bool,
+}
+
+/// A transaction of our own, or a savepoint inside the app's.
+pub(crate) enum Scope {
+    Own(Transaction),
+    Inner(Savepoint),
+}
+
+impl Scope {
+    fn commit(self) -> Result<()> {
+        Ok(match self {
+            Self::Own(transaction) => transaction.commit(),
+            Self::Inner(savepoint) => savepoint.commit(),
+        }?)
+    }
+}
+
+impl Replica {
+    /// Looks at the database behind `connection`. Nothing is created or written.
+    ///
+    /// # Errors
+    /// When a newer version wrote the file.
+    pub fn open(connection: Connection, environment: Rc<dyn Environment>) -> Result<Self> {
+        let replica = Self {
+            db: connection,
+            environment,
+            catalog: Catalog::default(),
+            sites: Sites::default(),
+            sent: None,
+            checks_parents: false,
+        };
+        if storage::exists(&replica.db)? {
+            storage::check_format(&replica.db)?;
+        }
+        Ok(replica)
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn connection(&self) -> Connection {
+        self.db
+    }
+
+    /// Creates the replica's tables and its site id where they are missing.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or a newer version wrote it.
+    pub fn create(&mut self) -> Result<SiteId> {
+        self.transact(|replica| {
+            storage::create(&replica.db)?;
+            storage::check_format(&replica.db)?;
+            replica.sites.refresh(&replica.db)?;
+            if storage::get_i64(&replica.db, "site")?.is_none() {
+                replica.take_new_site()?;
+            }
+            replica.site_id()
+        })
+    }
+
+    /// True when the database has the tables of a replica.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn exists(&self) -> Result<bool> {
+        storage::exists(&self.db)
+    }
+
+    /// The id of this replica.
+    ///
+    /// # Errors
+    /// When no table was ever synced here.
+    pub fn site_id(&mut self) -> Result<SiteId> {
+        self.require()?;
+        self.sites.refresh(&self.db)?;
+        self.sites.id(self.own_site()?)
+    }
+
+    /// The last version of this replica: of folds and applies, 0 before the first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn version(&self) -> Result<u64> {
+        if self.exists()? { crate::changes::last_version(&self.db) } else { Ok(0) }
+    }
+
+    /// Turns the notes of local writes into clocks and a version.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn fold(&mut self) -> Result<crate::fold::Folded> {
+        self.require()?;
+        self.transact(Self::fold_in_transaction)
+    }
+
+    /// True when the app wrote what has not been folded yet, or the schema changed.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn needs_fold(&self) -> Result<bool> {
+        let noted = self.db.query_i64("SELECT 1 FROM main.cloudsync_log LIMIT 1", &[])?.is_some();
+        let seen = storage::get_i64(&self.db, "schema_version")?;
+        Ok(noted || seen != Some(crate::catalog::schema_version(&self.db)?))
+    }
+
+    /// The schema of all enabled tables.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn schema(&mut self) -> Result<cloudsync_protocol::schema::Schema> {
+        self.catalog.load(&self.db)?;
+        Ok(self.catalog.schema())
+    }
+
+    /// Says that the calling function is of no use before a table syncs.
+    pub(crate) fn require(&self) -> Result<()> {
+        if self.exists()? {
+            storage::check_format(&self.db)
+        } else {
+            Err(Error::state("no table of this database syncs yet: call cloudsync_init('<table>') first"))
+        }
+    }
+
+    /// The ordinal of this replica's own site.
+    pub(crate) fn own_site(&self) -> Result<SiteOrdinal> {
+        let own = storage::get_i64(&self.db, "site")?.and_then(|own| u32::try_from(own).ok());
+        own.map(SiteOrdinal).ok_or_else(|| Error::corrupt("setting site"))
+    }
+
+    /// Takes a new random site id; what was agreed with a server under the old one is void.
+    pub(crate) fn take_new_site(&mut self) -> Result<()> {
+        let mut id = [0; 16];
+        self.environment.random(&mut id);
+        self.sites.refresh(&self.db)?;
+        let ordinal = self.sites.ordinal(&self.db, SiteId(id))?;
+        storage::set(&self.db, "site", Value::Integer(i64::from(ordinal.0)))?;
+        self.forget_agreement()
+    }
+
+    /// Forgets nonce, cursor, open rounds and downloads: the next round begins from nothing.
+    pub(crate) fn forget_agreement(&self) -> Result<()> {
+        for key in ["nonce", "cursor", "position", "round", "epoch", "fingerprint"] {
+            storage::unset(&self.db, key)?;
+        }
+        self.db.execute("DELETE FROM main.cloudsync_inbox")?;
+        Ok(())
+    }
+
+    /// The local clock, in bounds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.environment.now_ms().min(TIME_MAX.0 / 2)
+    }
+
+    /// The server's clock as far as it is known: the local one and the offset that the last answers showed.
+    pub(crate) fn server_now_ms(&self) -> Result<u64> {
+        let offset = storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0);
+        Ok(self.now_ms().saturating_add_signed(offset))
+    }
+
+    /// Runs `act` in a transaction of our own, or in a savepoint if the app has one open. Any error undoes it all.
+    pub fn transact<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let scope = self.begin()?;
+        let outcome = act(self).and_then(|value| scope.commit().map(|()| value));
+        if outcome.is_err() {
+            self.catalog.clear();
+            self.sites.clear();
+        }
+        outcome.map_err(|error| self.explain(error))
+    }
+
+    fn begin(&mut self) -> Result<Scope> {
+        if !self.db.is_autocommit() {
+            return Ok(Scope::Inner(self.db.savepoint("cloudsync")?));
+        }
+        let scope = Scope::Own(self.begin_immediate()?);
+        if self.exists()? {
+            self.sites.refresh(&self.db)?;
+        }
+        Ok(scope)
+    }
+
+    /// The host's busy handler stays as it is, and the many hosts that have none still wait their turn.
+    fn begin_immediate(&self) -> Result<Transaction> {
+        let mut waited_ms = 0;
+        let mut pause_ms = 1;
+        loop {
+            let error = match self.db.begin_immediate() {
+                Ok(transaction) => return Ok(transaction),
+                Err(error) if error.is_busy() => error,
+                Err(error) => return Err(error.into()),
+            };
+            if waited_ms >= self.busy_ms() {
+                return Err(Error::Busy(error.message));
+            }
+            self.environment.pause(pause_ms);
+            waited_ms += pause_ms;
+            pause_ms = (pause_ms * 2).min(50);
+        }
+    }
+
+    fn busy_ms(&self) -> u64 {
+        // A file that is locked outright cannot tell its setting either.
+        storage::get_u64(&self.db, "busy_ms").ok().filter(|ms| *ms > 0).unwrap_or(BUSY_MS_DEFAULT)
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        match error {
+            Error::Sqlite(error) if error.is_readonly() => {
+                Error::State(format!("the database is read-only: {}", error.message))
+            }
+            Error::Sqlite(error) if error.is_busy() => Error::Busy(error.message),
+            error => error,
+        }
+    }
+
+    /// Refuses a call that must see and make durable states only.
+    ///
+    /// # Errors
+    /// Inside an open transaction.
+    pub fn require_no_transaction(&self, function: &str) -> Result<()> {
+        let writing = self.db.transaction_state(Some("main"))? == TransactionState::Write;
+        if writing || !self.db.is_autocommit() {
+            return Err(Error::state(format!("{function} cannot run inside a transaction: commit first")));
+        }
+        Ok(())
+    }
+}

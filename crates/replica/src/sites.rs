@@ -1,0 +1,70 @@
+//! The sites that a replica has met, by small local numbers.
+
+use crate::error::{Error, Result};
+use cloudsync_core::clock::SiteOrdinal;
+use cloudsync_core::id::SiteId;
+use cloudsync_sqlite_ffi::{Connection, Value};
+
+/// All known sites; the index is the ordinal. A site is only ever added.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sites {
+    ids: Vec<SiteId>,
+}
+
+impl Sites {
+    /// Reads what is stored beyond what is known. Another connection may have added sites, and a rollback removed
+    /// some: then all are read again.
+    pub(crate) fn refresh(&mut self, db: &Connection) -> Result<()> {
+        let stored = db.query_i64("SELECT count(*) FROM main.cloudsync_sites", &[])?.unwrap_or(0) as usize;
+        if stored == self.ids.len() {
+            return Ok(());
+        }
+        if stored < self.ids.len() {
+            self.ids.clear();
+        }
+        let sql = "SELECT ordinal, site_id FROM main.cloudsync_sites WHERE ordinal >= ?1 ORDER BY ordinal";
+        let mut statement = db.prepare(sql)?;
+        statement.bind(1, Value::Integer(self.ids.len() as i64))?;
+        while statement.step()? {
+            let id = statement.column(1).as_blob().and_then(SiteId::from_slice);
+            let id = id.ok_or_else(|| Error::corrupt("cloudsync_sites"))?;
+            if statement.column_i64(0) != self.ids.len() as i64 {
+                return Err(Error::corrupt("cloudsync_sites"));
+            }
+            self.ids.push(id);
+        }
+        Ok(())
+    }
+
+    /// Forgets everything, after a rollback that may have taken sites away.
+    pub(crate) fn clear(&mut self) {
+        self.ids.clear();
+    }
+
+    /// The ids, indexed by ordinal.
+    pub(crate) fn ids(&self) -> &[SiteId] {
+        &self.ids
+    }
+
+    /// The id of a site.
+    pub(crate) fn id(&self, site: SiteOrdinal) -> Result<SiteId> {
+        self.ids.get(site.0 as usize).copied().ok_or_else(|| Error::corrupt("a clock names an unknown site"))
+    }
+
+    /// The ordinal of a site, stored now if it is new.
+    pub(crate) fn ordinal(&mut self, db: &Connection, id: SiteId) -> Result<SiteOrdinal> {
+        if let Some(at) = self.find(id) {
+            return Ok(at);
+        }
+        let ordinal = self.ids.len();
+        let sql = "INSERT INTO main.cloudsync_sites(ordinal, site_id) VALUES(?1, ?2)";
+        db.prepare(sql)?.run(&[Value::Integer(ordinal as i64), Value::Blob(&id.0)])?;
+        self.ids.push(id);
+        Ok(SiteOrdinal(ordinal as u32))
+    }
+
+    /// The ordinal of a known site.
+    pub(crate) fn find(&self, id: SiteId) -> Option<SiteOrdinal> {
+        self.ids.iter().position(|known| *known == id).map(|at| SiteOrdinal(at as u32))
+    }
+}

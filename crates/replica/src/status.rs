@@ -1,0 +1,140 @@
+//! What people are told: the status, and the settings by name.
+
+use crate::changes;
+use crate::error::{Error, Result};
+use crate::replica::{BUSY_MS_DEFAULT, Replica};
+use crate::storage;
+use cloudsync_sqlite_ffi::Value;
+use serde_json::{Value as Json, json};
+
+/// A setting that `cloudsync_set` knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, with unit and bounds.
+    pub doc: &'static str,
+    /// Its value until it is set.
+    pub default: u64,
+    /// The largest value.
+    pub max: u64,
+}
+
+/// All settings.
+pub const SETTINGS: &[Setting] = &[Setting {
+    name: "busy_ms",
+    doc: "how long a locked file is retried before `database is busy`, in milliseconds, 1 to 600000",
+    default: BUSY_MS_DEFAULT,
+    max: 600_000,
+}];
+
+fn known(name: &str) -> Result<&'static Setting> {
+    let names = || SETTINGS.iter().map(|setting| setting.name).collect::<Vec<_>>().join(", ");
+    SETTINGS
+        .iter()
+        .find(|setting| setting.name == name)
+        .ok_or_else(|| Error::usage(format!("unknown setting '{name}': the settings are {}", names())))
+}
+
+impl Replica {
+    /// Changes a setting.
+    ///
+    /// # Errors
+    /// When there is no such setting or the value is out of its bounds.
+    pub fn set_setting(&mut self, name: &str, value: Value<'_>) -> Result<()> {
+        let setting = known(name)?;
+        let number = match value {
+            Value::Integer(integer) => u64::try_from(integer).ok(),
+            Value::Text(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
+            Value::Null | Value::Real(_) | Value::Blob(_) => None,
+        };
+        let number = number.filter(|number| (1..=setting.max).contains(number));
+        let number = number.ok_or_else(|| Error::usage(format!("setting {name}: {}", setting.doc)))?;
+        self.create()?;
+        self.transact(|replica| storage::set_u64(&replica.db, name, number))
+    }
+
+    /// The value of a setting.
+    ///
+    /// # Errors
+    /// When there is no such setting.
+    pub fn setting(&self, name: &str) -> Result<Option<String>> {
+        let setting = known(name)?;
+        let stored = if self.exists()? { storage::get_i64(&self.db, name)? } else { None };
+        Ok(Some(stored.map_or_else(|| setting.default.to_string(), |number| number.to_string())))
+    }
+
+    /// What is going on, as a JSON object.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn status(&mut self) -> Result<Json> {
+        if !self.exists()? {
+            return Ok(json!({ "tables": [], "remedy": "call cloudsync_init('<table>')" }));
+        }
+        self.catalog.load(&self.db)?;
+        let mut tables = Vec::new();
+        for table in self.catalog.tables() {
+            let null_keys = self.null_keys(&table)?;
+            tables.push(json!({
+                "name": table.name, "algorithm": table.algorithm, "enabled": table.enabled,
+                "rows_with_null_key": null_keys, "advice": advice(&table),
+            }));
+        }
+        let (site, unsent, db) = (self.site_id()?, self.has_unsent()?, self.db);
+        let count = |journal: &str| -> Result<i64> {
+            Ok(db.query_i64(&format!("SELECT count(*) FROM main.{journal}"), &[])?.unwrap_or(0))
+        };
+        let last_round = self.last_round()?.and_then(|text| serde_json::from_str::<Json>(&text).ok());
+        Ok(json!({
+            "site_id": site.to_string(),
+            "version": changes::last_version(&self.db)?,
+            "tables": tables,
+            "unfolded_writes": count("cloudsync_log")?,
+            "unsent": unsent,
+            "cursor": storage::get_u64(&self.db, "cursor")?,
+            "downloading": storage::get_blob(&self.db, "position")?.is_some(),
+            "clock_offset_ms": storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),
+            "server": self.server()?,
+            "last_round": last_round,
+            "quarantine": count("cloudsync_quarantine")?,
+            "conflicts": count("cloudsync_conflicts")?,
+            "rejected": count("cloudsync_rejected")?,
+        }))
+    }
+
+    /// Rows with NULL in their key stay local. Only keys that may be NULL are looked through.
+    fn null_keys(&self, table: &crate::table::Table) -> Result<i64> {
+        let nullable = nullable_keys(table);
+        if nullable.is_empty() {
+            return Ok(0);
+        }
+        let any: Vec<_> = nullable.iter().map(|name| format!("{} IS NULL", storage::quote_identifier(name))).collect();
+        let sql = format!("SELECT count(*) FROM {} WHERE {}", table.quoted(), any.join(" OR "));
+        Ok(self.db.query_i64(&sql, &[])?.unwrap_or(0))
+    }
+}
+
+/// Key columns that SQLite lets be NULL: all that are not declared NOT NULL, outside WITHOUT ROWID tables.
+fn nullable_keys(table: &crate::table::Table) -> Vec<String> {
+    let definition = &table.definition;
+    if definition.without_rowid {
+        return Vec::new();
+    }
+    let key = crate::table::Table::key_columns(definition);
+    let lone_integer = key.len() == 1 && key[0].schema.declared_type.eq_ignore_ascii_case("INTEGER");
+    let nullable = key.iter().filter(|column| !column.schema.not_null && !lone_integer);
+    nullable.map(|column| column.name().to_owned()).collect()
+}
+
+fn advice(table: &crate::table::Table) -> Vec<String> {
+    let nullable = nullable_keys(table).into_iter().map(|name| {
+        format!("key column \"{name}\" may be NULL, and such rows stay local: declare it NOT NULL")
+    });
+    let bare = table.cells.iter().map(|cell| &cell.column.schema);
+    let bare = bare.filter(|column| column.not_null && column.default.is_none() && column.key_place == 0);
+    let bare = bare.map(|column| {
+        format!("column \"{}\" is NOT NULL without a DEFAULT: rows from devices that do not know it yet will wait", column.name)
+    });
+    nullable.chain(bare).collect()
+}

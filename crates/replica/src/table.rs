@@ -1,0 +1,249 @@
+//! A synced table as it is defined now: its key, its cells, and what else syncing must know of it.
+
+use crate::error::{Error, Result};
+use crate::storage::quote_identifier;
+use cloudsync_core::clock::{ColumnNumber, ColumnSet};
+use cloudsync_core::key::{self, KEY_COLUMNS_MAX, KeyCollation};
+use cloudsync_protocol::schema::{Affinity, ColumnSchema, TableSchema};
+use cloudsync_sqlite_ffi::{Connection, Value};
+
+/// A column as SQLite describes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Column {
+    pub(crate) schema: ColumnSchema,
+    pub(crate) generated: bool,
+}
+
+impl Column {
+    pub(crate) fn name(&self) -> &str {
+        &self.schema.name
+    }
+
+    /// True when the packed key does not give back the stored bytes, so that the column travels as a cell as well.
+    fn is_lossy_key(&self) -> bool {
+        self.schema.key_place > 0 && (self.has_own_collation() || self.keeps_kinds())
+    }
+
+    /// True when equal values under the column's collation may differ in bytes.
+    pub(crate) fn has_own_collation(&self) -> bool {
+        !self.schema.collation.eq_ignore_ascii_case("BINARY")
+    }
+
+    /// True when the column stores numbers as they come, so that 1 and 1.0, 0.0 and -0.0 differ.
+    pub(crate) fn keeps_kinds(&self) -> bool {
+        Affinity::of(&self.schema.declared_type) == Affinity::Blob || self.schema.declared_type.eq_ignore_ascii_case("ANY")
+    }
+}
+
+/// What `PRAGMA` and the CREATE statement say of a table.
+#[derive(Debug, Clone)]
+pub(crate) struct Definition {
+    pub(crate) name: String,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) strict: bool,
+    pub(crate) without_rowid: bool,
+    pub(crate) uniques: Vec<Unique>,
+    pub(crate) has_foreign_keys: bool,
+}
+
+/// A UNIQUE index beside the primary key.
+#[derive(Debug, Clone)]
+pub(crate) struct Unique {
+    /// Column and collation of each term; expressions are left out.
+    pub(crate) terms: Vec<(String, String)>,
+    /// Declared in the table, not by CREATE INDEX.
+    pub(crate) is_constraint: bool,
+}
+
+/// Reads the definition of an ordinary table of the main database; `None` if there is none of that name.
+pub(crate) fn read_definition(db: &Connection, table: &str) -> Result<Option<Definition>> {
+    // language=SQLite
+    let sql = "SELECT name, sql FROM main.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let found = db.query_row(sql, &[Value::from(table)], |row| -> Result<_> {
+        let text = |i| row.column(i).as_str().unwrap_or_default().to_owned();
+        Ok((text(0), text(1)))
+    })?;
+    let Some((name, sql)) = found else { return Ok(None) };
+    let columns = read_columns(db, &name)?;
+    let options = sql.rsplit(')').next().unwrap_or_default().to_ascii_uppercase();
+    let foreign_keys = "SELECT 1 FROM pragma_foreign_key_list(?1, 'main')";
+    Ok(Some(Definition {
+        columns,
+        strict: options.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == "STRICT"),
+        without_rowid: options.contains("WITHOUT"),
+        uniques: read_uniques(db, &name)?,
+        has_foreign_keys: db.query_i64(foreign_keys, &[Value::from(name.as_str())])?.is_some(),
+        name,
+    }))
+}
+
+fn read_columns(db: &Connection, table: &str) -> Result<Vec<Column>> {
+    // language=SQLite
+    let sql = "SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid";
+    let mut statement = db.prepare(sql)?;
+    statement.bind(1, Value::from(table))?;
+    let mut columns = Vec::new();
+    while statement.step()? {
+        let text = |i| statement.column(i).as_str().map(str::to_owned);
+        let name = text(0).ok_or_else(|| Error::usage(format!("a column name of table \"{table}\" is not UTF-8")))?;
+        columns.push(Column {
+            schema: ColumnSchema {
+                declared_type: text(1).unwrap_or_default(),
+                not_null: statement.column_i64(2) != 0,
+                key_place: u16::try_from(statement.column_i64(4)).unwrap_or(u16::MAX),
+                collation: db.column_metadata("main", table, &name)?.collation,
+                default: text(3),
+                name,
+            },
+            // 1 hides a column of a virtual table, 2 and 3 are generated ones.
+            generated: statement.column_i64(5) >= 2,
+        });
+    }
+    Ok(columns)
+}
+
+fn read_uniques(db: &Connection, table: &str) -> Result<Vec<Unique>> {
+    // language=SQLite
+    let sql = "SELECT name, origin FROM pragma_index_list(?1, 'main') WHERE \"unique\" AND origin <> 'pk' ORDER BY name";
+    let mut indexes = Vec::new();
+    db.prepare(sql)?.for_each(&[Value::from(table)], |row| -> Result<()> {
+        let text = |i| row.column(i).as_str().unwrap_or_default().to_owned();
+        indexes.push((text(0), text(1) == "u"));
+        Ok(())
+    })?;
+    let mut uniques = Vec::new();
+    for (index, is_constraint) in indexes {
+        let mut terms = Vec::new();
+        // language=SQLite
+        let sql = "SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key AND name IS NOT NULL ORDER BY seqno";
+        db.prepare(sql)?.for_each(&[Value::from(index.as_str())], |row| -> Result<()> {
+            let text = |i| row.column(i).as_str().unwrap_or_default().to_owned();
+            terms.push((text(0), text(1)));
+            Ok(())
+        })?;
+        uniques.push(Unique { terms, is_constraint });
+    }
+    Ok(uniques)
+}
+
+/// A column of the primary key.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyColumn {
+    pub(crate) name: String,
+    pub(crate) collation: KeyCollation,
+    /// The cell that bears the literal value, if the packed key loses it.
+    pub(crate) cell: Option<usize>,
+}
+
+/// A column whose values travel: every stored one outside the key, and the lossy ones in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Cell {
+    pub(crate) number: ColumnNumber,
+    pub(crate) column: Column,
+}
+
+/// A synced table.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) algorithm: String,
+    pub(crate) enabled: bool,
+    /// The layout that the triggers write into the log.
+    pub(crate) layout: i64,
+    /// In the key's order, which may not be the columns' order.
+    pub(crate) key: Vec<KeyColumn>,
+    pub(crate) cells: Vec<Cell>,
+    /// The numbers of `cells`.
+    pub(crate) numbers: ColumnSet,
+    pub(crate) definition: Definition,
+}
+
+impl Table {
+    /// The key columns of a definition, in the key's order.
+    pub(crate) fn key_columns(definition: &Definition) -> Vec<&Column> {
+        let mut key: Vec<_> = definition.columns.iter().filter(|column| column.schema.key_place > 0).collect();
+        key.sort_by_key(|column| column.schema.key_place);
+        key
+    }
+
+    /// The columns of a definition whose values travel.
+    pub(crate) fn cell_columns(definition: &Definition) -> impl Iterator<Item = &Column> {
+        let travels = |column: &&Column| !column.generated && (column.schema.key_place == 0 || column.is_lossy_key());
+        definition.columns.iter().filter(travels)
+    }
+
+    /// Puts the key together, once the cells have their numbers.
+    pub(crate) fn build_key(definition: &Definition, cells: &[Cell]) -> Result<Vec<KeyColumn>> {
+        let columns = Self::key_columns(definition);
+        if columns.len() > KEY_COLUMNS_MAX {
+            let text = format!("table \"{}\" has more than {KEY_COLUMNS_MAX} key columns", definition.name);
+            return Err(Error::Limit(text));
+        }
+        columns
+            .into_iter()
+            .map(|column| {
+                let collation = match column.schema.collation.to_ascii_uppercase().as_str() {
+                    "BINARY" => KeyCollation::Binary,
+                    "NOCASE" => KeyCollation::NoCase,
+                    "RTRIM" => KeyCollation::RTrim,
+                    other => {
+                        return Err(Error::usage(format!(
+                            "key column \"{}\" of table \"{}\" uses the collation {other}, which other devices may not have: use BINARY, NOCASE or RTRIM",
+                            column.name(), definition.name
+                        )));
+                    }
+                };
+                let cell = cells.iter().position(|cell| cell.column.name() == column.name());
+                Ok(KeyColumn { name: column.name().to_owned(), collation, cell })
+            })
+            .collect()
+    }
+
+    /// The cell with that number.
+    pub(crate) fn cell(&self, number: ColumnNumber) -> Option<&Cell> {
+        self.cells.iter().find(|cell| cell.number == number)
+    }
+
+    /// The cell of that name; SQLite's names do not distinguish ASCII case.
+    pub(crate) fn cell_named(&self, name: &str) -> Option<&Cell> {
+        self.cells.iter().find(|cell| cell.column.name().eq_ignore_ascii_case(name))
+    }
+
+    /// The table as SQL names it.
+    pub(crate) fn quoted(&self) -> String {
+        format!("main.{}", quote_identifier(&self.name))
+    }
+
+    /// The condition that finds a row by its key, with the key's values from parameter `first` on.
+    pub(crate) fn key_condition(&self, first: usize) -> String {
+        let terms = self.key.iter().enumerate();
+        let terms: Vec<_> =
+            terms.map(|(i, key)| format!("{} = ?{}", quote_identifier(&key.name), first + i)).collect();
+        terms.join(" AND ")
+    }
+
+    /// Packs a row's key; the values are in the key's order.
+    pub(crate) fn pack_key<'v>(
+        &self,
+        out: &mut Vec<u8>,
+        mut value: impl FnMut(usize) -> cloudsync_core::value::ValueRef<'v>,
+    ) -> Result<(), key::KeyError> {
+        let last = self.key.len() - 1;
+        (0..=last).try_for_each(|i| key::pack_part(out, value(i), self.key[i].collation, i == last))
+    }
+
+    /// What the other side is told of the table.
+    pub(crate) fn schema(&self) -> TableSchema {
+        let stored = self.definition.columns.iter().filter(|column| !column.generated);
+        let constraints = self.definition.uniques.iter().filter(|unique| unique.is_constraint);
+        TableSchema {
+            name: self.name.clone(),
+            algorithm: self.algorithm.clone(),
+            strict: self.definition.strict,
+            without_rowid: self.definition.without_rowid,
+            columns: stored.map(|column| column.schema.clone()).collect(),
+            uniques: constraints.map(|unique| unique.terms.iter().map(|(name, _)| name.clone()).collect()).collect(),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `cloudsync key`: who may sync.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::Place;
+use crate::error::Result;
+use crate::folder::DatabaseName;
+use crate::http::now_ms;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Create a key and print it; it is not shown again
+    Create {
+        /// The one database that the key opens; without it, all of them
+        #[arg(long)]
+        database: Option<String>,
+        /// What you call it
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        name: String,
+    },
+    /// List the keys, by their first characters
+    List,
+    /// Revoke a key; a running server refuses it from its next request on
+    Revoke {
+        /// The id or the first characters, as listed
+        #[arg(value_name = "ID-OR-PREFIX")]
+        which: String,
+    },
+}
+
+impl KeyCommand {
+    pub(super) fn run(self, place: &Place) -> Result<()> {
+        match self {
+            Self::Create { database, name } => {
+                let database = database.as_deref().map(DatabaseName::new).transpose()?;
+                let (_, control) = place.create()?;
+                let (id, key) = control.create_key(database.as_ref(), &name, now_ms())?;
+                let created = json!({ "id": id, "key": key.reveal() });
+                place.print(&created, |_| key.reveal().to_owned())
+            }
+            Self::List => {
+                let (_, control) = place.open()?;
+                let titles =
+                    ["ID", "PREFIX", "NAME", "DATABASE", "SCOPES", "CREATED", "LAST USED", "REVOKED"];
+                place.print_list(&control.keys()?, titles, |key| {
+                    let key = key.clone();
+                    let database = key.database.unwrap_or_else(|| "*".to_owned());
+                    let (used, revoked) =
+                        (key.last_used.unwrap_or_default(), key.revoked.unwrap_or_default());
+                    [
+                        key.id.0.to_string(),
+                        key.prefix,
+                        key.name,
+                        database,
+                        key.scopes,
+                        key.created,
+                        used,
+                        revoked,
+                    ]
+                })
+            }
+            Self::Revoke { which } => {
+                let (_, control) = place.open()?;
+                let id = control.revoke_key(&which, now_ms())?;
+                place.print(&json!({ "id": id, "revoked": true }), |_| format!("key {} is revoked", id.0))
+            }
+        }
+    }
+}

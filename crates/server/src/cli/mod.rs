@@ -1,0 +1,160 @@
+//! The command line. Every command works on the data folder, whether or not a server runs there.
+
+mod db;
+mod key;
+mod serve;
+mod sql;
+mod table;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::folder::{DatabaseName, Folder};
+
+/// SQLite that syncs itself: the server and its commands.
+#[derive(Debug, Parser)]
+#[command(name = "cloudsync", version, max_term_width = 100)]
+struct Cli {
+    /// Folder with the databases, the keys and the lock
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "CLOUDSYNC_DATA_DIR",
+        default_value = "./cloudsync-data",
+        global = true
+    )]
+    data_dir: PathBuf,
+    /// Print data as JSON, one value a line
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(serve::Serve),
+    /// Create databases, list them, find their files, run SQL on them
+    #[command(subcommand)]
+    Db(db::Db),
+    /// Create, list and revoke API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Choose which tables of a database sync
+    #[command(subcommand)]
+    Table(table::Table),
+}
+
+/// Runs the command that the process was started with.
+///
+/// # Errors
+/// [`Error`], to be printed as one line. A command line that cannot be parsed ends the process with a usage text.
+pub fn run() -> Result<()> {
+    let Cli { data_dir, json, command } = Cli::parse();
+    let place = Place { data_dir, json };
+    match command {
+        Command::Serve(serve) => serve.run(&place),
+        Command::Db(db) => db.run(&place),
+        Command::Key(key) => key.run(&place),
+        Command::Table(table) => table.run(&place),
+    }
+}
+
+/// Where a command works and how it prints.
+struct Place {
+    data_dir: PathBuf,
+    json: bool,
+}
+
+impl Place {
+    /// The folder and its control database, created when missing.
+    fn create(&self) -> Result<(Folder, Control)> {
+        let folder = Folder::create(&self.data_dir)?;
+        let control = Control::open(&folder)?;
+        Ok((folder, control))
+    }
+
+    /// The folder and its control database, which must exist.
+    fn open(&self) -> Result<(Folder, Control)> {
+        let folder = Folder::open(&self.data_dir)?;
+        let control = Control::open(&folder)?;
+        Ok((folder, control))
+    }
+
+    /// The file of a database that must exist.
+    fn database(&self, name: &str) -> Result<PathBuf> {
+        let name = DatabaseName::new(name)?;
+        let (folder, control) = self.open()?;
+        if control.has_database(&name)? {
+            Ok(folder.database_path(&name))
+        } else {
+            Err(Error::NoDatabase(name.to_string()))
+        }
+    }
+
+    /// Prints one thing, as JSON or as the text that `text` makes.
+    fn print<T: Serialize>(&self, thing: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+        let line = if self.json {
+            serde_json::to_string(thing).map_err(|error| Error::Output(error.into()))?
+        } else {
+            text(thing)
+        };
+        print_line(&line)
+    }
+
+    /// Prints a list, as one JSON array or as aligned columns below their titles.
+    fn print_list<T: Serialize, const N: usize>(
+        &self,
+        things: &[T],
+        titles: [&str; N],
+        cells: impl Fn(&T) -> [String; N],
+    ) -> Result<()> {
+        self.print(&things, |things| {
+            let mut rows = vec![titles.map(str::to_owned)];
+            rows.extend(things.iter().map(cells));
+            align(&rows)
+        })
+    }
+}
+
+fn align<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Prints a line; a reader who has gone away wants no more, and that is no error.
+fn print_line(line: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_are_aligned() {
+        let rows = [["NAME".to_owned(), "AGE".to_owned()], ["a".to_owned(), String::new()]];
+        assert_eq!(align(&rows), "NAME  AGE\na");
+    }
+}

@@ -1,0 +1,138 @@
+//! What can go wrong in the server and its commands, each with the remedy in its text.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::store::StoreError;
+
+/// A failure of a command or of starting the server.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The data folder cannot be created or written.
+    #[error(
+        "cannot use the data folder {path}: {source}: choose a folder that you may write with --data-dir"
+    )]
+    Folder {
+        /// The file or folder that failed.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no data folder, and the command does not create one.
+    #[error(
+        "no data folder at {0}: name the right one with --data-dir, or create it with `cloudsync db create`"
+    )]
+    NoFolder(PathBuf),
+    /// Another server holds the folder.
+    #[error("another server uses the data folder {0}: stop it, or choose another folder with --data-dir")]
+    Locked(PathBuf),
+    /// The folder was written by a later version.
+    #[error(
+        "{path} has format {found}, but this cloudsync knows formats up to {known}: use a newer cloudsync"
+    )]
+    NewerFormat {
+        /// The control database.
+        path: PathBuf,
+        /// The format it has.
+        found: i64,
+        /// The newest format that this version reads.
+        known: i64,
+    },
+    /// The file in the place of the control database is another SQLite database.
+    #[error("{0} is not a cloudsync control database: choose another folder with --data-dir")]
+    NotControl(PathBuf),
+    /// The control database cannot be read or written.
+    #[error("the control database {path} failed: {source}: check the disk and the rights of the file")]
+    Control {
+        /// The control database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// A text is no database name.
+    #[error(
+        "{0:?} is not a database name: use 1 to 64 of A-Z a-z 0-9 _ . - and begin with a letter, digit or underscore"
+    )]
+    DatabaseName(String),
+    /// A database of this name exists.
+    #[error("the database {0} exists already: choose another name, which must differ by more than case")]
+    DatabaseExists(String),
+    /// There is no database of this name.
+    #[error("there is no database {0}: create it with `cloudsync db create {0}`")]
+    NoDatabase(String),
+    /// No key fits what was asked for.
+    #[error("there is no key {0:?}: see `cloudsync key list`")]
+    NoKey(String),
+    /// Several keys fit.
+    #[error("{0:?} fits several keys: give the id that `cloudsync key list` shows")]
+    AmbiguousKey(String),
+    /// The system gave no random bytes.
+    #[error("the system gives no random numbers for a key: {0}: try again")]
+    Random(getrandom::Error),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}: free the port, or choose another address with --addr")]
+    Listen {
+        /// The address as it was given.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server's own machinery did not start.
+    #[error("the server cannot run: {0}: check the limits on threads and open files")]
+    Runtime(io::Error),
+    /// The filter of log lines cannot be read.
+    #[error("{0:?} is not a log filter: use error, warn, info, debug or trace in CLOUDSYNC_LOG")]
+    LogFilter(String),
+    /// A file named on the command line cannot be read.
+    #[error("cannot read {path}: {source}: check the path, or use - for standard input")]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A result cannot be printed.
+    #[error("cannot print the result: {0}: check where the output goes")]
+    Output(io::Error),
+    /// The file of a database cannot be opened.
+    #[error("the database file {path} cannot be opened: {source}: check the disk and the rights of the file")]
+    DatabaseFile {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// A statement of `db sql` failed.
+    #[error("{database}, statement {statement}: {source}: what was not committed before is rolled back")]
+    Sql {
+        /// The database.
+        database: String,
+        /// The statement's number, from 1.
+        statement: usize,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The text of `db sql` began a transaction and did not end it.
+    #[error("{0}: the text leaves its transaction open, which was rolled back: end it with COMMIT")]
+    OpenTransaction(String),
+    /// A store failed.
+    #[error("{database}: {source}")]
+    Store {
+        /// The database.
+        database: String,
+        /// What the store said.
+        source: StoreError,
+    },
+}
+
+impl Error {
+    /// The error's text on one line, whatever the texts in it hold.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        self.to_string().split(['\n', '\r']).map(str::trim).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// What a command or a start of the server gives.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,152 @@
+//! The doors: the sync endpoint and the health endpoints, on plain HTTP/1.1.
+//!
+//! Every answer bears the header `cloudsync-protocol`, errors too, so that a device can tell a cloudsync server that
+//! refuses from something else that happens to listen there.
+
+pub mod error;
+mod health;
+mod idle;
+mod sync;
+
+use std::any::Any;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::HeaderValue;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
+use cloudsync_protocol::message::PROTOCOL_VERSION;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use self::error::{ErrorCode, HttpError};
+use self::idle::{Activity, IDLE_MAX, IdleListener};
+use crate::control::Control;
+use crate::folder::Folder;
+use crate::registry::Registry;
+
+/// How long requests that run when the server is told to stop may still take, before their callers are cut off. A turn
+/// that a store has begun is always finished.
+const STOP_MAX: Duration = Duration::from_secs(30);
+const PROTOCOL_HEADER: &str = "cloudsync-protocol";
+const REQUEST_ID_HEADER: &str = "cloudsync-request-id";
+
+/// What all requests share.
+pub struct Server {
+    folder: Folder,
+    control: Control,
+    registry: Registry,
+    bodies: Arc<Semaphore>,
+}
+
+impl Server {
+    /// A server on a folder, which the caller has locked.
+    #[must_use]
+    pub fn new(folder: Folder, control: Control, registry: Registry) -> Self {
+        Self { folder, control, registry, bodies: sync::bodies_room() }
+    }
+}
+
+/// Serves until `stop` is ready, then finishes the requests that run.
+pub async fn serve(server: Server, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) {
+    let router = router(Arc::new(server)).into_make_service_with_connect_info::<Activity>();
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stop = async move {
+        stop.await;
+        drop(stopping);
+    };
+    let served = axum::serve(IdleListener::new(listener, IDLE_MAX), router).with_graceful_shutdown(stop);
+    let too_late = async {
+        // An error here only says that the other end was dropped, which is the signal.
+        let _ = stopped.await;
+        tokio::time::sleep(STOP_MAX).await;
+    };
+    tokio::select! {
+        // Serving ends only by stopping; errors of single connections are theirs alone.
+        _ = served => {}
+        () = too_late => tracing::warn!("requests still ran after {} s: their callers were cut off", STOP_MAX.as_secs()),
+    }
+}
+
+fn router(server: Arc<Server>) -> Router {
+    Router::new()
+        .route("/v1/databases/{db}/sync", post(sync::sync))
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .fallback(async || HttpError::NotFound)
+        .method_not_allowed_fallback(async || HttpError::Method)
+        .with_state(server)
+        .layer(DefaultBodyLimit::max(MESSAGE_BYTES_MAX))
+        .layer(CatchPanicLayer::custom(after_panic))
+        .layer(from_fn(frame))
+}
+
+/// The id of one request, by which an answer and the lines of the log are brought together.
+#[derive(Debug, Clone, Copy)]
+struct RequestId(u64);
+
+impl RequestId {
+    /// The next id. Ids of two runs differ because they begin with the time of the start.
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let begun = now_ms() << 20;
+        // Only the first request finds 0.
+        let _ = NEXT.compare_exchange(0, begun, Ordering::Relaxed, Ordering::Relaxed);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:016x}", self.0)
+    }
+}
+
+/// Gives every request its id, every answer the headers of this protocol, and every error its line in the log.
+async fn frame(mut request: Request, next: Next) -> Response {
+    let (begun, id) = (Instant::now(), RequestId::next());
+    request.extensions_mut().insert(id);
+    let mut response = next.run(request).await;
+    if let Some(ErrorCode(code)) = response.extensions().get() {
+        let elapsed_ms = begun.elapsed().as_millis() as u64;
+        tracing::info!(request_id = %id, status = response.status().as_u16(), code, elapsed_ms, "refused");
+    }
+    let headers = response.headers_mut();
+    headers.insert(PROTOCOL_HEADER, HeaderValue::from(u16::from(PROTOCOL_VERSION)));
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(REQUEST_ID_HEADER, id);
+    }
+    response
+}
+
+/// A panic is our bug; it must cost one request, not the server.
+fn after_panic(_panic: Box<dyn Any + Send>) -> Response {
+    tracing::error!("a request panicked");
+    HttpError::Internal.into_response()
+}
+
+/// Runs what waits for the disk on a thread made for waiting.
+async fn in_background<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Result<T, HttpError> {
+    tokio::task::spawn_blocking(act).await.map_err(|error| {
+        tracing::error!(panicked = error.is_panic(), "a request's work did not end well");
+        HttpError::Internal
+    })
+}
+
+/// The wall clock, milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Whether an address can be reached from this machine only.
+pub(crate) fn is_local(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}

@@ -1,0 +1,126 @@
+//! The open stores of a server, one per database, opened when first asked for.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::folder::{DatabaseName, Folder};
+use crate::store::{Store, StoreError};
+
+/// How a store is opened on the file of a database.
+pub type OpenStore = dyn Fn(&Path) -> Result<Arc<dyn Store>, StoreError> + Send + Sync;
+
+/// The place of one store, empty until it is open.
+type Slot = Arc<Mutex<Option<Arc<dyn Store>>>>;
+
+/// The stores of one folder. A store that is open stays open.
+pub struct Registry {
+    folder: Folder,
+    open_store: Box<OpenStore>,
+    /// A store is opened under its own lock, so that a slow one delays nobody but those who ask for it.
+    stores: Mutex<HashMap<DatabaseName, Slot>>,
+}
+
+impl Registry {
+    /// A registry with nothing open.
+    pub fn new(folder: Folder, open_store: Box<OpenStore>) -> Self {
+        Self { folder, open_store, stores: Mutex::default() }
+    }
+
+    /// The store of a database. The caller has seen in the control database that it exists. May wait for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be opened; the next call tries again.
+    pub fn store(&self, name: &DatabaseName) -> Result<Arc<dyn Store>, StoreError> {
+        let slot = {
+            let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(stores.entry(name.clone()).or_default())
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = &*slot {
+            return Ok(Arc::clone(store));
+        }
+        let store = (self.open_store)(&self.folder.database_path(name))?;
+        *slot = Some(Arc::clone(&store));
+        Ok(store)
+    }
+}
+
+/// A table that syncs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SyncedTable {
+    /// Its name.
+    pub name: String,
+    /// How its rows merge.
+    pub algorithm: String,
+}
+
+/// Opens the store in an ordinary SQLite file.
+///
+/// # Errors
+/// [`StoreError`] when the file cannot be opened.
+pub fn open_store(_path: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    Err(StoreError::Failed("not connected".to_owned()))
+}
+
+/// Makes a table of the database in a file sync; a running server obeys.
+///
+/// # Errors
+/// [`StoreError`] when the table cannot sync or the file fails.
+pub fn enable_table(_path: &Path, _table: &str, _algorithm: &str) -> Result<(), StoreError> {
+    Err(StoreError::Failed("not connected".to_owned()))
+}
+
+/// Makes a table of the database in a file sync no more; its rows stay.
+///
+/// # Errors
+/// [`StoreError`] when the table does not sync or the file fails.
+pub fn disable_table(_path: &Path, _table: &str) -> Result<(), StoreError> {
+    Err(StoreError::Failed("not connected".to_owned()))
+}
+
+/// The tables of the database in a file that sync, by name.
+///
+/// # Errors
+/// [`StoreError`] when the file fails.
+pub fn list_tables(_path: &Path) -> Result<Vec<SyncedTable>, StoreError> {
+    Err(StoreError::Failed("not connected".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Rights;
+    use cloudsync_protocol::message::Request;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Silent;
+
+    impl Store for Silent {
+        fn turn(&self, _: &Request<'_>, _: Rights, _: u64) -> Result<Vec<u8>, StoreError> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn a_store_is_opened_once_and_again_only_after_a_failure() {
+        let temp = tempfile::tempdir().unwrap();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&opened);
+        let open_store = move |path: &Path| {
+            assert!(path.ends_with("databases/one.db"));
+            match count.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(StoreError::Busy("starting".into())),
+                _ => Ok(Arc::new(Silent) as Arc<dyn Store>),
+            }
+        };
+        let registry = Registry::new(Folder::create(temp.path()).unwrap(), Box::new(open_store));
+        let name = DatabaseName::new("one").unwrap();
+        assert!(registry.store(&name).is_err());
+        let first = registry.store(&name).unwrap();
+        assert!(Arc::ptr_eq(&first, &registry.store(&name).unwrap()));
+        assert_eq!(opened.load(Ordering::Relaxed), 2);
+    }
+}

@@ -1,0 +1,37 @@
+//! Where a database's rows, clocks and sites live, behind one trait: one call is one turn of the protocol.
+//!
+//! [`memory`] is a naive model that is obviously right, [`sqlite`] the embedded store; `conformance` is the suite
+//! that every store passes.
+
+use cloudsync_protocol::message::Request;
+
+/// What the asking key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    /// May upload changes.
+    pub write: bool,
+    /// May bring tables and columns that the server does not have.
+    pub schema: bool,
+}
+
+/// A failure of the store itself. What the protocol can express, a refusal say, is an answer and not an error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The store is overloaded or its file is locked; trying again helps.
+    #[error("the database is busy: {0}")]
+    Busy(String),
+    /// The stored data cannot be read or written.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+/// One synced database.
+pub trait Store: Send + Sync {
+    /// Takes one turn at `now_ms`, milliseconds since 1970, and gives the encoded answer. When it returns, what the
+    /// answer acknowledges is on disk.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the turn could not be taken; then nothing was changed.
+    fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError>;
+}

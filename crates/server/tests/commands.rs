@@ -1,0 +1,185 @@
+//! The commands and the start of the server: what they print, and that every failure is one line with its remedy.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod program;
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use program::{Place, failure, text};
+
+#[test]
+fn dev_prints_what_to_paste_and_the_same_again() {
+    let place = Place::new();
+    let mut server = place.serve(&["--dev", "my_database"]);
+    let lines: Vec<_> = (0..4).map(|_| server.next_line()).collect();
+    assert_eq!(lines[0], ".load ./cloudsync");
+    let connection = format!("cloudsync://{}/my_database", server.address);
+    assert_eq!(lines[1], format!("SELECT cloudsync_network_init('{connection}');"));
+    let key = lines[2].strip_prefix("SELECT cloudsync_network_set_apikey('").unwrap();
+    let key = key.strip_suffix("');").unwrap();
+    assert!(key.starts_with("csk_") && key.len() == 47, "{key}");
+    assert_eq!(lines[3], "SELECT cloudsync_network_sync();");
+    drop(server);
+    let mut server = place.serve(&["--dev", "other"]);
+    assert!(server.next_line().starts_with(".load"));
+    assert!(server.next_line().ends_with("/other');"));
+    assert_eq!(server.next_line(), lines[2]);
+    assert!(place.run(&["db", "list", "--json"]).contains("\"my_database\""));
+}
+
+#[test]
+fn a_revoked_dev_key_is_replaced() {
+    let place = Place::new();
+    let dev_key = || {
+        let mut server = place.serve(&["--dev", "d"]);
+        (0..3).map(|_| server.next_line()).last().unwrap()
+    };
+    let first = dev_key();
+    place.run(&["key", "revoke", "1"]);
+    let second = dev_key();
+    assert_ne!(first, second);
+    assert_eq!(second, dev_key());
+}
+
+#[test]
+fn a_second_server_on_a_folder_is_refused() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let error = place.fail(&["serve", "--addr", "127.0.0.1:0"]);
+    assert!(error.contains("another server uses the data folder"), "{error}");
+    assert!(error.contains("--data-dir"), "{error}");
+    drop(server);
+    place.serve(&[]);
+}
+
+#[test]
+fn a_used_port_is_refused() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let error = Place::new().fail(&["serve", "--addr", &address]);
+    assert!(error.contains(&format!("cannot listen on {address}")) && error.contains("--addr"), "{error}");
+    let error = Place::new().fail(&["serve", "--addr", "nonsense"]);
+    assert!(error.contains("cannot listen on nonsense"), "{error}");
+}
+
+#[test]
+fn an_unwritable_folder_is_refused() {
+    let place = Place::new();
+    std::fs::write(&place.data, "a file").unwrap();
+    let below = place.data.join("data");
+    for arguments in [&["serve"][..], &["db", "create", "d"], &["key", "create"]] {
+        let error = failure(&program::command(&below, arguments).output().unwrap());
+        assert!(error.contains("cannot use the data folder"), "{error}");
+    }
+    for arguments in [&["db", "list"][..], &["key", "list"], &["db", "path", "d"], &["table", "list", "d"]] {
+        let error = failure(&program::command(&below, arguments).output().unwrap());
+        assert!(error.contains("no data folder at"), "{error}");
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_by_every_command() {
+    let place = Place::new();
+    place.run(&["db", "create", "d"]);
+    let control = rusqlite::Connection::open(place.data.join("control.db")).unwrap();
+    control.execute_batch("PRAGMA user_version = 99").unwrap();
+    drop(control);
+    for arguments in [&["serve"][..], &["db", "list"], &["key", "create"]] {
+        let error = place.fail(arguments);
+        assert!(error.contains("format 99") && error.contains("use a newer cloudsync"), "{error}");
+    }
+}
+
+#[test]
+fn names_that_are_none_and_names_that_are_missing() {
+    let place = Place::new();
+    for arguments in
+        [&["serve", "--dev", "../up"][..], &["db", "create", "a b"], &["key", "create", "--database", ""]]
+    {
+        let error = place.fail(arguments);
+        assert!(error.contains("is not a database name"), "{error}");
+    }
+    assert!(!place.data.exists());
+    place.run(&["db", "create", "one"]);
+    assert!(place.fail(&["db", "create", "one"]).contains("exists already"));
+    assert!(place.fail(&["db", "create", "ONE"]).contains("exists already"));
+    for arguments in [
+        &["db", "path", "two"][..],
+        &["db", "sql", "two", "-"],
+        &["key", "create", "--database", "two"],
+        &["table", "list", "two"],
+    ] {
+        let error = place.fail(arguments);
+        assert!(error.contains("there is no database two: create it with"), "{error}");
+    }
+    assert!(place.fail(&["key", "revoke", "csk_none"]).contains("`cloudsync key list`"));
+}
+
+#[test]
+fn a_warning_says_that_keys_travel_in_the_clear() {
+    let place = Place::new();
+    let server =
+        place.command(["serve", "--addr", "0.0.0.0:0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut server = server.unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(server.stderr.take().unwrap()), &mut line)
+        .unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(line.starts_with("warning: keys and data travel in the clear"), "{line}");
+}
+
+#[test]
+fn sql_runs_on_the_file_beside_a_server() {
+    let place = Place::new();
+    let server = place.serve(&["--dev", "d"]);
+    let sql = |text: &str, json: bool| {
+        let arguments = ["db", "sql", "d", "-", "--json"];
+        let mut command = place.command(&arguments[..if json { 5 } else { 4 }]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let output =
+        sql("CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 'x'), (NULL, x'00'); SELECT * FROM t;", false);
+    assert_eq!(text(&output.stdout), "1|x\n|X'00'\n", "{}", text(&output.stderr));
+    assert_eq!(text(&sql("SELECT * FROM t WHERE a", true).stdout), "{\"a\":1,\"b\":\"x\"}\n");
+
+    let error = failure(&sql("INSERT INTO t VALUES (2, 2); INSERT INTO none VALUES (1)", false));
+    assert!(error.contains("d, statement 2: no such table: none"), "{error}");
+    assert_eq!(text(&sql("SELECT count(*) FROM t", false).stdout), "2\n");
+    let error = failure(&sql("BEGIN; DELETE FROM t; COMMIT; BEGIN; INSERT INTO t VALUES (3, 3)", false));
+    assert!(error.contains("leaves its transaction open"), "{error}");
+    assert_eq!(text(&sql("SELECT count(*) FROM t", false).stdout), "0\n");
+    drop(server);
+
+    let path = place.run(&["db", "path", "d"]);
+    let connection = rusqlite::Connection::open(path.trim_end()).unwrap();
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_master WHERE name = 't'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(tables, 1);
+    let file = place.data.join("some.sql");
+    std::fs::write(&file, "SELECT 7").unwrap();
+    assert_eq!(place.run(&["db", "sql", "d", file.to_str().unwrap()]), "7\n");
+    assert!(place.fail(&["db", "sql", "d", "missing.sql"]).contains("cannot read missing.sql"));
+}
+
+#[test]
+fn keys_are_listed_without_their_secret() {
+    let place = Place::new();
+    place.run(&["db", "create", "d"]);
+    let key = place.run(&["key", "create", "--database", "d", "--name", "phone"]);
+    let key = key.trim_end();
+    let list = place.run(&["key", "list"]);
+    assert!(list.contains(&key[..12]) && list.contains("phone") && !list.contains(&key[..13]), "{list}");
+    let created: serde_json::Value = serde_json::from_str(&place.run(&["key", "create", "--json"])).unwrap();
+    assert_eq!(created["id"], 2);
+    place.run(&["key", "revoke", created["key"].as_str().unwrap()]);
+    let list: serde_json::Value = serde_json::from_str(&place.run(&["key", "list", "--json"])).unwrap();
+    assert_eq!((&list[0]["revoked"], &list[0]["database"]), (&serde_json::Value::Null, &"d".into()));
+    assert!(list[1]["revoked"].is_string() && list[1]["database"].is_null());
+}

@@ -1,0 +1,155 @@
+"""A device: one database file, a SQLite library of the host's, and the shipped extension."""
+
+import pathlib
+import sqlite3
+import struct
+
+import apsw
+
+LIBRARY_ERRORS = (sqlite3.Error, apsw.Error)
+
+
+class StandardModule:
+    """Python's own `sqlite3`, with the system's SQLite."""
+
+    name = "sqlite3"
+    version = sqlite3.sqlite_version
+
+    def open(self, path):
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+    def load(self, conn, library):
+        conn.enable_load_extension(True)
+        conn.load_extension(str(library))
+        conn.enable_load_extension(False)
+
+    def query(self, conn, sql, parameters):
+        return conn.execute(sql, parameters).fetchall()
+
+    def script(self, conn, sql):
+        conn.executescript(sql)
+
+
+class Apsw:
+    """apsw, which brings the newest SQLite."""
+
+    name = "apsw"
+    version = apsw.sqlite_lib_version()
+
+    def open(self, path):
+        conn = apsw.Connection(str(path))
+        conn.set_busy_timeout(5000)
+        return conn
+
+    def load(self, conn, library):
+        conn.enable_load_extension(True)
+        conn.load_extension(str(library))
+        conn.enable_load_extension(False)
+
+    def query(self, conn, sql, parameters):
+        return conn.execute(sql, parameters).fetchall()
+
+    def script(self, conn, sql):
+        conn.execute(sql).fetchall()
+
+
+BINDINGS = {binding.name: binding for binding in (StandardModule(), Apsw())}
+
+
+def quoted(name):
+    """A name as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def bits(value):
+    """A value as text from which every bit can be told, the sign of zero too."""
+    return struct.pack(">d", value).hex() if isinstance(value, float) else str(value)
+
+
+class Device:
+    """A connection with the extension, and what tests ask of it again and again."""
+
+    def __init__(self, binding, path, library):
+        self.binding = binding
+        self.path = pathlib.Path(path)
+        self.conn = binding.open(path)
+        if library is not None:
+            binding.load(self.conn, library)
+
+    def query(self, sql, *parameters):
+        """The rows of one statement, as tuples."""
+        return [tuple(row) for row in self.binding.query(self.conn, sql, parameters)]
+
+    def value(self, sql, *parameters):
+        """The only value of the only row."""
+        [[value]] = self.query(sql, *parameters)
+        return value
+
+    def script(self, sql):
+        """Runs statements and forgets what they give."""
+        self.binding.script(self.conn, sql)
+
+    def error(self, sql, *parameters):
+        """The text of the error that a statement must give."""
+        try:
+            rows = self.query(sql, *parameters)
+        except LIBRARY_ERRORS as error:
+            assert str(error).strip(), f"{sql}: an error without a text"
+            return str(error)
+        raise AssertionError(f"{sql} gave {rows} and should be an error")
+
+    def init(self, table, *arguments):
+        """Makes a table sync; gives the site id."""
+        marks = ", ?" * len(arguments)
+        return self.value(f"SELECT cloudsync_init(?{marks})", table, *arguments)
+
+    def connect(self, server, key=None):
+        """Names the server and shows the key."""
+        self.query("SELECT cloudsync_network_init(?)", server.connection)
+        self.query("SELECT cloudsync_network_set_apikey(?)", key or server.key)
+
+    def sync(self):
+        """One sync; gives the rows received."""
+        return self.value("SELECT cloudsync_network_sync()")
+
+    def has_unsent(self):
+        return self.value("SELECT cloudsync_network_has_unsent_changes()")
+
+    def columns(self, table):
+        """Every column, generated ones too."""
+        return [row[1] for row in self.query(f"PRAGMA table_xinfo({quoted(table)})")]
+
+    def rows(self, table):
+        """Every bit of every row, in an order that does not depend on the file."""
+        # Text goes as its bytes, because it need not be valid UTF-8.
+        shown = ", ".join(
+            f"typeof({name}), CASE WHEN typeof({name}) IN ('text', 'blob') THEN hex({name}) ELSE {name} END"
+            for name in map(quoted, self.columns(table))
+        )
+        rows = self.query(f"SELECT {shown} FROM {quoted(table)}")
+        return sorted(tuple(map(bits, row)) for row in rows)
+
+    def integrity(self):
+        return self.value("PRAGMA integrity_check")
+
+    def close(self):
+        if self.conn is not None:
+            self.conn.close()
+            self.conn = None
+
+
+def sync_until_still(*devices, rounds_max=6):
+    """Syncs all, again and again, until nobody receives or holds back anything."""
+    for _ in range(rounds_max):
+        received = sum(device.sync() for device in devices)
+        if received == 0 and not any(device.has_unsent() for device in devices):
+            return
+    raise AssertionError(f"the devices are not in step after {rounds_max} rounds")
+
+
+def assert_same(table, *devices):
+    """Every device holds the same rows, bit for bit."""
+    first, *others = devices
+    expected = first.rows(table)
+    for other in others:
+        assert other.rows(table) == expected, f"{table} differs between {first.path} and {other.path}"

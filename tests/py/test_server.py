@@ -1,0 +1,80 @@
+"""The server as its owner meets it: one folder, one port, ordinary files."""
+
+import sqlite3
+import subprocess
+
+import pytest
+
+from devices import assert_same, sync_until_still
+
+SCHEMA = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT);"
+
+pytestmark = pytest.mark.parametrize("binding", ["sqlite3"], indirect=True)
+
+
+def refused(program, data, address):
+    """Starts a server that cannot start; gives the line that it leaves."""
+    done = subprocess.run(
+        [program, "serve", "--dev", "my_database", "--data-dir", data, "--addr", address],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode not in (0, 101), done.stderr
+    [line] = done.stderr.strip().splitlines()
+    return line
+
+
+def test_two_servers_on_one_folder(server, program, binding):
+    assert str(server.data) in refused(program, server.data, "127.0.0.1:0")
+
+
+def test_a_port_that_is_used(server, program, tmp_path, binding):
+    assert f"127.0.0.1:{server.port}" in refused(program, tmp_path / "other", f"127.0.0.1:{server.port}")
+
+
+def test_a_folder_that_cannot_be_written(program, tmp_path, binding):
+    # Below a file nobody can create a folder, not even root.
+    file = tmp_path / "file"
+    file.write_text("")
+    assert str(file) in refused(program, file / "data", "127.0.0.1:0")
+
+
+def test_the_key_is_not_stored(server, device):
+    a = device("a", server, SCHEMA, ["t"])
+    a.sync()
+    for file in server.data.rglob("*"):
+        if file.is_file():
+            assert server.key.encode() not in file.read_bytes(), file
+
+
+def test_rows_written_on_the_server_by_a_plain_tool_arrive(server, device):
+    a = device("a", server, SCHEMA, ["t"])
+    a.script("INSERT INTO t VALUES ('1', 'from A'), ('2', 'to delete')")
+    a.sync()
+    [path] = server.run("db", "path", server.database).splitlines()
+    with sqlite3.connect(path, timeout=30) as conn:
+        assert conn.execute("SELECT v FROM t WHERE id = '1'").fetchall() == [("from A",)]
+        conn.execute("INSERT INTO t VALUES ('3', 'from the server')")
+        conn.execute("UPDATE t SET v = 'edited on the server' WHERE id = '1'")
+        conn.execute("DELETE FROM t WHERE id = '2'")
+    conn.close()
+    assert a.sync() == 3
+    assert a.query("SELECT * FROM t ORDER BY id") == [("1", "edited on the server"), ("3", "from the server")]
+
+
+def test_a_schema_that_differs_is_named(server, device):
+    a = device("a", server, SCHEMA, ["t"])
+    a.script("INSERT INTO t VALUES ('1', 'x')")
+    a.sync()
+    b = device("b", server, "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v INTEGER);", ["t"])
+    b.script("INSERT INTO t VALUES ('2', 2)")
+    text = b.error("SELECT cloudsync_network_sync()")
+    for expected in ("t", "v", "TEXT", "INTEGER"):
+        assert expected in text
+    assert b.query("SELECT * FROM t") == [("2", 2)]
+    assert b.has_unsent() == 1
+    c = device("c", server, SCHEMA, ["t"])
+    sync_until_still(a, c)
+    assert_same("t", a, c)

@@ -1,0 +1,109 @@
+//! The project's own commands: `cargo xtask help` lists them.
+
+mod arrows;
+mod bench;
+mod build;
+mod demo;
+mod docs;
+mod install;
+mod process;
+mod progress;
+mod project;
+mod python;
+mod server;
+mod sim;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use project::Project;
+
+/// One command of `cargo xtask`.
+struct Command {
+    name: &'static str,
+    args: &'static str,
+    about: &'static str,
+    run: fn(&Project, &[String]) -> Result<()>,
+}
+
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "build",
+        args: "",
+        about: "builds dist/lib/cloudsync.so and dist/cloudsync",
+        run: build::run,
+    },
+    Command {
+        name: "demo",
+        args: "[--once]",
+        about: "syncs two devices through a real server; --once ends afterwards",
+        run: demo::run,
+    },
+    Command {
+        name: "test",
+        args: "[--list | SUITE...]",
+        about: "runs every suite, or those named",
+        run: test::run,
+    },
+    Command {
+        name: "arrows",
+        args: "",
+        about: "refuses dependencies between crates that the design does not allow",
+        run: arrows::run,
+    },
+    Command {
+        name: "docs",
+        args: "[--check]",
+        about: "writes docs/sql.md from the table of functions; --check compares",
+        run: docs::run,
+    },
+    Command {
+        name: "bench",
+        args: "[ARGS...]",
+        about: "measures writes, extraction and apply against plain SQLite",
+        run: bench::run,
+    },
+    Command {
+        name: "sim",
+        args: "[ARGS...]",
+        about: "runs replicas and server from one seed over a hostile network",
+        run: sim::run,
+    },
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let Some((name, rest)) = args.split_first() else {
+        print_help();
+        bail!("name a command");
+    };
+    if matches!(name.as_str(), "help" | "--help" | "-h") {
+        print_help();
+        return Ok(());
+    }
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
+        print_help();
+        bail!("`{name}` is not a command");
+    };
+    (command.run)(&Project::open()?, rest)
+}
+
+fn print_help() {
+    println!("cargo xtask COMMAND\n");
+    for command in COMMANDS {
+        let usage = format!("{} {}", command.name, command.args);
+        println!("  {usage:<28}{}", command.about);
+    }
+    println!("  {:<28}this list", "help");
+}

@@ -1,0 +1,64 @@
+//! `cargo xtask test`: every suite, one after the other, and one line that counts them all.
+//!
+//! A suite that fails does not stop the others. The last line is the plain `N passed, 0 failed, 0 skipped`
+//! that people and machines read alike.
+
+mod suites;
+mod tally;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::progress::{Progress, format_seconds};
+use crate::project::Project;
+use suites::{SUITES, Suite};
+use tally::Tally;
+
+pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
+    if args.iter().any(|argument| argument == "--list") {
+        for suite in SUITES {
+            println!("{:<10}{}", suite.name, suite.about);
+        }
+        return Ok(());
+    }
+    let suites = select(args)?;
+    let mut progress = Progress::new(suites.len());
+    let mut rows = Vec::new();
+    for suite in suites {
+        progress.step(&format!("{}: {}", suite.name, suite.about));
+        let start = Instant::now();
+        let tally = (suite.run)(project).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            Tally::failed(1)
+        });
+        rows.push((suite.name, tally, start.elapsed().as_secs()));
+    }
+    report(&rows, &progress)
+}
+
+/// The named suites in the order of the table, or all of them.
+fn select(names: &[String]) -> Result<Vec<&'static Suite>> {
+    if let Some(name) = names.iter().find(|name| SUITES.iter().all(|suite| suite.name != name.as_str())) {
+        bail!("`{name}` is not a suite; `cargo xtask test --list` lists them");
+    }
+    let selected = |suite: &&Suite| names.is_empty() || names.iter().any(|name| name == suite.name);
+    Ok(SUITES.iter().filter(selected).collect())
+}
+
+fn report(rows: &[(&str, Tally, u64)], progress: &Progress) -> Result<()> {
+    let mut total = Tally::default();
+    println!("\n{:<10}{:>8}{:>8}{:>8}{:>9}", "suite", "passed", "failed", "skipped", "elapsed");
+    for (name, tally, seconds) in rows {
+        let Tally { passed, failed, skipped } = tally;
+        println!("{name:<10}{passed:>8}{failed:>8}{skipped:>8}{:>9}", format_seconds(*seconds));
+        total += *tally;
+    }
+    println!("total time {}\n", progress.elapsed());
+    println!("{total}");
+    if total.failed > 0 {
+        // The line above says it, and nothing may follow that line.
+        std::process::exit(1);
+    }
+    Ok(())
+}

