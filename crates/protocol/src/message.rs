@@ -63,6 +63,8 @@ pub struct Request<'a> {
     pub position: &'a [u8],
     /// True when the answer shall carry what is new.
     pub pull: bool,
+    /// True when the answer shall also carry rows that the device itself wrote: it fetches everything again.
+    pub echo: bool,
     /// Fingerprint of the device's schema.
     pub fingerprint: u64,
     /// The schema, when the server may not know the fingerprint.
@@ -194,7 +196,8 @@ impl<'a> Request<'a> {
         out.extend_from_slice(&MAGIC_REQUEST);
         out.push(PROTOCOL_VERSION);
         let (schema, upload) = (self.schema.is_some(), self.upload.is_some());
-        out.push(u8::from(self.pull) | u8::from(schema) << 1 | u8::from(upload) << 2);
+        let flags = [self.pull, schema, upload, self.echo];
+        out.push((0..).zip(flags).map(|(bit, flag)| u8::from(flag) << bit).sum());
         out.extend_from_slice(&self.site.0);
         for number in [self.epoch, self.nonce, self.now, self.cursor] {
             put_varint(&mut out, number);
@@ -220,7 +223,7 @@ impl<'a> Request<'a> {
     /// [`MessageError`] when the bytes are no request of this version.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = open(bytes, MAGIC_REQUEST)?;
-        let flags = flags(&mut reader, 0b111)?;
+        let flags = flags(&mut reader, 0b1111)?;
         let site = SiteId(reader.array()?);
         let [epoch, nonce, now, cursor] = numbers(&mut reader)?;
         let position = reader.bytes(POSITION_BYTES_MAX, "position")?;
@@ -228,8 +231,8 @@ impl<'a> Request<'a> {
         let schema = if flags & 2 == 0 { None } else { Some(Schema::decode(&mut reader)?) };
         let upload = if flags & 4 == 0 { None } else { Some(Upload::decode(&mut reader)?) };
         end(&reader)?;
-        let pull = flags & 1 != 0;
-        Ok(Self { site, epoch, nonce, now, cursor, position, pull, fingerprint, schema, upload })
+        let (pull, echo) = (flags & 1 != 0, flags & 8 != 0);
+        Ok(Self { site, epoch, nonce, now, cursor, position, pull, echo, fingerprint, schema, upload })
     }
 }
 
@@ -375,6 +378,7 @@ mod tests {
             cursor: 1_790_000_000_000,
             position: b"here",
             pull: true,
+            echo: false,
             fingerprint: u64::MAX,
             schema: Some(Schema { tables: vec![] }),
             upload: Some(Upload { round: RoundId([1; 8]), chunk: 3, is_final: true, base: 9, payload }),

@@ -86,6 +86,7 @@ mod tests {
             cursor: 0,
             position: &[],
             pull: true,
+            echo: false,
             fingerprint: 0,
             schema: None,
             upload: round.map(upload),

@@ -120,6 +120,7 @@ impl Replica {
             cursor,
             position: &position,
             pull: goal.pull,
+            echo: storage::is_set(&self.db, "echo")?,
             fingerprint,
             schema: tell.then_some(definition),
             upload: upload.as_ref().map(|(round, is_final, base, payload)| Upload {
@@ -260,6 +261,7 @@ impl Replica {
             return Ok(true);
         }
         storage::unset(&self.db, "position")?;
+        storage::unset(&self.db, "echo")?;
         storage::set_u64(&self.db, "cursor", turn.cursor)?;
         storage::set(&self.db, "first_sync_done", Value::Integer(1))?;
         Ok(false)
@@ -403,6 +405,7 @@ impl Replica {
     fn restart_download(&self) -> Result<()> {
         storage::unset(&self.db, "cursor")?;
         storage::unset(&self.db, "position")?;
+        storage::set(&self.db, "echo", Value::Integer(1))?;
         self.db.execute("DELETE FROM main.cloudsync_inbox")?;
         Ok(())
     }

@@ -88,18 +88,34 @@ pub enum Filter {
     Everything,
     /// Those the server has not sent: local ones, and those that came by file.
     Unsent,
-    /// All but those that this site uploaded.
-    ForSite(SiteOrdinal),
+    /// What a site does not know: not the changes that it uploaded, and in a scan not the rows that it alone wrote,
+    /// unless it asks for those too.
+    ForSite {
+        /// The site.
+        site: SiteOrdinal,
+        /// True when it wants its own rows back.
+        echo: bool,
+    },
     /// Cells written by this site.
     BySite(SiteOrdinal),
 }
 
 impl Filter {
+    /// Whether a scan takes a row.
+    fn takes_row(self, clock: &RowClock) -> bool {
+        let Self::ForSite { site, echo: false } = self else { return true };
+        clock.common.site != site || clock.exceptions.iter().any(|(_, clock)| clock.site != site)
+    }
+
+    fn takes_table(self, table: &Table) -> bool {
+        table.enabled || !matches!(self, Self::ForSite { .. })
+    }
+
     fn takes(self, origin: i64) -> bool {
         match self {
             Self::Everything | Self::BySite(_) => true,
             Self::Unsent => origin == Origin::Local.code() || origin == Origin::File.code(),
-            Self::ForSite(site) => origin != Origin::Site(site).code(),
+            Self::ForSite { site, .. } => origin != Origin::Site(site).code(),
         }
     }
 }
@@ -141,6 +157,35 @@ impl Replica {
             return Ok(Position::Scan { head, after: Vec::new() });
         }
         Ok(Position::List { after: changes::entry_before(&self.db, version)?, skip: 0 })
+    }
+
+    /// Rows that a scan from 0 will send, for progress; 0 when it is not known.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn rows_after(&self, version: u64) -> Result<u64> {
+        if version > 0 {
+            return Ok(0);
+        }
+        Ok(self.db.query_i64("SELECT count(*) FROM main.cloudsync_clocks", &[])?.unwrap_or(0) as u64)
+    }
+
+    /// This replica's ordinal for a site, if it has met it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn site_ordinal(&mut self, site: SiteId) -> Result<Option<SiteOrdinal>> {
+        self.sites.refresh(&self.db)?;
+        Ok(self.sites.find(site))
+    }
+
+    /// The same, giving the site an ordinal if it has none. The caller holds the transaction.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn meet_site(&mut self, site: SiteId) -> Result<SiteOrdinal> {
+        self.sites.refresh(&self.db)?;
+        self.sites.ordinal(&self.db, site)
     }
 
     /// Extracts one chunk. The caller holds a transaction in which everything is folded.
@@ -248,7 +293,9 @@ impl<'r> Builder<'r> {
             let clock = select.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
             let clock = RowClock::decode(clock)?;
             let (table, key) = clocks::split_pk(pk)?;
-            if let Some(table) = self.replica.catalog.table(table) {
+            let filter = self.extraction.filter;
+            let table = self.replica.catalog.table(table).filter(|table| filter.takes_table(table));
+            if let Some(table) = table.filter(|_| filter.takes_row(&clock)) {
                 self.row(&table, key, &clock, &Mask::Whole)?;
             }
             if self.is_full() {
@@ -263,7 +310,8 @@ impl<'r> Builder<'r> {
         let mut entries = EntryReader::open(&self.db, after, self.extraction.last)?;
         while let Some(entry) = entries.next()? {
             let table = self.replica.catalog.table(entry.table);
-            if let Some(table) = table.filter(|_| self.extraction.filter.takes(entry.origin)) {
+            let filter = self.extraction.filter;
+            if let Some(table) = table.filter(|table| filter.takes(entry.origin) && filter.takes_table(table)) {
                 self.base = self.base.min(entry.base);
                 for (at, row) in entry.rows().enumerate().skip(skip as usize) {
                     let (key, mask) = row?;

@@ -77,6 +77,10 @@ impl Replica {
         capture::note_all(&self.db, &definition, layout, "0", capture::NOTE_INSERT)?;
         catalog::bump(&self.db)?;
         storage::set(&self.db, "schema_version", Value::Integer(catalog::schema_version(&self.db)?))?;
+        if storage::is_set(&self.db, "cursor")? {
+            // The server may have sent rows of this table when it did not sync here.
+            storage::set(&self.db, "refetch", Value::Integer(1))?;
+        }
         self.catalog.load(&self.db)
     }
 

@@ -251,3 +251,64 @@ impl Replica {
         Ok(())
     }
 }
+
+/// What a server needs beside a device: it is a replica that others ask.
+impl Replica {
+    /// Makes this replica number its rows, with ordinals that are never given twice.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn give_ordinals(&self) -> Result<()> {
+        if storage::is_set(&self.db, crate::clocks::NEXT_ORDINAL)? {
+            return Ok(());
+        }
+        storage::set(&self.db, crate::clocks::NEXT_ORDINAL, Value::Integer(0))
+    }
+
+    /// Folds within the caller's transaction.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn fold_here(&mut self) -> Result<crate::fold::Folded> {
+        self.fold_in_transaction()
+    }
+
+    /// A number stored under a name of the server's.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn state_number(&self, name: &str) -> Result<Option<i64>> {
+        storage::get_i64(&self.db, name)
+    }
+
+    /// Stores a number under a name of the server's.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_state_number(&self, name: &str, number: u64) -> Result<()> {
+        storage::set_u64(&self.db, name, number)
+    }
+
+    /// The local clock, in milliseconds since 1970.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.now_ms()
+    }
+
+    /// A table or column of the payload that does not sync here, for people to read; `None` if all do.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn unknown_name(&mut self, payload: &cloudsync_protocol::payload::Payload<'_>) -> Result<Option<String>> {
+        self.catalog.load(&self.db)?;
+        for group in payload.groups() {
+            let Some(table) = self.catalog.table_named(group.table()).filter(|table| table.enabled) else {
+                return Ok(Some(format!("table \"{}\"", group.table())));
+            };
+            if let Some(column) = group.columns().iter().find(|name| table.cell_named(name).is_none()) {
+                return Ok(Some(format!("column \"{column}\" of table \"{}\"", table.name)));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
-
 use crate::folder::{DatabaseName, Folder};
+use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
 
 /// How a store is opened on the file of a database.
@@ -48,45 +47,12 @@ impl Registry {
     }
 }
 
-/// A table that syncs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SyncedTable {
-    /// Its name.
-    pub name: String,
-    /// How its rows merge.
-    pub algorithm: String,
-}
-
 /// Opens the store in an ordinary SQLite file.
 ///
 /// # Errors
 /// [`StoreError`] when the file cannot be opened.
-pub fn open_store(_path: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    Err(StoreError::Failed("not connected".to_owned()))
-}
-
-/// Makes a table of the database in a file sync; a running server obeys.
-///
-/// # Errors
-/// [`StoreError`] when the table cannot sync or the file fails.
-pub fn enable_table(_path: &Path, _table: &str, _algorithm: &str) -> Result<(), StoreError> {
-    Err(StoreError::Failed("not connected".to_owned()))
-}
-
-/// Makes a table of the database in a file sync no more; its rows stay.
-///
-/// # Errors
-/// [`StoreError`] when the table does not sync or the file fails.
-pub fn disable_table(_path: &Path, _table: &str) -> Result<(), StoreError> {
-    Err(StoreError::Failed("not connected".to_owned()))
-}
-
-/// The tables of the database in a file that sync, by name.
-///
-/// # Errors
-/// [`StoreError`] when the file fails.
-pub fn list_tables(_path: &Path) -> Result<Vec<SyncedTable>, StoreError> {
-    Err(StoreError::Failed("not connected".to_owned()))
+pub fn open_store(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(SqliteStore::open(path)?))
 }
 
 #[cfg(test)]

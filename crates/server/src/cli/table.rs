@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Place;
 use crate::error::{Error, Result};
-use crate::registry;
+use crate::store::sqlite;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Table {
@@ -42,17 +42,17 @@ impl Table {
         match self {
             Self::Enable { database, table, algorithm } => {
                 let path = place.database(&database)?;
-                registry::enable_table(&path, &table, &algorithm).map_err(fail(&database))?;
+                sqlite::enable_table(&path, &table, &algorithm).map_err(fail(&database))?;
                 let enabled = json!({ "table": table, "algorithm": algorithm, "syncs": true });
                 place.print(&enabled, |_| format!("{table} syncs ({algorithm})"))
             }
             Self::Disable { database, table } => {
                 let path = place.database(&database)?;
-                registry::disable_table(&path, &table).map_err(fail(&database))?;
+                sqlite::disable_table(&path, &table).map_err(fail(&database))?;
                 place.print(&json!({ "table": table, "syncs": false }), |_| format!("{table} syncs no more"))
             }
             Self::List { database } => {
-                let tables = registry::list_tables(&place.database(&database)?).map_err(fail(&database))?;
+                let tables = sqlite::list_tables(&place.database(&database)?).map_err(fail(&database))?;
                 place.print_list(&tables, ["TABLE", "ALGORITHM"], |table| {
                     [table.name.clone(), table.algorithm.clone()]
                 })

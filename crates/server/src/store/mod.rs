@@ -3,6 +3,8 @@
 //! [`memory`] is a naive model that is obviously right, [`sqlite`] the embedded store; `conformance` is the suite
 //! that every store passes.
 
+pub mod sqlite;
+
 use cloudsync_protocol::message::Request;
 
 /// What the asking key may do.

@@ -1,0 +1,56 @@
+//! Which tables sync, and how.
+
+use crate::error::Result;
+use crate::functions::Call;
+use cloudsync_sqlite_ffi::Output;
+
+const TABLE: &str = "the name of a table as text";
+const SETTING: &str = "the name of a setting as text";
+
+pub(super) fn init(call: &Call<'_>) -> Result<Output> {
+    let table = call.text(0, "the name of a table, or '*', as text")?;
+    let algorithm = match call.has(1) {
+        true => call.text(1, "'cls', 'dws', 'aws' or 'gos'")?,
+        false => "cls",
+    };
+    let flags = if call.has(2) { call.integer(2, "a sum of the flags 1, 2 and 4")? } else { 0 };
+    Ok(Output::from(call.replica()?.init(table, algorithm, flags)?.to_string()))
+}
+
+pub(super) fn cleanup(call: &Call<'_>) -> Result<Output> {
+    call.replica()?.cleanup(call.text(0, "the name of a table, or '*', as text")?)?;
+    Ok(Output::Null)
+}
+
+pub(super) fn enable(call: &Call<'_>) -> Result<Output> {
+    set_enabled(call, true)
+}
+
+pub(super) fn disable(call: &Call<'_>) -> Result<Output> {
+    set_enabled(call, false)
+}
+
+fn set_enabled(call: &Call<'_>, enabled: bool) -> Result<Output> {
+    call.replica()?.set_enabled(call.text(0, TABLE)?, enabled)?;
+    Ok(Output::Integer(i64::from(enabled)))
+}
+
+pub(super) fn is_enabled(call: &Call<'_>) -> Result<Output> {
+    let enabled = call.replica()?.is_enabled(call.text(0, TABLE)?)?;
+    Ok(Output::Integer(i64::from(enabled)))
+}
+
+pub(super) fn set(call: &Call<'_>) -> Result<Output> {
+    let (key, value) = (call.text(0, SETTING)?, call.value(1, "the new value")?);
+    call.replica()?.set_setting(key, value)?;
+    Ok(Output::Null)
+}
+
+pub(super) fn get(call: &Call<'_>) -> Result<Output> {
+    Ok(Output::from(call.replica()?.setting(call.text(0, SETTING)?)?))
+}
+
+pub(super) fn terminate(call: &Call<'_>) -> Result<Output> {
+    call.state().forget_secret();
+    Ok(Output::Null)
+}

@@ -1,0 +1,180 @@
+//! The SQL functions: one table of them, and how they are registered and called.
+//!
+//! [`FUNCTIONS`] is the only list. The implementations stand by group: `configuration`, `information`, `payloads`,
+//! `network`.
+
+mod call;
+mod configuration;
+mod information;
+mod network;
+mod payloads;
+mod table;
+
+pub use call::Call;
+pub use table::FUNCTIONS;
+
+use crate::error::{Error, Result};
+use crate::state::State;
+use cloudsync_sqlite_ffi::{Args, Connection, Context, FunctionError, FunctionFlags, Output};
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+
+/// One SQL function.
+pub struct Function {
+    /// Its name in SQL.
+    pub name: &'static str,
+    /// Names of the arguments that must be given.
+    pub required: &'static [&'static str],
+    /// Names of the arguments that may follow.
+    pub optional: &'static [&'static str],
+    /// The chapter of the documentation.
+    pub group: Group,
+    /// What it gives, in few words.
+    pub gives: &'static str,
+    /// What it does, in one line.
+    pub doc: &'static str,
+    /// A call as one would write it.
+    pub example: &'static str,
+    /// From where it may be called.
+    pub reach: Reach,
+    /// The implementation, or that there is none yet.
+    pub availability: Availability,
+}
+
+/// The chapters of the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Which tables sync, and how.
+    Configuration,
+    /// What is going on.
+    Information,
+    /// Changes as bytes, for any transport.
+    Payloads,
+    /// Syncing with a server.
+    Network,
+}
+
+/// From where a function may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Only from SQL that the host runs: it writes or goes to the network.
+    Direct,
+    /// From views and triggers too where the host trusts its schema: it reads.
+    Trusted,
+    /// From everywhere, also from a DEFAULT with `trusted_schema=off`: it is harmless.
+    Everywhere,
+    /// As [`Reach::Everywhere`], and the same arguments always give the same.
+    Pure,
+}
+
+/// Whether a function can be called in this version.
+#[derive(Clone, Copy)]
+pub enum Availability {
+    /// It can; with its implementation.
+    Now(fn(&Call<'_>) -> Result<Output>),
+    /// Its name is kept; calls answer `not available in this version`.
+    Later,
+}
+
+impl Function {
+    /// How many arguments it takes. Those that are not available yet take any number.
+    #[must_use]
+    pub fn arity(&self) -> RangeInclusive<usize> {
+        match self.availability {
+            Availability::Now(_) => self.required.len()..=self.required.len() + self.optional.len(),
+            Availability::Later => 0..=usize::MAX,
+        }
+    }
+
+    /// The call with the names of its arguments: `cloudsync_init(table [, algorithm [, flags]])`.
+    #[must_use]
+    pub fn signature(&self) -> String {
+        let mut text = format!("{}({}", self.name, self.required.join(", "));
+        for (number, name) in self.optional.iter().enumerate() {
+            let first = number == 0 && self.required.is_empty();
+            text.push_str(if first { "[" } else { " [, " });
+            text.push_str(name);
+        }
+        text.push_str(&"]".repeat(self.optional.len()));
+        text.push(')');
+        text
+    }
+
+    fn flags(&self) -> FunctionFlags {
+        match self.reach {
+            Reach::Direct => FunctionFlags::DIRECT_ONLY,
+            Reach::Trusted => FunctionFlags::default(),
+            Reach::Everywhere => FunctionFlags::INNOCUOUS,
+            Reach::Pure => FunctionFlags { deterministic: true, ..FunctionFlags::INNOCUOUS },
+        }
+    }
+
+    fn call(&'static self, context: &Context<'_>, args: &Args<'_>, state: &State) -> Result<Output> {
+        let Availability::Now(run) = self.availability else {
+            return Err(Error::NotAvailable);
+        };
+        if !self.arity().contains(&args.len()) {
+            return Err(Error::usage(self.describe_arity(args.len())));
+        }
+        run(&Call::new(self, context.connection(), *args, state))
+    }
+
+    fn describe_arity(&self, given: usize) -> String {
+        let (least, most) = (self.required.len(), self.required.len() + self.optional.len());
+        let wanted = match (least, most) {
+            (0, 0) => "no arguments".to_owned(),
+            (1, 1) => "1 argument".to_owned(),
+            _ if least == most => format!("{least} arguments"),
+            _ => format!("{least} to {most} arguments"),
+        };
+        format!("takes {wanted}, not {given}: {}", self.signature())
+    }
+}
+
+/// Registers all functions on a connection.
+///
+/// Each name is registered for any number of arguments, so that a wrong number gets a text of ours.
+///
+/// # Errors
+/// SQLite's own, as text.
+pub(crate) fn register(connection: Connection) -> Result<(), String> {
+    let state = Rc::new(State::new(connection.api()));
+    for function in FUNCTIONS {
+        let state = Rc::clone(&state);
+        let run = move |context: &Context<'_>, args: &Args<'_>| {
+            function.call(context, args, &state).map_err(|error| {
+                FunctionError::new(error.code(), format!("{}: {error}", function.name))
+            })
+        };
+        connection
+            .create_function(function.name, -1, function.flags(), run)
+            .map_err(|error| format!("cannot register {}: {error}", function.name))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_documented() {
+        let mut names: Vec<_> = FUNCTIONS.iter().map(|function| function.name).collect();
+        assert!(names.iter().all(|name| name.starts_with("cloudsync_")));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), FUNCTIONS.len());
+        for function in FUNCTIONS {
+            assert!(function.doc.len() > 10 && !function.doc.contains('\n'), "{}", function.name);
+            assert!(function.example.contains(function.name), "{}", function.name);
+        }
+    }
+
+    #[test]
+    fn signatures_show_what_may_be_left_out() {
+        let signature = |name| FUNCTIONS.iter().find(|function| function.name == name).unwrap().signature();
+        assert_eq!(signature("cloudsync_init"), "cloudsync_init(table [, algorithm [, flags]])");
+        assert_eq!(signature("cloudsync_uuid"), "cloudsync_uuid()");
+        assert_eq!(signature("cloudsync_network_sync"), "cloudsync_network_sync([wait_ms [, max_retries]])");
+    }
+}

@@ -1,0 +1,169 @@
+//! Syncing with a server.
+
+use crate::connection_string::{Address, ConnectionString, Secret};
+use crate::error::{Error, Result};
+use crate::functions::{Call, information};
+use crate::net::{Round, Transport, sync};
+use cloudsync_protocol::client::{Goal, Retry};
+use cloudsync_replica::Replica;
+use cloudsync_sqlite_ffi::{Connection, Output, Value, bindings};
+use serde_json::{Value as Json, json};
+
+/// Longest pause between attempts, in milliseconds.
+const WAIT_MS_MAX: u64 = 600_000;
+/// Most further attempts.
+const RETRIES_MAX: u64 = 1_000;
+
+const BOTH: Goal = Goal { push: true, pull: true };
+const PUSH: Goal = Goal { push: true, pull: false };
+const PULL: Goal = Goal { push: false, pull: true };
+
+pub(super) fn init(call: &Call<'_>) -> Result<Output> {
+    let text = call.text(0, "a connection string as text: 'cloudsync://HOST/DATABASE'")?;
+    let ConnectionString { address, apikey } = ConnectionString::parse(text)?;
+    call.replica()?.set_server(&address.to_string())?;
+    if let Some(apikey) = apikey {
+        call.state().keep_secret(apikey, Some(&address));
+    }
+    // A key that came before the server is this server's from now on.
+    let _ = call.state().secret_for(&address);
+    Ok(Output::Null)
+}
+
+pub(super) fn set_apikey(call: &Call<'_>) -> Result<Output> {
+    keep_secret(call, "the key as text")
+}
+
+pub(super) fn set_token(call: &Call<'_>) -> Result<Output> {
+    keep_secret(call, "the token as text")
+}
+
+fn keep_secret(call: &Call<'_>, wanted: &str) -> Result<Output> {
+    let secret = Secret::new(call.text(0, wanted)?)?;
+    let address = known_address(&call.replica()?)?;
+    call.state().keep_secret(secret, address.as_ref());
+    Ok(Output::Null)
+}
+
+pub(super) fn sync_changes(call: &Call<'_>) -> Result<Output> {
+    let pause_ms = if call.has(0) { call.count(0, WAIT_MS_MAX)? } else { 0 };
+    let attempts = match (call.has(0), call.has(1)) {
+        (_, true) => call.count(1, RETRIES_MAX)?,
+        (true, false) => 1,
+        (false, false) => 0,
+    };
+    let retry = Retry { attempts_max: u32::try_from(attempts).unwrap_or(u32::MAX), pause_ms };
+    count(run(call, BOTH, retry)?.totals.rows_received)
+}
+
+pub(super) fn send_changes(call: &Call<'_>) -> Result<Output> {
+    count(run(call, PUSH, Retry::none())?.totals.rows_sent)
+}
+
+pub(super) fn check_changes(call: &Call<'_>) -> Result<Output> {
+    count(run(call, PULL, Retry::none())?.totals.rows_received)
+}
+
+fn count(rows: u64) -> Result<Output> {
+    Ok(Output::Integer(i64::try_from(rows).unwrap_or(i64::MAX)))
+}
+
+pub(super) fn status(call: &Call<'_>) -> Result<Output> {
+    let replica = call.replica()?;
+    let server = replica.server()?;
+    let report = replica.last_round()?.and_then(|text| serde_json::from_str::<Json>(&text).ok());
+    let never = || json!({ "server": server, "finished_at": null, "error": null, "note": "no sync yet" });
+    let mut report = report.filter(Json::is_object).unwrap_or_else(never);
+    report["warnings"] = json!(information::warnings(server.as_deref()));
+    Ok(Output::from(report.to_string()))
+}
+
+pub(super) fn has_unsent_changes(call: &Call<'_>) -> Result<Output> {
+    Ok(Output::Integer(i64::from(call.replica()?.has_unsent()?)))
+}
+
+pub(super) fn reset_sync_version(call: &Call<'_>) -> Result<Output> {
+    call.replica()?.reset_sync()?;
+    Ok(Output::Null)
+}
+
+pub(super) fn cleanup(call: &Call<'_>) -> Result<Output> {
+    let mut replica = call.replica()?;
+    if replica.exists()? {
+        replica.forget_server()?;
+    }
+    call.state().forget_secret();
+    Ok(Output::Null)
+}
+
+/// The server that the file remembers.
+fn known_address(replica: &Replica) -> Result<Option<Address>> {
+    match replica.server()? {
+        Some(text) => Ok(Some(ConnectionString::parse(&text)?.address)),
+        None => Ok(None),
+    }
+}
+
+/// Syncs, and leaves a report of it in the file, whether it succeeded or not.
+fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
+    let mut replica = call.replica()?;
+    replica.require_no_transaction("it")?;
+    let Some(address) = known_address(&replica)? else {
+        return Err(Error::usage(
+            "no server is known: call cloudsync_network_init('cloudsync://HOST/DATABASE') first",
+        ));
+    };
+    let mut transport = connect(call, address.clone())?;
+    let environment = &call.state().environment;
+    let started_ms = environment.now_ms();
+    let (round, outcome) = sync(&mut replica, transport.as_mut(), environment.as_ref(), goal, retry);
+    let times = (started_ms, environment.now_ms());
+    let report = report(call.connection(), &address, times, &round, &outcome);
+    let recorded = replica.record_round(&report.to_string());
+    if let (Err(error), Ok(())) = (recorded, &outcome) {
+        // The rows are in; only their report is missing.
+        call.connection().log(bindings::SQLITE_WARNING, &format!("cloudsync: sync not reported: {error}"));
+    }
+    outcome.map(|()| round)
+}
+
+fn report(
+    connection: Connection,
+    address: &Address,
+    (started_ms, finished_ms): (u64, u64),
+    round: &Round,
+    outcome: &Result<()>,
+) -> Json {
+    let totals = round.totals;
+    json!({
+        "server": address.to_string(),
+        "started_at": utc(connection, started_ms),
+        "finished_at": utc(connection, finished_ms),
+        "elapsed_ms": finished_ms.saturating_sub(started_ms),
+        "turns": totals.turns,
+        "sent": totals.rows_sent,
+        "received": totals.rows_received,
+        "bytes_sent": round.bytes_sent,
+        "bytes_received": round.bytes_received,
+        "error": outcome.as_ref().err().map(ToString::to_string),
+    })
+}
+
+/// The time as ISO 8601 text in UTC; `None` beyond the years that SQLite knows.
+fn utc(connection: Connection, time_ms: u64) -> Option<String> {
+    let time = Value::Integer(i64::try_from(time_ms).ok()?);
+    // language=SQLite
+    let sql = "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 1000.0, 'unixepoch')";
+    connection.query_text(sql, &[time]).ok().flatten()
+}
+
+#[cfg(feature = "net")]
+fn connect(call: &Call<'_>, address: Address) -> Result<Box<dyn Transport>> {
+    let secret = call.state().secret_for(&address);
+    Ok(Box::new(crate::net::Http::new(address, secret, crate::net::Timeouts::default())))
+}
+
+#[cfg(not(feature = "net"))]
+fn connect(_call: &Call<'_>, _address: Address) -> Result<Box<dyn Transport>> {
+    Err(crate::net::NetError::NotBuilt.into())
+}

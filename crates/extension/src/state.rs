@@ -1,0 +1,74 @@
+//! What a connection's functions share: nothing that SQLite would have to close.
+
+use crate::connection_string::{Address, Secret};
+use cloudsync_replica::{Environment, SystemEnvironment, UuidSource};
+use cloudsync_sqlite_ffi::Api;
+use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::rc::Rc;
+use std::time::SystemTime;
+
+/// The state of one connection, shared by its functions and dropped with them when it closes.
+///
+/// Prepared statements are not kept here: one that is left open would keep the host from closing its connection.
+pub(crate) struct State {
+    pub(crate) environment: Rc<dyn Environment>,
+    uuids: RefCell<UuidSource>,
+    secret: RefCell<Option<Kept>>,
+}
+
+/// The key or token, and the server that it is meant for.
+struct Kept {
+    secret: Secret,
+    /// `None` until a server is known: the first one then.
+    server: Option<String>,
+}
+
+impl State {
+    /// The state of a new connection of the library `api`.
+    pub(crate) fn new(api: Api) -> Self {
+        let environment: Rc<dyn Environment> = Rc::new(SystemEnvironment::new(move |buffer: &mut [u8]| {
+            fill_random(api, buffer);
+        }));
+        let uuids = RefCell::new(UuidSource::new(Rc::clone(&environment)));
+        Self { environment, uuids, secret: RefCell::new(None) }
+    }
+
+    /// The next UUID of this connection.
+    pub(crate) fn next_uuid(&self) -> String {
+        self.uuids.borrow_mut().next()
+    }
+
+    /// Keeps a secret in memory. Without `server` it is for the server that is named next.
+    pub(crate) fn keep_secret(&self, secret: Secret, server: Option<&Address>) {
+        *self.secret.borrow_mut() = Some(Kept { secret, server: server.map(Address::origin) });
+    }
+
+    /// Gives the secret for a server. A secret that was meant for another one is not given away: the server that a
+    /// file remembers may have been changed since by someone else.
+    pub(crate) fn secret_for(&self, server: &Address) -> Option<Secret> {
+        let mut kept = self.secret.borrow_mut();
+        let kept = kept.as_mut()?;
+        let origin = server.origin();
+        let meant_for = kept.server.get_or_insert_with(|| origin.clone());
+        (*meant_for == origin).then(|| kept.secret.clone())
+    }
+
+    /// Forgets the secret.
+    pub(crate) fn forget_secret(&self) {
+        *self.secret.borrow_mut() = None;
+    }
+}
+
+/// SQLite's generator, stirred with process and time: after a `fork` both processes hold the same generator, and
+/// would name two devices alike.
+fn fill_random(api: Api, buffer: &mut [u8]) {
+    api.randomness(buffer);
+    for (number, block) in buffer.chunks_mut(8).enumerate() {
+        let mut hasher = DefaultHasher::new();
+        (std::process::id(), SystemTime::now(), number).hash(&mut hasher);
+        for (byte, stir) in block.iter_mut().zip(hasher.finish().to_le_bytes()) {
+            *byte ^= stir;
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A connection of rusqlite with a replica on it.
+#![allow(unsafe_code)]
+
+use super::StoreError;
+use cloudsync_replica::{Environment, Replica, SystemEnvironment};
+use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
+use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
+use std::ffi::{c_char, c_int};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Once;
+use std::time::Duration;
+
+/// An open file: rusqlite owns the connection, the replica works on it.
+pub(super) struct Wrapped {
+    pub(super) replica: Replica,
+    pub(super) db: Connection,
+    // Closed last: fields are dropped in order, and the replica holds its handle.
+    _owner: rusqlite::Connection,
+}
+
+impl Wrapped {
+    /// Opens a file for reading and writing, with what is committed flushed to disk, and a replica on it.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let owner = rusqlite::Connection::open(path)?;
+        owner.busy_timeout(Duration::from_secs(10))?;
+        // language=SQLite
+        owner.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA cache_size = -16384;",
+        )?;
+        let api = api()?;
+        // SAFETY: the handle is open, belongs to the one SQLite that is linked into this program, and stays open as
+        // long as this value, which is used by one thread at a time because it is not Sync.
+        let db = unsafe { Connection::from_raw(owner.handle().cast::<sqlite3>(), api) };
+        let db = db.ok_or_else(|| StoreError::Failed("no database handle".to_owned()))?;
+        let environment: Rc<dyn Environment> = Rc::new(SystemEnvironment::new(move |buffer: &mut [u8]| {
+            // The system's generator fails on no platform that this server runs on; SQLite's is the second best.
+            if getrandom::fill(buffer).is_err() {
+                db.randomness(buffer);
+            }
+        }));
+        Ok(Self { replica: Replica::open(db, environment)?, db, _owner: owner })
+    }
+}
+
+/// The table of the SQLite that is linked into the program, taken from it by its own door for extensions.
+fn api() -> Result<Api, StoreError> {
+    type Theirs = unsafe extern "C" fn(
+        *mut rusqlite::ffi::sqlite3,
+        *mut *mut c_char,
+        *const rusqlite::ffi::sqlite3_api_routines,
+    ) -> c_int;
+    static REGISTER: Once = Once::new();
+    let mut registered = Ok(());
+    REGISTER.call_once(|| {
+        let ours: unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const Sqlite3ApiRoutines) -> c_int = capture_api;
+        // SAFETY: both are C functions with the same parameters; the structs behind the pointers are SQLite's own in
+        // both declarations.
+        let theirs = unsafe { std::mem::transmute::<_, Theirs>(ours) };
+        // SAFETY: a valid entry point, registered once.
+        unsafe { rusqlite::ffi::sqlite3_auto_extension(Some(theirs)) };
+        registered = rusqlite::Connection::open_in_memory().map(drop);
+    });
+    registered?;
+    captured_api().ok_or_else(|| StoreError::Failed("SQLite gave no table of its functions".to_owned()))
+}

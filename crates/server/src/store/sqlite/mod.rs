@@ -1,0 +1,160 @@
+//! The embedded store: a database is one ordinary SQLite file, and the server is one more replica of it.
+//!
+//! One thread writes ([`writer`]); turns that wait while it commits are taken together in its next transaction, so that
+//! many devices share one flush to disk. What a device receives is read beside it ([`reader`]), on connections of their
+//! own. Whatever a plain `sqlite3` shell wrote to the file is folded before anything is read.
+//!
+//! Beside the replica's own tables the file holds:
+//!
+//! | table | holds |
+//! | --- | --- |
+//! | `cloudsync_server_sites` | the nonce and last round of every site that uploaded |
+//! | `cloudsync_server_staging` | chunks of rounds that are not complete |
+//! | `cloudsync_server_schemas` | fingerprints of device schemas that were found to fit |
+
+mod connection;
+mod reader;
+mod schema;
+mod writer;
+
+use self::connection::Wrapped;
+use self::reader::Readers;
+use self::writer::{Outcome, Writer};
+use super::{Rights, Store, StoreError};
+use cloudsync_protocol::message::{Answer, Refusal, Request, Turn};
+use cloudsync_replica::FLAG_INTEGER_KEY;
+use std::path::{Path, PathBuf};
+
+// language=SQLite
+const CREATE: &str = "
+CREATE TABLE IF NOT EXISTS cloudsync_server_sites(
+    site_id BLOB PRIMARY KEY, nonce INTEGER NOT NULL, round BLOB NOT NULL, seen_at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cloudsync_server_staging(
+    site_id BLOB NOT NULL, round BLOB NOT NULL, chunk INTEGER NOT NULL, payload BLOB NOT NULL,
+    PRIMARY KEY(site_id, chunk));
+CREATE TABLE IF NOT EXISTS cloudsync_server_schemas(
+    device INTEGER NOT NULL, server INTEGER NOT NULL, PRIMARY KEY(device, server)) WITHOUT ROWID;
+";
+
+/// A table that syncs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SyncedTable {
+    /// Its name.
+    pub name: String,
+    /// How its rows merge.
+    pub algorithm: String,
+}
+
+/// A store in a SQLite file.
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Readers,
+}
+
+impl SqliteStore {
+    /// Opens the file, creating what is missing in it, and starts the writer.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the file cannot be opened or was written by a newer version.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = PathBuf::from(path);
+        let writer = Writer::start(&path)?;
+        Ok(Self { writer, readers: Readers::new(path) })
+    }
+
+    fn answer(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+        // Most turns of most devices bring nothing and are answered without the writer.
+        if request.upload.is_none() && request.schema.is_none() {
+            if let Some(answer) = self.readers.turn(request, now_ms)? {
+                return Ok(answer);
+            }
+        }
+        match self.writer.turn(request.encode(), rights, now_ms)? {
+            Outcome::Refused(refusal) => Ok(Answer::Refusal(refusal).encode()),
+            Outcome::Taken(taken) => {
+                // Another process may write the file all the while; the writer folds that too.
+                for _ in 0..8 {
+                    if let Some(pulled) = self.readers.pull(request)? {
+                        return Ok(Answer::Turn(Turn {
+                            epoch: taken.epoch,
+                            nonce: taken.nonce,
+                            now: now_ms,
+                            accepted: taken.accepted,
+                            drained: pulled.next.is_none(),
+                            cursor: pulled.cursor,
+                            position: pulled.next.as_deref().unwrap_or_default(),
+                            rows_total: pulled.rows_total,
+                            payload: &pulled.payload,
+                        })
+                        .encode());
+                    }
+                    self.writer.fold()?;
+                }
+                Err(StoreError::Busy("another process writes to the database all the time".to_owned()))
+            }
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+        self.answer(request, rights, now_ms)
+    }
+}
+
+/// Makes a table of the database in a file sync. A server that has the file open obeys at its next turn.
+///
+/// # Errors
+/// [`StoreError`] when the table cannot sync; the text has the remedy.
+pub fn enable_table(path: &Path, table: &str, algorithm: &str) -> Result<(), StoreError> {
+    let mut file = Wrapped::open(path)?;
+    let known = file.replica.is_enabled(table);
+    match known {
+        Ok(true) => Ok(()),
+        Ok(false) => Ok(file.replica.set_enabled(table, true)?),
+        Err(_) => Ok(file.replica.init(table, algorithm, FLAG_INTEGER_KEY).map(drop)?),
+    }
+}
+
+/// Switches a table off: its rows stay, and devices are told that it does not sync.
+///
+/// # Errors
+/// [`StoreError`] when the table does not sync.
+pub fn disable_table(path: &Path, table: &str) -> Result<(), StoreError> {
+    Ok(Wrapped::open(path)?.replica.set_enabled(table, false)?)
+}
+
+/// The tables that sync, by name.
+///
+/// # Errors
+/// [`StoreError`] when the file cannot be read.
+pub fn list_tables(path: &Path) -> Result<Vec<SyncedTable>, StoreError> {
+    let schema = Wrapped::open(path)?.replica.schema()?;
+    let tables = schema.tables.into_iter();
+    Ok(tables.map(|table| SyncedTable { name: table.name, algorithm: table.algorithm }).collect())
+}
+
+impl From<cloudsync_replica::Error> for StoreError {
+    fn from(error: cloudsync_replica::Error) -> Self {
+        if error.can_retry() { Self::Busy(error.to_string()) } else { Self::Failed(error.to_string()) }
+    }
+}
+
+impl From<cloudsync_sqlite_ffi::Error> for StoreError {
+    fn from(error: cloudsync_sqlite_ffi::Error) -> Self {
+        cloudsync_replica::Error::from(error).into()
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Self::Busy(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+fn refusal(reason: cloudsync_protocol::message::Reason, text: impl Into<String>) -> Refusal {
+    Refusal { reason, epoch: 0, nonce: 0, now: 0, text: text.into() }
+}

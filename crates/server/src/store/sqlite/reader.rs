@@ -1,0 +1,141 @@
+//! Reading beside the writer: what is new for a device.
+
+use super::connection::Wrapped;
+use super::writer::{epoch, read_record, schema_fits};
+use crate::store::StoreError;
+use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
+use cloudsync_protocol::message::{Answer, Request, Turn};
+use cloudsync_protocol::server::{Standing, is_skewed, standing};
+use cloudsync_replica::{Extraction, Filter, Position};
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// Readers that work at one time; each has a connection with its own page cache.
+const READERS_MAX: usize = 4;
+
+/// A pool of connections that read.
+pub(super) struct Readers {
+    path: PathBuf,
+    pool: Mutex<Pool>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Parked>,
+    open: usize,
+}
+
+/// A connection between two uses, on its way between threads.
+struct Parked(Wrapped);
+
+#[allow(unsafe_code)]
+// SAFETY: SQLite is built with its mutexes and lets a connection move between threads; the pool hands it to one thread
+// at a time. The replica's shared parts (`Rc`) are all inside this one value and move with it.
+unsafe impl Send for Parked {}
+
+/// What a device receives in one turn.
+pub(super) struct Pulled {
+    pub(super) payload: Vec<u8>,
+    pub(super) next: Option<Vec<u8>>,
+    pub(super) cursor: u64,
+    pub(super) rows_total: u64,
+}
+
+impl Readers {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, pool: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// Answers a turn that brings nothing; `None` if the writer must see it.
+    pub(super) fn turn(&self, request: &Request<'_>, now_ms: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let answer = self.read(|file| {
+            if file.replica.needs_fold()? || is_skewed(request, now_ms) {
+                return Ok(None);
+            }
+            let record = read_record(&file.db, request.site)?;
+            let epoch = epoch(&file.db)?;
+            let known = matches!(standing(record.as_ref(), epoch, request), Standing::New | Standing::Current);
+            if !known || !schema_fits(file, request.fingerprint)? {
+                return Ok(None);
+            }
+            let pulled = pull(file, request)?;
+            let turn = Turn {
+                epoch,
+                nonce: record.map_or(0, |record| record.nonce),
+                now: now_ms,
+                accepted: None,
+                drained: pulled.next.is_none(),
+                cursor: pulled.cursor,
+                position: pulled.next.as_deref().unwrap_or_default(),
+                rows_total: pulled.rows_total,
+                payload: &pulled.payload,
+            };
+            Ok(Some(Answer::Turn(turn).encode()))
+        })?;
+        Ok(answer)
+    }
+
+    /// What is new for a device whose upload was taken; `None` if something must be folded first.
+    pub(super) fn pull(&self, request: &Request<'_>) -> Result<Option<Pulled>, StoreError> {
+        self.read(|file| if file.replica.needs_fold()? { Ok(None) } else { pull(file, request).map(Some) })
+    }
+
+    /// Runs `act` on a connection of the pool, in one read transaction.
+    fn read<T>(&self, act: impl FnOnce(&mut Wrapped) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut file = self.take()?;
+        let outcome = file.db.execute("BEGIN").map_err(StoreError::from).and_then(|()| act(&mut file));
+        let ended = file.db.execute("COMMIT");
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        match ended {
+            Ok(()) => pool.idle.push(Parked(file)),
+            // A connection in an unknown state is closed.
+            Err(_) => pool.open -= 1,
+        }
+        drop(pool);
+        self.returned.notify_one();
+        outcome
+    }
+
+    fn take(&self) -> Result<Wrapped, StoreError> {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(Parked(file)) = pool.idle.pop() {
+                return Ok(file);
+            }
+            if pool.open < READERS_MAX {
+                pool.open += 1;
+                drop(pool);
+                return Wrapped::open(&self.path).inspect_err(|_| {
+                    self.pool.lock().unwrap_or_else(PoisonError::into_inner).open -= 1;
+                });
+            }
+            pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn pull(file: &mut Wrapped, request: &Request<'_>) -> Result<Pulled, StoreError> {
+    let head = file.replica.version()?;
+    let nothing = |cursor| Pulled { payload: Vec::new(), next: None, cursor, rows_total: 0 };
+    if !request.pull {
+        return Ok(nothing(request.cursor));
+    }
+    let from = match Position::decode(request.position) {
+        Some(position) => position,
+        None => file.replica.position_after(request.cursor)?,
+    };
+    let first = request.position.is_empty();
+    let rows_total = if first { file.replica.rows_after(request.cursor)? } else { 0 };
+    let filter = match file.replica.site_ordinal(request.site)? {
+        Some(site) => Filter::ForSite { site, echo: request.echo },
+        None => Filter::Everything,
+    };
+    let extraction = Extraction { from, last: head, filter, bytes_target: CHUNK_BYTES_TARGET };
+    let chunk = file.replica.extract_in_transaction(&extraction)?;
+    let next = chunk.next.map(|position| position.encode());
+    // Before the end of a download there is no cursor: what was sent so far has no end that a version names.
+    // A cursor of 0 would ask for everything again, also where there was nothing yet.
+    let cursor = if next.is_none() { head.max(1) } else { 0 };
+    Ok(Pulled { payload: chunk.payload, next, cursor, rows_total })
+}

@@ -1,0 +1,321 @@
+//! Taking over tables from a device: described by it, written by us.
+//!
+//! The text of a device is never run. A table is put together from its description: names in quotes, types of harmless
+//! characters, one of SQLite's own collations, and defaults only of literals and built-in functions; anything else of
+//! a default is left out, since rows arrive whole.
+
+use crate::store::Rights;
+use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema, compare, key_names};
+use cloudsync_replica::{Error, FLAG_INTEGER_KEY, Replica};
+use cloudsync_sqlite_ffi::Value;
+
+/// Why a device's schema is not taken.
+pub(super) enum Stop {
+    /// It means other bytes than the server's.
+    Conflict(String),
+    /// The key may not bring what is missing.
+    Denied(String),
+    /// The file failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<cloudsync_sqlite_ffi::Error> for Stop {
+    fn from(error: cloudsync_sqlite_ffi::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Checks a device's schema against the server's, and creates what is missing if the key may.
+pub(super) fn adopt(replica: &mut Replica, device: &Schema, rights: Rights) -> Result<(), Stop> {
+    let server = replica.schema()?;
+    for table in &device.tables {
+        match server.table(&table.name) {
+            Some(known) => adopt_columns(replica, table, known, rights)?,
+            None => adopt_table(replica, table, rights)?,
+        }
+    }
+    Ok(())
+}
+
+fn adopt_table(replica: &mut Replica, table: &TableSchema, rights: Rights) -> Result<(), Stop> {
+    let name = &table.name;
+    if replica.is_enabled(name).is_ok_and(|enabled| !enabled) {
+        return Err(Stop::Denied(format!(
+            "table \"{name}\" is switched off on the server: run `cloudsync table enable <database> {name}` there, or call cloudsync_cleanup('{name}') here"
+        )));
+    }
+    if !rights.schema {
+        return Err(Stop::Denied(format!(
+            "table \"{name}\" does not sync on the server, and this key may not bring it: run `cloudsync table enable <database> {name}` there"
+        )));
+    }
+    let sql = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let exists = replica.connection().query_i64(sql, &[Value::from(name.as_str())])?.is_some();
+    if !exists {
+        let sql = create_table_sql(table).map_err(Stop::Conflict)?;
+        replica.connection().execute(&sql)?;
+    }
+    replica.init(name, &table.algorithm, FLAG_INTEGER_KEY).map_err(usage)?;
+    let server = replica.schema()?;
+    match server.table(name) {
+        Some(known) => adopt_columns(replica, table, known, rights),
+        None => Ok(()),
+    }
+}
+
+/// What the table's definition makes impossible is the device's to change.
+fn usage(error: Error) -> Stop {
+    match error {
+        Error::Usage(text) => Stop::Conflict(text),
+        error => Stop::Failed(error),
+    }
+}
+
+fn adopt_columns(replica: &mut Replica, table: &TableSchema, known: &TableSchema, rights: Rights) -> Result<(), Stop> {
+    compare(table, known).map_err(|conflict| Stop::Conflict(conflict.to_string()))?;
+    let missing = |column: &&ColumnSchema| !known.columns.iter().any(|other| other.name.eq_ignore_ascii_case(&column.name));
+    let missing: Vec<_> = table.columns.iter().filter(missing).collect();
+    if let (Some(first), false) = (missing.first(), rights.schema) {
+        return Err(Stop::Denied(format!(
+            "column \"{}\" of table \"{}\" does not exist on the server, and this key may not add it: add it there, or sync once with a key that may",
+            first.name, table.name
+        )));
+    }
+    for column in &missing {
+        let sql = format!("ALTER TABLE main.{} ADD COLUMN {}", quote(&table.name), added_column(column).map_err(Stop::Conflict)?);
+        replica.connection().execute(&sql)?;
+    }
+    if !missing.is_empty() {
+        replica.fold_here()?;
+    }
+    Ok(())
+}
+
+/// The CREATE statement for a described table.
+fn create_table_sql(table: &TableSchema) -> Result<String, String> {
+    let mut parts = table.columns.iter().map(column_sql).collect::<Result<Vec<_>, _>>()?;
+    let key = key_names(table);
+    if key.is_empty() {
+        return Err(format!("table \"{}\" has no primary key", table.name));
+    }
+    parts.push(format!("PRIMARY KEY({})", names(&key)));
+    for unique in &table.uniques {
+        parts.push(format!("UNIQUE({})", names(unique)));
+    }
+    let mut options = Vec::new();
+    if table.without_rowid {
+        options.push("WITHOUT ROWID");
+    }
+    if table.strict {
+        options.push("STRICT");
+    }
+    Ok(format!("CREATE TABLE main.{}({}) {}", quote(&table.name), parts.join(", "), options.join(", ")))
+}
+
+fn column_sql(column: &ColumnSchema) -> Result<String, String> {
+    let mut sql = bare_column(column)?;
+    if column.not_null {
+        sql.push_str(" NOT NULL");
+    }
+    if let Some(default) = column.default.as_deref().filter(|default| is_harmless(default)) {
+        sql.push_str(&format!(" DEFAULT ({default})"));
+    }
+    Ok(sql)
+}
+
+/// ADD COLUMN takes only constant defaults, and NOT NULL only with one.
+fn added_column(column: &ColumnSchema) -> Result<String, String> {
+    let mut sql = bare_column(column)?;
+    if let Some(default) = column.default.as_deref().filter(|default| is_literal(default)) {
+        let not_null = column.not_null && !default.eq_ignore_ascii_case("NULL");
+        sql.push_str(&format!("{} DEFAULT {default}", if not_null { " NOT NULL" } else { "" }));
+    }
+    Ok(sql)
+}
+
+fn bare_column(column: &ColumnSchema) -> Result<String, String> {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || " _(),.".contains(c);
+    let balanced = column.declared_type.matches('(').count() == column.declared_type.matches(')').count();
+    if !column.declared_type.chars().all(harmless) || !balanced {
+        return Err(format!("the type of column \"{}\" has characters that the server does not take", column.name));
+    }
+    let collation = match column.collation.to_ascii_uppercase().as_str() {
+        "BINARY" => "",
+        "NOCASE" => " COLLATE NOCASE",
+        "RTRIM" => " COLLATE RTRIM",
+        other => return Err(format!("column \"{}\" uses the collation {other}, which the server does not have", column.name)),
+    };
+    Ok(format!("{} {}{collation}", quote(&column.name), column.declared_type))
+}
+
+fn names<S: AsRef<str>>(names: &[S]) -> String {
+    names.iter().map(|name| quote(name.as_ref())).collect::<Vec<_>>().join(", ")
+}
+
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Functions that a default may call.
+const FUNCTIONS: [&str; 21] = [
+    "abs", "coalesce", "date", "datetime", "hex", "ifnull", "instr", "julianday", "length", "lower", "nullif", "printf",
+    "random", "randomblob", "replace", "round", "strftime", "substr", "time", "trim", "upper",
+];
+/// Words that a default may hold.
+const WORDS: [&str; 6] = ["NULL", "TRUE", "FALSE", "CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME"];
+
+/// One token of a default.
+#[derive(Debug, PartialEq)]
+enum Token<'a> {
+    Literal,
+    Word(&'a str),
+    Open,
+    Close,
+    Operator,
+}
+
+/// True when a default holds nothing but literals, operators and harmless functions.
+fn is_harmless(default: &str) -> bool {
+    let Some(tokens) = tokens(default) else { return false };
+    let mut depth = 0i32;
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            Token::Word(word) if tokens.get(at + 1) == Some(&Token::Open) => {
+                if !FUNCTIONS.iter().any(|known| known.eq_ignore_ascii_case(word)) {
+                    return false;
+                }
+            }
+            Token::Word(word) => {
+                if !WORDS.iter().any(|known| known.eq_ignore_ascii_case(word)) {
+                    return false;
+                }
+            }
+            Token::Open => depth += 1,
+            Token::Close => depth -= 1,
+            Token::Literal | Token::Operator => {}
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    depth == 0 && !tokens.is_empty()
+}
+
+/// True for a single literal, with a sign perhaps.
+fn is_literal(default: &str) -> bool {
+    match tokens(default).as_deref() {
+        Some([Token::Literal] | [Token::Operator, Token::Literal]) => true,
+        Some([Token::Word(word)]) => ["NULL", "TRUE", "FALSE"].iter().any(|known| known.eq_ignore_ascii_case(word)),
+        _ => false,
+    }
+}
+
+fn tokens(text: &str) -> Option<Vec<Token<'_>>> {
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let (token, length) = match first {
+            '\'' => (Token::Literal, string_length(rest)?),
+            '0'..='9' | '.' => (Token::Literal, span(rest, |c| c.is_ascii_alphanumeric() || c == '.')),
+            'x' | 'X' if rest[1..].starts_with('\'') => (Token::Literal, 1 + string_length(&rest[1..])?),
+            '(' => (Token::Open, 1),
+            ')' => (Token::Close, 1),
+            '+' | '*' | '/' | '%' | ',' | '|' => (Token::Operator, 1),
+            // Two would begin a comment.
+            '-' if !rest[1..].starts_with('-') => (Token::Operator, 1),
+            c if c.is_ascii_alphabetic() || c == '_' => {
+                let length = span(rest, |c| c.is_ascii_alphanumeric() || c == '_');
+                (Token::Word(&rest[..length]), length)
+            }
+            _ => return None,
+        };
+        if first == '/' && rest[1..].starts_with('*') {
+            return None;
+        }
+        tokens.push(token);
+        rest = rest[length..].trim_start();
+    }
+    Some(tokens)
+}
+
+fn span(text: &str, takes: impl Fn(char) -> bool) -> usize {
+    text.find(|c| !takes(c)).unwrap_or(text.len())
+}
+
+/// Length of the quoted string at the start of `text`; a doubled quote stands for one inside.
+fn string_length(text: &str) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        at += text[at..].find('\'')? + 1;
+        if !text[at..].starts_with('\'') {
+            return Some(at);
+        }
+        at += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, declared_type: &str, key_place: u16, default: Option<&str>) -> ColumnSchema {
+        ColumnSchema {
+            name: name.into(),
+            declared_type: declared_type.into(),
+            not_null: true,
+            key_place,
+            collation: "BINARY".into(),
+            default: default.map(str::to_owned),
+        }
+    }
+
+    fn table(columns: Vec<ColumnSchema>) -> TableSchema {
+        TableSchema {
+            name: "we\"ird".into(),
+            algorithm: "cls".into(),
+            strict: false,
+            without_rowid: true,
+            columns,
+            uniques: vec![vec!["b".into()]],
+        }
+    }
+
+    #[test]
+    fn a_described_table_can_be_created() {
+        let columns = vec![
+            column("a", "VARCHAR(10)", 1, None),
+            column("b", "TEXT", 0, Some("strftime('%s','now')")),
+            column("c", "INTEGER", 0, Some("load_extension('x')")),
+        ];
+        let sql = create_table_sql(&table(columns)).unwrap();
+        assert!(sql.contains("strftime") && !sql.contains("load_extension"), "{sql}");
+        rusqlite::Connection::open_in_memory().unwrap().execute_batch(&sql).unwrap();
+    }
+
+    #[test]
+    fn no_description_smuggles_sql_in() {
+        for declared_type in ["TEXT); DROP TABLE x; --", "TEXT' ", "INT)", "a;b"] {
+            assert!(create_table_sql(&table(vec![column("a", declared_type, 1, None)])).is_err(), "{declared_type}");
+        }
+        let mut foreign = column("a", "TEXT", 1, None);
+        foreign.collation = "x); --".into();
+        assert!(create_table_sql(&table(vec![foreign])).is_err());
+    }
+
+    #[test]
+    fn defaults_are_literals_and_harmless_functions() {
+        for default in ["''", "'it''s'", "-1", "1.5e3", "x'00ff'", "NULL", "CURRENT_TIMESTAMP", "(strftime('%s','now'))", "1 + 2"] {
+            assert!(is_harmless(default), "{default}");
+        }
+        for default in ["", "cloudsync_uuid()", "1); DROP TABLE x; --", "'open", "a", "\"a\"", "1 -- x", "(1", "1) + (2", "1/*x*/", "(SELECT 1)"] {
+            assert!(!is_harmless(default), "{default}");
+        }
+        assert!(is_literal("-1") && is_literal("'x'") && !is_literal("CURRENT_TIMESTAMP") && !is_literal("1+1"));
+    }
+}
