@@ -1,6 +1,7 @@
 """A device: one database file, a SQLite library of the host's, and the shipped extension."""
 
 import pathlib
+import json
 import sqlite3
 import struct
 
@@ -27,7 +28,15 @@ class StandardModule:
         return conn.execute(sql, parameters).fetchall()
 
     def script(self, conn, sql):
-        conn.executescript(sql)
+        # executescript() would commit an open transaction first.
+        statement = ""
+        for part in sql.split(";"):
+            statement += part + ";"
+            if sqlite3.complete_statement(statement):
+                conn.execute(statement)
+                statement = ""
+        if statement.strip("; \n"):
+            conn.execute(statement)
 
 
 class Apsw:
@@ -112,6 +121,10 @@ class Device:
         """One sync; gives the rows received."""
         return self.value("SELECT cloudsync_network_sync()")
 
+    def status(self):
+        """The report of the last sync."""
+        return json.loads(self.value("SELECT cloudsync_network_status()"))
+
     def has_unsent(self):
         return self.value("SELECT cloudsync_network_has_unsent_changes()")
 
@@ -139,10 +152,10 @@ class Device:
 
 
 def sync_until_still(*devices, rounds_max=6):
-    """Syncs all, again and again, until nobody receives or holds back anything."""
+    """Syncs all, again and again, until nobody sends, receives or holds back anything."""
     for _ in range(rounds_max):
-        received = sum(device.sync() for device in devices)
-        if received == 0 and not any(device.has_unsent() for device in devices):
+        moved = sum(device.sync() + device.status()["sent"] for device in devices)
+        if moved == 0 and not any(device.has_unsent() for device in devices):
             return
     raise AssertionError(f"the devices are not in step after {rounds_max} rounds")
 

@@ -42,11 +42,16 @@ def test_a_folder_that_cannot_be_written(program, tmp_path, binding):
 
 
 def test_the_key_is_not_stored(server, device):
+    """But for the one that `serve --dev` shows again, in a file that only its user can read."""
     a = device("a", server, SCHEMA, ["t"])
     a.sync()
     for file in server.data.rglob("*"):
-        if file.is_file():
+        if file.name == "dev-key":
+            assert file.stat().st_mode & 0o077 == 0
+        elif file.is_file():
             assert server.key.encode() not in file.read_bytes(), file
+    for file in a.path.parent.glob("a.db*"):
+        assert server.key.encode() not in file.read_bytes(), file
 
 
 def test_rows_written_on_the_server_by_a_plain_tool_arrive(server, device):
