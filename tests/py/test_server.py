@@ -2,6 +2,7 @@
 
 import sqlite3
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +84,17 @@ def test_a_schema_that_differs_is_named(server, device):
     c = device("c", server, SCHEMA, ["t"])
     sync_until_still(a, c)
     assert_same("t", a, c)
+
+
+def test_an_idle_sync_writes_nothing(server, device):
+    """Neither on the device nor on the server."""
+    a = device("a", server, SCHEMA, ["t"])
+    a.script("PRAGMA journal_mode = WAL; INSERT INTO t VALUES ('1', 'row')")
+    sync_until_still(a)
+    database = Path(server.run("db", "path", server.database).strip())
+    # Shared memory (-shm) holds locks and is no file content.
+    files = [file for path in (a.path, database) for file in (path, Path(f"{path}-wal"))]
+    before = [file.read_bytes() if file.exists() else None for file in files]
+    for _ in range(3):
+        assert a.sync() == 0
+    assert [file.read_bytes() if file.exists() else None for file in files] == before

@@ -26,8 +26,8 @@ milliseconds since 1970.
 | table | a row is | columns |
 | --- | --- | --- |
 | `cloudsync_quarantine` | a change that a constraint of this database does not let in yet; it is tried again after every apply | `tbl`, `pk`, `reason`, `at`; `origin` and `change` are internal |
-| `cloudsync_conflicts` | a value that lost against a later one written elsewhere | `tbl`, `pk`, `col_name`, `col_value`, `time`, `site_id`, `at` |
-| `cloudsync_rejected` | an edit made here that the server refused | `tbl`, `pk`, `reason`, `at`; `change` is internal |
+| `cloudsync_conflicts` | a value that lost against one written elsewhere; not filled in this version | `tbl`, `pk`, `col_name`, `col_value`, `time`, `site_id`, `at` |
+| `cloudsync_rejected` | an edit made here that the server refused; not filled in this version | `tbl`, `pk`, `reason`, `at`; `change` is internal |
 
 The other tables whose names begin with `cloudsync_` are internal: do not write to them.
 ";
@@ -39,8 +39,8 @@ const NOTES: &str = "\
   Triggers of built-in SQL note what is written, and the next call of a function here takes the notes in.
 - **`DEFAULT (cloudsync_uuid())`** brings the need for the library back: every insert that uses the default, also one
   by another program, then needs it loaded. Writing `cloudsync_uuid()` in the INSERT does not.
-- **Versions** (`cloudsync_db_version()`) count what was taken in on this replica, local writes and applied changes
-  alike. They grow and never go back; they mean nothing on another replica. A local write has its version once it was
+- **Versions** (`cloudsync_db_version()`) order what was taken in on this replica, local writes and applied changes
+  alike. They grow, with gaps, and never go back; they mean nothing on another replica. A local write has its version once it was
   taken in, at the next sync or `cloudsync_payload_encode`.
 - **Quarantine.** A change that a CHECK, UNIQUE, NOT NULL, foreign key or trigger here refuses does not stop the others:
   it waits in `cloudsync_quarantine` with the reason and is tried again after every apply. A later change of the same
@@ -66,7 +66,7 @@ fn main() {
 }
 
 /// The whole document.
-pub fn document() -> String {
+pub(crate) fn document() -> String {
     let mut text = HEAD.to_owned();
     for (group, title) in [
         (Group::Configuration, "Configuration"),

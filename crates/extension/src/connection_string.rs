@@ -33,7 +33,9 @@ impl Secret {
     /// # Errors
     /// When it is anything else; the text does not repeat it.
     pub fn new(text: &str) -> Result<Self, ConnectionStringError> {
-        if text.is_empty() || text.len() > SECRET_BYTES_MAX || !text.bytes().all(|byte| byte.is_ascii_graphic())
+        if text.is_empty()
+            || text.len() > SECRET_BYTES_MAX
+            || !text.bytes().all(|byte| byte.is_ascii_graphic())
         {
             return fail(format!(
                 "the key must have 1 to {SECRET_BYTES_MAX} visible ASCII characters and no spaces: copy it again"
@@ -286,7 +288,9 @@ fn parse_query(query: &str) -> Result<Query, ConnectionStringError> {
             Some(("apikey", value)) => {
                 let text = decode_percent(value);
                 let Some(text) = text else {
-                    return fail("the apikey has a '%' that two hexadecimal digits do not follow: write it as %25");
+                    return fail(
+                        "the apikey has a '%' that two hexadecimal digits do not follow: write it as %25",
+                    );
                 };
                 parsed.apikey = Some(Secret::new(&text)?);
             }
@@ -370,7 +374,10 @@ mod tests {
         }
         let too_long = "a".repeat(65);
         for name in ["a/b", "a%20b", ".hidden", "-a", "..", "caf\u{e9}", too_long.as_str()] {
-            assert!(error(&format!("cloudsync://localhost/{name}")).contains("name of the database"), "{name}");
+            assert!(
+                error(&format!("cloudsync://localhost/{name}")).contains("name of the database"),
+                "{name}"
+            );
         }
     }
 

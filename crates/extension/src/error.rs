@@ -55,11 +55,13 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
-            Self::Sqlite(error) | Self::Replica(replica::Error::Sqlite(error)) => match error.primary_code() {
-                // SQLite would compile the statement again and repeat the call.
-                bindings::SQLITE_SCHEMA => bindings::SQLITE_ERROR,
-                _ => error.code,
-            },
+            Self::Sqlite(error) | Self::Replica(replica::Error::Sqlite(error)) => {
+                match error.primary_code() {
+                    // SQLite would compile the statement again and repeat the call.
+                    bindings::SQLITE_SCHEMA => bindings::SQLITE_ERROR,
+                    _ => error.code,
+                }
+            }
             Self::Replica(error) => match error.class() {
                 Class::Transient => bindings::SQLITE_BUSY,
                 Class::Corrupt => bindings::SQLITE_CORRUPT,

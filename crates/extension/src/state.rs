@@ -15,6 +15,9 @@ pub(crate) struct State {
     pub(crate) environment: Rc<dyn Environment>,
     uuids: RefCell<UuidSource>,
     secret: RefCell<Option<Kept>>,
+    /// The report of this connection's last sync. One that moved nothing is kept only here, so that polling writes
+    /// nothing to the disk.
+    last_report: RefCell<Option<String>>,
 }
 
 /// The key or token, and the server that it is meant for.
@@ -31,7 +34,7 @@ impl State {
             fill_random(api, buffer);
         }));
         let uuids = RefCell::new(UuidSource::new(Rc::clone(&environment)));
-        Self { environment, uuids, secret: RefCell::new(None) }
+        Self { environment, uuids, secret: RefCell::new(None), last_report: RefCell::new(None) }
     }
 
     /// The next UUID of this connection.
@@ -52,6 +55,16 @@ impl State {
         let origin = server.origin();
         let meant_for = kept.server.get_or_insert_with(|| origin.clone());
         (*meant_for == origin).then(|| kept.secret.clone())
+    }
+
+    /// Keeps the report of a sync.
+    pub(crate) fn keep_report(&self, report: String) {
+        *self.last_report.borrow_mut() = Some(report);
+    }
+
+    /// The report of this connection's last sync.
+    pub(crate) fn last_report(&self) -> Option<String> {
+        self.last_report.borrow().clone()
     }
 
     /// Forgets the secret.

@@ -31,9 +31,9 @@ const ODD: &[&str] = &[
     "'''; DROP TABLE my_data; --'",
 ];
 
-/// Text is a path to `cloudsync_payload_save`, which would write files into the folder that the test runs in.
-fn is_harmless(name: &str, argument: &str) -> bool {
-    name != "cloudsync_payload_save" || !argument.contains(['\'', 'T', 'h'])
+/// To `cloudsync_payload_save` a text is a path, and it would write files into the folder that the test runs in.
+fn is_harmless(db: &rusqlite::Connection, name: &str, argument: &str) -> bool {
+    name != "cloudsync_payload_save" || show(db, &format!("SELECT typeof({argument})")) != "text"
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn no_call_takes_the_host_down() {
         for function in FUNCTIONS {
             let name = function.name;
             let _ = try_show(&db, &format!("SELECT {name}()"));
-            for one in ODD.iter().filter(|argument| is_harmless(name, argument)) {
+            for one in ODD.iter().filter(|argument| is_harmless(&db, name, argument)) {
                 let _ = try_show(&db, &format!("SELECT {name}({one})"));
                 for two in ODD {
                     let _ = try_show(&db, &format!("SELECT {name}({one}, {two})"));
@@ -78,7 +78,11 @@ fn wrong_numbers_of_arguments_name_the_right_ones() {
             let arguments = vec!["NULL"; given].join(", ");
             let outcome = try_show(&db, &format!("SELECT {name}({arguments})"));
             let text = outcome.map_or_else(|error| error.to_string(), |_| String::new());
-            assert_eq!(text.contains(": takes "), !function.arity().contains(&given), "{name} {given}: {text}");
+            assert_eq!(
+                text.contains(": takes "),
+                !function.arity().contains(&given),
+                "{name} {given}: {text}"
+            );
             if text.contains(": takes ") {
                 assert!(text.contains(&function.signature()), "{text}");
             }
@@ -86,7 +90,9 @@ fn wrong_numbers_of_arguments_name_the_right_ones() {
     }
     let text = error(&db, "SELECT cloudsync_init()");
     assert!(
-        text.contains("cloudsync_init: takes 1 to 3 arguments, not 0: cloudsync_init(table [, algorithm [, flags]])"),
+        text.contains(
+            "cloudsync_init: takes 1 to 3 arguments, not 0: cloudsync_init(table [, algorithm [, flags]])"
+        ),
         "{text}"
     );
 }
@@ -182,7 +188,11 @@ fn the_local_part_of_the_walkthrough() {
     assert_eq!(show(&db, "SELECT cloudsync_version()"), env!("CARGO_PKG_VERSION"));
     assert_eq!(show(&db, "SELECT typeof(cloudsync_db_version())"), "integer");
     let status = show(&db, "SELECT cloudsync_status()");
-    assert_eq!(show(&db, "SELECT json_extract(cloudsync_status(), '$.tables[0].name')"), "my_data", "{status}");
+    assert_eq!(
+        show(&db, "SELECT json_extract(cloudsync_status(), '$.tables[0].name')"),
+        "my_data",
+        "{status}"
+    );
     assert_eq!(show(&db, "SELECT json_extract(cloudsync_network_status(), '$.note')"), "no sync yet");
     assert!(error(&db, "SELECT cloudsync_network_sync()").contains("cloudsync_network_init"));
     assert_eq!(show(&db, "SELECT cloudsync_terminate()"), "NULL");
@@ -202,7 +212,8 @@ fn uuids_grow_also_in_defaults_of_untrusted_schemas() {
     )
     .unwrap();
     assert_eq!(show(&db, "SELECT count(DISTINCT id) FROM t"), "5000");
-    let sorted = "SELECT count(*) FROM (SELECT id, lag(id) OVER (ORDER BY n) AS before FROM t) WHERE id <= before";
+    let sorted =
+        "SELECT count(*) FROM (SELECT id, lag(id) OVER (ORDER BY n) AS before FROM t) WHERE id <= before";
     assert_eq!(show(&db, sorted), "0");
     // What writes is out of a schema's reach.
     db.execute_batch("CREATE VIEW v AS SELECT cloudsync_cleanup('*')").unwrap();
@@ -214,28 +225,36 @@ fn payloads_make_databases_equal() {
     let folder = tempfile::tempdir().unwrap();
     let a = walkthrough(open(&folder.path().join("a.db")));
     let b = walkthrough(memory());
-    a.execute_batch("INSERT INTO my_data VALUES ('1', 'one', 'x'), ('2', 'two', 'y'), ('3', 'three', NULL)").unwrap();
+    a.execute_batch("INSERT INTO my_data VALUES ('1', 'one', 'x'), ('2', 'two', 'y'), ('3', 'three', NULL)")
+        .unwrap();
     b.execute_batch("INSERT INTO my_data VALUES ('4', 'four', 'z')").unwrap();
     let exchange = || {
         for (from, to) in [(&a, &b), (&b, &a), (&a, &b)] {
             let payload: Vec<u8> =
                 from.query_row("SELECT cloudsync_payload_encode()", [], |row| row.get(0)).unwrap();
-            to.query_row("SELECT cloudsync_payload_apply(?1)", [payload], |row| row.get::<_, i64>(0)).unwrap();
+            to.query_row("SELECT cloudsync_payload_apply(?1)", [payload], |row| row.get::<_, i64>(0))
+                .unwrap();
         }
         assert_eq!(rows(&a), rows(&b));
     };
     exchange();
     assert_eq!(show(&b, "SELECT count(*) FROM my_data"), "4");
-    a.execute_batch("UPDATE my_data SET value = 'uno' WHERE id = '1'; DELETE FROM my_data WHERE id = '2'").unwrap();
+    a.execute_batch("UPDATE my_data SET value = 'uno' WHERE id = '1'; DELETE FROM my_data WHERE id = '2'")
+        .unwrap();
     b.execute_batch("UPDATE my_data SET created_at = 'later' WHERE id = '1'").unwrap();
     exchange();
     assert_eq!(show(&b, "SELECT value || created_at FROM my_data WHERE id = '1'"), "unolater");
     assert_eq!(show(&a, "SELECT count(*) FROM my_data"), "3");
     let nothing = "SELECT cloudsync_payload_apply(cloudsync_payload_encode())";
     assert_eq!(show(&a, nothing), "0");
+    let empty = walkthrough(memory());
+    assert_eq!(show(&empty, nothing), "0", "what has nothing to say says so");
     let site = show(&a, "SELECT hex(cloudsync_siteid())");
     for site in [format!("x'{site}'"), format!("'{site}'")] {
-        assert!(show(&a, &format!("SELECT length(cloudsync_payload_encode(0, {site}))")).parse::<u32>().unwrap() > 0);
+        assert!(
+            show(&a, &format!("SELECT length(cloudsync_payload_encode(0, {site}))")).parse::<u32>().unwrap()
+                > 0
+        );
     }
     close(a);
     close(b);
@@ -254,7 +273,8 @@ fn payloads_travel_in_files() {
     assert_eq!(bytes, std::fs::metadata(&file).unwrap().len().to_string());
     assert_eq!(show(&b, &format!("SELECT cloudsync_payload_load('{file}')")), "1");
     assert_eq!(rows(&a), rows(&b));
-    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| !name.to_str().unwrap().ends_with(".part")), "{names:?}");
     for name in ["a.db", "a.db-wal", "./a.db", "../no such folder/x", "", "nothing/"] {
         for call in ["save", "load"] {
@@ -262,8 +282,12 @@ fn payloads_travel_in_files() {
             assert!(text.contains("file") || text.contains("folder"), "{text}");
         }
     }
+    #[cfg(unix)]
     std::os::unix::fs::symlink(path("a.db"), path("link")).unwrap();
-    assert!(error(&a, &format!("SELECT cloudsync_payload_load('{}')", path("link"))).contains("belongs to this"));
+    #[cfg(unix)]
+    assert!(
+        error(&a, &format!("SELECT cloudsync_payload_load('{}')", path("link"))).contains("belongs to this")
+    );
     // Damage is seen, and nothing is applied.
     let mut bytes = std::fs::read(&file).unwrap();
     let last = bytes.len() - 1;
@@ -290,7 +314,8 @@ fn what_must_see_committed_changes_refuses_transactions() {
         db.execute_batch("BEGIN; INSERT INTO my_data(id) VALUES ('1')").unwrap();
         assert!(error(&db, &format!("SELECT {call}")).contains("commit first"), "{call}");
         db.execute_batch("ROLLBACK").unwrap();
-        let error = db.execute(&format!("INSERT INTO my_data(id) SELECT {call}"), []).unwrap_err().to_string();
+        let error =
+            db.execute(&format!("INSERT INTO my_data(id) SELECT {call}"), []).unwrap_err().to_string();
         assert!(error.contains("commit first"), "{call}: {error}");
     }
     db.execute_batch("BEGIN").unwrap();

@@ -4,7 +4,7 @@
 //! request  magic C5 52, version 1, flags, site 16, epoch, nonce, now, cursor, position (bytes), schema
 //!          fingerprint 8, [schema], [upload: round id 8, chunk, flags, base, payload (bytes)]
 //! answer   magic C5 41, version 1, kind 0, epoch, nonce, now, flags, cursor, position (bytes), total rows,
-//!          [accepted: round id 8, rows], payload (bytes)
+//!          [accepted: round id 8, rows in quarantine], payload (bytes)
 //! refusal  magic C5 41, version 1, kind 1, code, epoch, nonce, now, text (bytes)
 //! ```
 //! Integers are varints, `(bytes)` have their length before them. The last 4 bytes of each are the low half of xxh3-64

@@ -79,8 +79,8 @@ impl<'c> Call<'c> {
 
     /// The error of an argument that is not what it has to be. Its value is not repeated: it may be a secret, or long.
     pub(crate) fn wrong(&self, index: usize, wanted: &str) -> Error {
-        let names = self.function.required.iter().chain(self.function.optional);
-        let name = names.skip(index).next().copied().unwrap_or("?");
+        let mut names = self.function.required.iter().chain(self.function.optional);
+        let name = names.nth(index).copied().unwrap_or("?");
         let given = match self.args.get(index) {
             Value::Null => "NULL".to_owned(),
             Value::Text(text) if std::str::from_utf8(text).is_err() => "text that is not UTF-8".to_owned(),

@@ -142,9 +142,9 @@ pub(crate) fn register(connection: Connection) -> Result<(), String> {
     for function in FUNCTIONS {
         let state = Rc::clone(&state);
         let run = move |context: &Context<'_>, args: &Args<'_>| {
-            function.call(context, args, &state).map_err(|error| {
-                FunctionError::new(error.code(), format!("{}: {error}", function.name))
-            })
+            function
+                .call(context, args, &state)
+                .map_err(|error| FunctionError::new(error.code(), format!("{}: {error}", function.name)))
         };
         connection
             .create_function(function.name, -1, function.flags(), run)

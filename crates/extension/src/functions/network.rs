@@ -71,7 +71,11 @@ fn count(rows: u64) -> Result<Output> {
 pub(super) fn status(call: &Call<'_>) -> Result<Output> {
     let replica = call.replica()?;
     let server = replica.server()?;
-    let report = replica.last_round()?.and_then(|text| serde_json::from_str::<Json>(&text).ok());
+    let report = match call.state().last_report() {
+        Some(report) => Some(report),
+        None => replica.last_round()?,
+    };
+    let report = report.and_then(|text| serde_json::from_str::<Json>(&text).ok());
     let never = || json!({ "server": server, "finished_at": null, "error": null, "note": "no sync yet" });
     let mut report = report.filter(Json::is_object).unwrap_or_else(never);
     report["warnings"] = json!(information::warnings(server.as_deref()));
@@ -119,12 +123,26 @@ fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
     let (round, outcome) = sync(&mut replica, transport.as_mut(), environment.as_ref(), goal, retry);
     let times = (started_ms, environment.now_ms());
     let report = report(call.connection(), &address, times, &round, &outcome);
-    let recorded = replica.record_round(&report.to_string());
-    if let (Err(error), Ok(())) = (recorded, &outcome) {
+    record(call, &mut replica, &report, outcome.is_ok() && is_idle(&round));
+    outcome.map(|()| round)
+}
+
+/// True when a sync moved nothing.
+fn is_idle(round: &Round) -> bool {
+    round.totals.rows_sent == 0 && round.totals.rows_received == 0
+}
+
+/// Keeps the report of a sync: in the file too, unless it was idle and follows one that did not fail.
+fn record(call: &Call<'_>, replica: &mut Replica, report: &Json, idle: bool) {
+    call.state().keep_report(report.to_string());
+    let stored = replica.last_round().ok().flatten().and_then(|text| serde_json::from_str::<Json>(&text).ok());
+    if idle && stored.is_some_and(|stored| stored["error"].is_null()) {
+        return;
+    }
+    if let Err(error) = replica.record_round(&report.to_string()) {
         // The rows are in; only their report is missing.
         call.connection().log(bindings::SQLITE_WARNING, &format!("cloudsync: sync not reported: {error}"));
     }
-    outcome.map(|()| round)
 }
 
 fn report(

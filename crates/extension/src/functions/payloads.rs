@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::functions::Call;
 use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
+use cloudsync_protocol::payload::{Encoder, Header, Stored};
 use cloudsync_replica::SiteId;
 use cloudsync_sqlite_ffi::Output;
 use std::fs::{self, File, OpenOptions};
@@ -17,9 +18,7 @@ const SITE: &str = "a site id: a BLOB of 16 bytes or 32 hexadecimal digits as te
 pub(super) fn encode(call: &Call<'_>) -> Result<Output> {
     let since = since(call, 0)?;
     let site = if call.has(1) { Some(site(call, 1)?) } else { None };
-    let mut replica = call.replica()?;
-    replica.require_no_transaction("it")?;
-    Ok(Output::from(replica.payload_encode(since, site)?))
+    Ok(Output::from(encode_changes(call, since, site)?))
 }
 
 pub(super) fn apply(call: &Call<'_>) -> Result<Output> {
@@ -29,10 +28,7 @@ pub(super) fn apply(call: &Call<'_>) -> Result<Output> {
 
 pub(super) fn save(call: &Call<'_>) -> Result<Output> {
     let path = path(call)?;
-    let since = since(call, 1)?;
-    let mut replica = call.replica()?;
-    replica.require_no_transaction("it")?;
-    let payload = replica.payload_encode(since, None)?;
+    let payload = encode_changes(call, since(call, 1)?, None)?;
     write_file(call, path, &payload).map_err(|error| file_error("write", path, &error))?;
     rows(payload.len() as u64)
 }
@@ -42,9 +38,23 @@ pub(super) fn load(call: &Call<'_>) -> Result<Output> {
     let mut replica = call.replica()?;
     let payload = read_file(path).map_err(|error| file_error("read", path, &error))?;
     if payload.len() > MESSAGE_BYTES_MAX {
-        return Err(Error::Limit(format!("the file {path} is larger than a payload: {MESSAGE_BYTES_MAX} bytes")));
+        return Err(Error::Limit(format!(
+            "the file {path} is larger than a payload: {MESSAGE_BYTES_MAX} bytes"
+        )));
     }
     rows(replica.payload_apply(&payload)?)
+}
+
+/// No changes make a payload too: an empty BLOB or file is a damaged one.
+fn encode_changes(call: &Call<'_>, since: u64, site: Option<SiteId>) -> Result<Vec<u8>> {
+    let mut replica = call.replica()?;
+    replica.require_no_transaction("it")?;
+    let payload = replica.payload_encode(since, site)?;
+    if !payload.is_empty() {
+        return Ok(payload);
+    }
+    let header = Header { first_version: since, last_version: since, is_final: true };
+    Ok(Encoder::new().finish(header, &Stored))
 }
 
 fn rows(count: u64) -> Result<Output> {
@@ -65,7 +75,8 @@ fn site(call: &Call<'_>, index: usize) -> Result<SiteId> {
 
 fn decode_hex(text: &str) -> Option<[u8; 16]> {
     let digits: Option<Vec<u8>> = text.chars().map(|char| char.to_digit(16)?.try_into().ok()).collect();
-    let bytes: Vec<u8> = digits?.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+    let bytes: Vec<u8> =
+        digits?.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
     (text.len() == 32).then(|| bytes.try_into().ok())?
 }
 
@@ -85,7 +96,9 @@ fn path<'c>(call: &Call<'c>) -> Result<&'c str> {
     for database in databases {
         for suffix in ["", "-wal", "-shm", "-journal"] {
             if is_same_file(Path::new(path), Path::new(&format!("{database}{suffix}"))) {
-                return Err(Error::usage(format!("the file {path} belongs to this database: choose another one")));
+                return Err(Error::usage(format!(
+                    "the file {path} belongs to this database: choose another one"
+                )));
             }
         }
     }
@@ -103,7 +116,9 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 }
 
 fn full_name(path: &Path) -> Option<PathBuf> {
-    fs::canonicalize(path).ok().or_else(|| Some(fs::canonicalize(folder_of(path)).ok()?.join(path.file_name()?)))
+    fs::canonicalize(path)
+        .ok()
+        .or_else(|| Some(fs::canonicalize(folder_of(path)).ok()?.join(path.file_name()?)))
 }
 
 fn folder_of(path: &Path) -> &Path {

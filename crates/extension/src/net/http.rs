@@ -2,7 +2,7 @@
 
 use crate::connection_string::{Address, Secret};
 use crate::net::{Reply, Status, Transport};
-use cloudsync_protocol::limits::{ERROR_TEXT_BYTES_MAX, MESSAGE_BYTES_MAX};
+use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::MEDIA_TYPE;
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -17,6 +17,8 @@ const PROTOCOL_HEADER: &str = "cloudsync-protocol";
 const ASK_FIRST_BYTES: usize = 64 * 1024;
 /// Most bytes that are read of an error's body.
 const ERROR_BODY_BYTES_MAX: u64 = 64 * 1024;
+/// Most characters that are shown of the server's words.
+const ERROR_TEXT_CHARS_MAX: usize = 4096;
 
 /// How long to wait for the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,10 +115,10 @@ impl Http {
                 | ErrorKind::ConnectionAborted
                 | ErrorKind::BrokenPipe
                 | ErrorKind::WriteZero => Reply::Broken(self.redact(&error.to_string())),
-                _ => Reply::Unreachable(self.redact(&error.to_string())),
+                _ => Reply::Unreachable(self.redact(&explain_tls(error.to_string()))),
             },
             Error::HostNotFound => Reply::Unreachable("no host of this name is known".to_owned()),
-            other => Reply::Unreachable(self.redact(&other.to_string())),
+            other => Reply::Unreachable(self.redact(&explain_tls(other.to_string()))),
         }
     }
 
@@ -126,8 +128,8 @@ impl Http {
             Some(secret) => text.replace(secret.expose(), "(the key)"),
             None => text.to_owned(),
         };
-        let end = text.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
-        text[..end].chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
+        let shown = text.chars().take(ERROR_TEXT_CHARS_MAX);
+        shown.map(|char| if char.is_control() { ' ' } else { char }).collect()
     }
 }
 
@@ -138,7 +140,8 @@ impl Transport for Http {
 
     fn exchange(&mut self, request: &[u8]) -> Reply {
         let url = self.address.sync_url();
-        let mut builder = self.agent.post(&url).header("content-type", MEDIA_TYPE).header("accept", MEDIA_TYPE);
+        let mut builder =
+            self.agent.post(&url).header("content-type", MEDIA_TYPE).header("accept", MEDIA_TYPE);
         if let Some(secret) = &self.secret {
             builder = builder.header("authorization", format!("Bearer {}", secret.expose()));
         }
@@ -152,9 +155,22 @@ impl Transport for Http {
     }
 }
 
+/// Says what the two usual failures of TLS mean. The texts are those of rustls, which is not ours to match by type.
+fn explain_tls(text: String) -> String {
+    if text.contains("InvalidContentType") {
+        return "it does not speak TLS; plain HTTP to another machine needs http:// and ?insecure=1"
+            .to_owned();
+    }
+    if text.contains("invalid peer certificate") {
+        return format!("its certificate is not trusted by this system: {text}");
+    }
+    text
+}
+
 /// Seconds, as our server sends them; dates are not understood.
 fn retry_after_ms(headers: &HeaderMap) -> u64 {
-    let seconds = headers.get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    let seconds =
+        headers.get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
     seconds.unwrap_or(0).saturating_mul(1000)
 }
 

@@ -89,7 +89,9 @@ pub enum NetError {
     #[error("the server at {0} refused the key: call cloudsync_network_set_apikey with a valid one")]
     RefusedKey(String),
     /// The server has no such database.
-    #[error("the server at {server} has no database \"{database}\": create it there with `cloudsync db create {database}`")]
+    #[error(
+        "the server at {server} has no database \"{database}\": create it there with `cloudsync db create {database}`"
+    )]
     UnknownDatabase {
         /// `HOST:PORT`.
         server: String,
@@ -131,7 +133,9 @@ pub enum NetError {
     #[error("interrupted")]
     Interrupted,
     /// The library was built without its own network.
-    #[error("this library was built without network: exchange payloads with cloudsync_payload_encode and cloudsync_payload_apply")]
+    #[error(
+        "this library was built without network: exchange payloads with cloudsync_payload_encode and cloudsync_payload_apply"
+    )]
     NotBuilt,
 }
 
@@ -144,10 +148,8 @@ fn refusal(reason: Reason, server: &str, text: &str) -> String {
         Reason::SchemaConflict => format!("the tables here and on the server at {server} differ: {text}"),
         Reason::Denied => format!("the server at {server} denies it: {text}"),
         Reason::BadPayload => format!("the server at {server} cannot read what was sent: {text}"),
-        Reason::NeedSchema
-        | Reason::ClockSkew
-        | Reason::Clone
-        | Reason::Restored
-        | Reason::LostChunks => format!("the server at {server} refused the sync again and again: {text}"),
+        Reason::NeedSchema | Reason::ClockSkew | Reason::Clone | Reason::Restored | Reason::LostChunks => {
+            format!("the server at {server} refused the sync again and again: {text}")
+        }
     }
 }

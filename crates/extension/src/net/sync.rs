@@ -86,8 +86,10 @@ impl Driver<'_> {
 
     fn send(&mut self) -> Result<Event> {
         self.check_interrupt()?;
-        self.round.bytes_sent += self.request.len() as u64;
         let reply = self.transport.exchange(&self.request);
+        if !matches!(reply, Reply::Unreachable(_)) {
+            self.round.bytes_sent += self.request.len() as u64;
+        }
         let server = self.transport.address().server();
         match reply {
             Reply::Answered(answer) => {

@@ -81,8 +81,11 @@ pub(crate) fn walkthrough(db: Connection) -> Connection {
 
 /// All rows of the table, in order.
 pub(crate) fn rows(db: &Connection) -> String {
-    show(db, "SELECT coalesce(group_concat(id || '|' || value || '|' || created_at, ';'), '') FROM \
-         (SELECT * FROM my_data ORDER BY id)")
+    show(
+        db,
+        "SELECT coalesce(group_concat(id || '|' || value || '|' || created_at, ';'), '') FROM \
+         (SELECT * FROM my_data ORDER BY id)",
+    )
 }
 
 /// Closes, which SQLite refuses while a statement is open.

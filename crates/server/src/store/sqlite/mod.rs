@@ -28,7 +28,8 @@ use std::path::{Path, PathBuf};
 // language=SQLite
 const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS cloudsync_server_sites(
-    site_id BLOB PRIMARY KEY, nonce INTEGER NOT NULL, round BLOB NOT NULL, seen_at INTEGER NOT NULL) WITHOUT ROWID;
+    site_id BLOB PRIMARY KEY, nonce INTEGER NOT NULL, round BLOB NOT NULL, quarantined INTEGER NOT NULL,
+    seen_at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cloudsync_server_staging(
     site_id BLOB NOT NULL, round BLOB NOT NULL, chunk INTEGER NOT NULL, payload BLOB NOT NULL,
     PRIMARY KEY(site_id, chunk));
@@ -129,8 +130,11 @@ pub fn disable_table(path: &Path, table: &str) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`] when the file cannot be read.
 pub fn list_tables(path: &Path) -> Result<Vec<SyncedTable>, StoreError> {
-    let schema = Wrapped::open(path)?.replica.schema()?;
-    let tables = schema.tables.into_iter();
+    let mut file = Wrapped::open(path)?;
+    if !file.replica.exists()? {
+        return Ok(Vec::new());
+    }
+    let tables = file.replica.schema()?.tables.into_iter();
     Ok(tables.map(|table| SyncedTable { name: table.name, algorithm: table.algorithm }).collect())
 }
 

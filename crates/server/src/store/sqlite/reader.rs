@@ -3,6 +3,7 @@
 use super::connection::Wrapped;
 use super::writer::{epoch, read_record, schema_fits};
 use crate::store::StoreError;
+use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
 use cloudsync_protocol::message::{Answer, Request, Turn};
 use cloudsync_protocol::server::{Standing, is_skewed, standing};
@@ -127,10 +128,9 @@ fn pull(file: &mut Wrapped, request: &Request<'_>) -> Result<Pulled, StoreError>
     };
     let first = request.position.is_empty();
     let rows_total = if first { file.replica.rows_after(request.cursor)? } else { 0 };
-    let filter = match file.replica.site_ordinal(request.site)? {
-        Some(site) => Filter::ForSite { site, echo: request.echo },
-        None => Filter::Everything,
-    };
+    // A site that never uploaded has no ordinal; none of the changes is from it.
+    let site = file.replica.site_ordinal(request.site)?.unwrap_or(SiteOrdinal(u32::MAX));
+    let filter = Filter::ForSite { site, echo: request.echo };
     let extraction = Extraction { from, last: head, filter, bytes_target: CHUNK_BYTES_TARGET };
     let chunk = file.replica.extract_in_transaction(&extraction)?;
     let next = chunk.next.map(|position| position.encode());

@@ -222,7 +222,7 @@ fn take(
     }
     match standing(record.as_ref(), epoch, request) {
         Standing::New | Standing::Current => {}
-        Standing::Repeated => return Ok(repeated(request, record, epoch)),
+        Standing::Repeated => return repeated(replica, request, record, epoch),
         Standing::Clone => return refuse(Reason::Clone, "a copy of this file has synced under its site id"),
         Standing::Restored => return refuse(Reason::Restored, "the server does not know what this device has sent"),
     }
@@ -244,7 +244,7 @@ fn take(
     }
     let quarantined = commit(replica, request.site, upload, now_ms)?;
     let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
-    write_record(&replica.connection(), request.site, record, now_ms)?;
+    write_record(&replica.connection(), request.site, record, quarantined, now_ms)?;
     let accepted = Accepted { round: upload.round, committed: true, quarantined };
     Ok(Taken { epoch, nonce: record.nonce, accepted: Some(accepted) })
 }
@@ -257,9 +257,12 @@ fn schema_stop(stop: schema::Stop) -> Stop {
     }
 }
 
-fn repeated(request: &Request<'_>, record: Option<SiteRecord>, epoch: u64) -> Taken {
-    let accepted = request.upload.as_ref().map(|upload| Accepted { round: upload.round, committed: true, quarantined: 0 });
-    Taken { epoch, nonce: record.map_or(0, |record| record.nonce), accepted }
+/// The answer that the round got when it was committed.
+fn repeated(replica: &Replica, request: &Request<'_>, record: Option<SiteRecord>, epoch: u64) -> Result<Taken, Stop> {
+    let sql = "SELECT quarantined FROM main.cloudsync_server_sites WHERE site_id = ?1";
+    let quarantined = replica.connection().query_i64(sql, &[Value::Blob(&request.site.0)])?.unwrap_or(0) as u64;
+    let accepted = request.upload.as_ref().map(|upload| Accepted { round: upload.round, committed: true, quarantined });
+    Ok(Taken { epoch, nonce: record.map_or(0, |record| record.nonce), accepted })
 }
 
 /// Keeps a chunk until its round is complete. A site has one round at a time.
@@ -327,15 +330,16 @@ pub(super) fn read_record(db: &Connection, site: SiteId) -> Result<Option<SiteRe
     })?)
 }
 
-fn write_record(db: &Connection, site: SiteId, record: SiteRecord, now_ms: u64) -> Result<(), Stop> {
+fn write_record(db: &Connection, site: SiteId, record: SiteRecord, quarantined: u64, now_ms: u64) -> Result<(), Stop> {
     // language=SQLite
-    let sql = "INSERT INTO main.cloudsync_server_sites(site_id, nonce, round, seen_at) VALUES(?1, ?2, ?3, ?4) \
-               ON CONFLICT(site_id) DO UPDATE SET nonce = ?2, round = ?3, seen_at = ?4";
+    let sql = "INSERT INTO main.cloudsync_server_sites(site_id, nonce, round, quarantined, seen_at) VALUES(?1, ?2, ?3, ?4, ?5) \
+               ON CONFLICT(site_id) DO UPDATE SET nonce = ?2, round = ?3, quarantined = ?4, seen_at = ?5";
     let round = record.round.map_or([0; 8], |round| round.0);
     let values = [
         Value::Blob(&site.0),
         Value::Integer(record.nonce as i64),
         Value::Blob(&round),
+        Value::Integer(quarantined as i64),
         Value::Integer(now_ms as i64),
     ];
     Ok(db.prepare(sql)?.run(&values)?)
