@@ -12,19 +12,18 @@
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
-use crate::quarantine::Quarantine;
+use crate::quarantine::{Quarantine, RETRY_ROWS_MAX, Waiting};
 use crate::replica::Replica;
-use crate::storage::{self, quote_identifier};
+use crate::storage;
 use crate::table::Table;
-use crate::value::{from_sqlite, to_sqlite};
+use crate::value::from_sqlite;
+use crate::write::{Refused, Row, Writer};
 use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, Time};
 use cloudsync_core::key;
 use cloudsync_core::merge::{Action, decide};
-use cloudsync_core::value::ValueRef;
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::payload::{Group, Opened, Payload};
-use cloudsync_sqlite_ffi::{Connection, Statement, Value, bindings};
-use std::cmp::Ordering;
+use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -48,6 +47,8 @@ pub struct Applied {
     pub quarantined: u64,
     /// Rows of which only a part came, while the rest is not known here.
     pub parts: u64,
+    /// The latest time that any change bore.
+    pub time_max: Time,
 }
 
 impl Replica {
@@ -93,10 +94,7 @@ impl Replica {
         for payload in payloads {
             applier.payload(self, payload)?;
         }
-        // Parts that wait already have asked for their rows.
-        let parts = applier.applied.parts;
         applier.retry_quarantine(self)?;
-        applier.applied.parts = parts;
         applier.finish(self)
     }
 }
@@ -139,27 +137,17 @@ fn has_user_triggers(db: &Connection) -> Result<bool> {
     Ok(db.query_i64(sql, &[])?.is_some())
 }
 
-/// Why a row could not be written.
-enum Refused {
-    /// A constraint, in SQLite's words.
-    Constraint(String),
-    /// Only a part of the row came.
-    Part,
-    /// The file cannot be written, or the payload breaks the rules.
-    Error(Error),
-}
+/// A row that was refused: its group, its place in it, and the reason.
+type Waits = (usize, usize, String);
 
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<cloudsync_sqlite_ffi::Error> for Refused {
-    fn from(error: cloudsync_sqlite_ffi::Error) -> Self {
-        if error.is_constraint() { Self::Constraint(error.message) } else { Self::Error(error.into()) }
-    }
-}
+/// Rows that may exchange their UNIQUE values at once; bounds the time that the attempts take.
+const SWAP_ROWS_MAX: usize = 10_000;
+/// How often one apply goes through the rows that were refused.
+const WAIT_PASSES_MAX: usize = 64;
+/// How often one apply goes through the quarantine: a row that gets in may let in another one.
+const RETRY_PASSES_MAX: usize = 16;
+/// The reason of a row of which only a part came.
+const WAITS_FOR_REST: &str = "waits for the rest of the row";
 
 struct Applier {
     db: Connection,
@@ -170,6 +158,12 @@ struct Applier {
     quarantine: Quarantine,
     applied: Applied,
     floor: Time,
+    /// Files never move the floor.
+    raises_floor: bool,
+    /// Set while changes are tried again that were let in before, when the clock here may have been another one.
+    retries: bool,
+    /// The floor when the apply began: rows of one payload must not raise the bound for one another.
+    floor_before: Time,
     /// Rows written while the app's triggers run: our own notes of them are taken back.
     written: Option<HashSet<Vec<u8>>>,
     log_before: i64,
@@ -178,6 +172,7 @@ struct Applier {
 impl Applier {
     fn open(replica: &mut Replica, source: Source) -> Result<Self> {
         let db = replica.db;
+        let floor = Time(storage::get_u64(&db, "floor")?);
         let triggers = db.set_triggers_enabled(false)?;
         db.set_triggers_enabled(triggers)?;
         Ok(Self {
@@ -188,7 +183,10 @@ impl Applier {
             writers: HashMap::new(),
             quarantine: Quarantine::open(&db)?,
             applied: Applied::default(),
-            floor: Time(storage::get_u64(&db, "floor")?),
+            floor,
+            floor_before: floor,
+            raises_floor: source.origin != Origin::File,
+            retries: false,
             written: triggers.then(HashSet::new),
             log_before: db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?.unwrap_or(0),
         })
@@ -220,12 +218,13 @@ impl Applier {
         replica: &mut Replica,
         payload: &Payload<'_>,
         sites: &[SiteOrdinal],
-        mut waiting: Vec<(usize, usize, String)>,
+        mut waiting: Vec<Waits>,
     ) -> Result<()> {
-        loop {
+        for _ in 0..WAIT_PASSES_MAX {
             let before = waiting.len();
             let mut still = Vec::new();
-            for (at, row, _) in waiting {
+            // Forth and back, so that a long chain in the wrong order comes in at once.
+            for (at, row, _) in waiting.into_iter().rev() {
                 let group = &payload.groups()[at];
                 let Some(target) = Target::of(replica, group, sites) else { continue };
                 if let Some(refused) = self.row(replica, group, &target, row)? {
@@ -237,30 +236,110 @@ impl Applier {
                 break;
             }
         }
-        for (at, row, reason) in waiting {
+        for (at, row, reason) in self.swap(replica, payload, sites, waiting)? {
             let group = &payload.groups()[at];
-            self.quarantine.add(replica.server_now_ms()?, payload, group, row, &reason, self.source.origin.code())?;
+            self.quarantine.add(
+                replica.server_now_ms()?,
+                payload,
+                group,
+                row,
+                &reason,
+                self.source.origin.code(),
+            )?;
             self.applied.quarantined += 1;
+            self.applied.parts += u64::from(reason == WAITS_FOR_REST);
         }
         Ok(())
     }
 
+    /// Rows that exchange UNIQUE values, as in a list that was put into another order, stand in one another's way. They
+    /// are all taken out and put back with their new values. Gives the rows that still must wait.
+    fn swap(
+        &mut self,
+        replica: &mut Replica,
+        payload: &Payload<'_>,
+        sites: &[SiteOrdinal],
+        waiting: Vec<Waits>,
+    ) -> Result<Vec<Waits>> {
+        let collides = |waits: &Waits| waits.2.contains("UNIQUE constraint failed");
+        let (mut chosen, mut others): (Vec<_>, Vec<_>) = waiting.into_iter().partition(collides);
+        let cascades = self.db.query_i64("PRAGMA foreign_keys", &[])? == Some(1);
+        while chosen.len() > 1 && chosen.len() <= SWAP_ROWS_MAX && !cascades {
+            self.changes.flush()?;
+            let (rows, savepoint) = (self.applied.rows, self.db.savepoint("cloudsync_swap")?);
+            let failed = self.swap_all(replica, payload, sites, &chosen)?;
+            self.writers.values_mut().for_each(Writer::settle);
+            if failed.is_empty() {
+                savepoint.commit()?;
+                return Ok(others);
+            }
+            savepoint.rollback()?;
+            self.applied.rows = rows;
+            // These collide with rows that stay where they are.
+            for (at, reason) in failed.into_iter().rev() {
+                let (group, row, _) = chosen.remove(at);
+                others.push((group, row, reason));
+            }
+        }
+        others.append(&mut chosen);
+        Ok(others)
+    }
+
+    /// Takes the rows out and puts them back; gives those that do not fit, by their place among the chosen.
+    fn swap_all(
+        &mut self,
+        replica: &mut Replica,
+        payload: &Payload<'_>,
+        sites: &[SiteOrdinal],
+        chosen: &[Waits],
+    ) -> Result<Vec<(usize, String)>> {
+        for (at, row, _) in chosen {
+            let group = &payload.groups()[*at];
+            let Some(target) = Target::of(replica, group, sites) else { continue };
+            let row = Row { group, target: &target, packed: group.key(*row), at: *row };
+            if let Some(writer) = self.writers.get_mut(&target.table.id) {
+                match writer.lift(&row) {
+                    Ok(()) | Err(Refused::Constraint(_) | Refused::Part) => {}
+                    Err(Refused::Error(error)) => return Err(error),
+                }
+            }
+        }
+        let mut failed = Vec::new();
+        for (place, (at, row, _)) in chosen.iter().enumerate() {
+            let group = &payload.groups()[*at];
+            let Some(target) = Target::of(replica, group, sites) else { continue };
+            if let Some(reason) = self.row(replica, group, &target, *row)? {
+                failed.push((place, reason));
+            }
+        }
+        Ok(failed)
+    }
+
     /// Takes in one row; gives the reason when it must wait.
-    fn row(&mut self, replica: &mut Replica, group: &Group<'_>, target: &Target, row: usize) -> Result<Option<String>> {
+    fn row(
+        &mut self,
+        replica: &mut Replica,
+        group: &Group<'_>,
+        target: &Target,
+        row: usize,
+    ) -> Result<Option<String>> {
         let packed = group.key(row);
         if key::check(packed, target.table.key.len()).is_err() {
             let table = &target.table.name;
             return Err(Error::Protocol(format!("payload refused: a key of table \"{table}\" is damaged")));
         }
         let incoming = target.clock(group, row, replica)?;
-        self.check_time(&incoming, &target.table)?;
+        if !self.retries {
+            self.check_time(&incoming, &target.table)?;
+        }
         let pk = clocks::pk(target.table.id, packed);
         let stored = self.clocks.read(&pk)?;
         let row = Row { group, target, packed, at: row };
         let writer = match self.writers.get_mut(&target.table.id) {
             Some(writer) => writer,
             None => {
-                let writer = Writer::new(self.db, &target.table, replica.checks_parents)?;
+                let writer =
+                    Writer::new(self.db, &target.table, replica.checks_parents, self.written.is_some())?;
                 self.writers.entry(target.table.id).or_insert(writer)
             }
         };
@@ -279,13 +358,11 @@ impl Applier {
         match writer.carry_out(&row, &decision.action) {
             Ok(()) => {}
             Err(Refused::Constraint(reason)) => return Ok(Some(reason)),
-            Err(Refused::Part) => {
-                self.applied.parts += 1;
-                return Ok(Some("waits for the rest of the row".to_owned()));
-            }
+            Err(Refused::Part) => return Ok(Some(WAITS_FOR_REST.to_owned())),
             Err(Refused::Error(error)) => return Err(error),
         }
         self.floor = self.floor.max(incoming.time_max());
+        self.applied.time_max = self.applied.time_max.max(incoming.time_max());
         let mask = match (&decision.action, &decision.clock) {
             (Action::Keep, None) | (Action::NeedWhole | Action::RefuseJump, _) => return Ok(None),
             (Action::Update(columns), _) => Mask::Columns(columns.clone()),
@@ -304,7 +381,7 @@ impl Applier {
 
     fn check_time(&self, incoming: &RowClock, table: &Table) -> Result<()> {
         // What was accepted once must stay acceptable when it is replaced (S4 of the pitfalls: no livelock).
-        let bound = self.source.time_max.map(|max| max.max(Time(self.floor.0.saturating_add(1_000))));
+        let bound = self.source.time_max.map(|max| max.max(Time(self.floor_before.0.saturating_add(1_000))));
         if bound.is_some_and(|bound| incoming.time_max() > bound) {
             return Err(Error::Protocol(format!(
                 "clock_ahead: a change of table \"{}\" is stamped {} ms since 1970, more than {CLOCK_AHEAD_MS_MAX} ms ahead of the clock here: set the clocks right and encode again",
@@ -315,9 +392,46 @@ impl Applier {
         Ok(())
     }
 
-    /// Tries the rows that wait, oldest first; what gets in leaves the quarantine.
+    /// Tries the rows that wait, oldest first, while that lets any of them in; what gets in leaves the quarantine.
     fn retry_quarantine(&mut self, replica: &mut Replica) -> Result<()> {
-        for waiting in self.quarantine.read()? {
+        self.retries = true;
+        loop {
+            let mut waiting = self.quarantine.read()?;
+            let all = waiting.len();
+            for _ in 0..RETRY_PASSES_MAX {
+                let before = waiting.len();
+                self.retry(replica, &mut waiting)?;
+                if waiting.is_empty() || waiting.len() == before {
+                    break;
+                }
+            }
+            // Whatever let these in may let in the next ones.
+            if waiting.len() == all || (all as i64) < RETRY_ROWS_MAX {
+                break;
+            }
+        }
+        self.retries = false;
+        Ok(())
+    }
+
+    /// Changes that come in late are of the origin that they came from, and thus of a version of their own.
+    fn turn_to(&mut self, replica: &Replica, origin: Origin) -> Result<()> {
+        if origin == self.source.origin {
+            return Ok(());
+        }
+        let next = ChangeWriter::begin(&self.db, replica.now_ms())?;
+        let base = storage::get_u64(&self.db, "cursor")?;
+        std::mem::replace(&mut self.changes, next).finish(&self.db, self.source.origin, base)?;
+        // The version that was just finished took the number.
+        self.changes = ChangeWriter::begin(&self.db, replica.now_ms())?;
+        self.source = Source { origin, time_max: None, ties: origin == Origin::File };
+        Ok(())
+    }
+
+    fn retry(&mut self, replica: &mut Replica, all: &mut Vec<Waiting>) -> Result<()> {
+        let mut still = Vec::new();
+        for waiting in all.drain(..) {
+            self.turn_to(replica, Origin::from_code(waiting.origin)?)?;
             let opened = Opened::open(&waiting.change, &crate::codec::Zstd)?;
             let payload = opened.payload()?;
             let sites = payload.sites().iter().map(|site| replica.sites.ordinal(&self.db, *site));
@@ -331,9 +445,13 @@ impl Applier {
             }
             match refused {
                 None => self.quarantine.remove(waiting.id)?,
-                Some(reason) => self.quarantine.keep(waiting.id, &reason)?,
+                Some(reason) => {
+                    self.quarantine.keep(waiting.id, &reason)?;
+                    still.push(waiting);
+                }
             }
         }
+        *all = still;
         Ok(())
     }
 
@@ -341,7 +459,7 @@ impl Applier {
         let base = storage::get_u64(&self.db, "cursor")?;
         self.changes.finish(&self.db, self.source.origin, base)?;
         self.clocks.finish(&self.db)?;
-        if self.source.origin != Origin::File {
+        if self.raises_floor {
             storage::set_u64(&self.db, "floor", self.floor.0)?;
         }
         if let Some(written) = &self.written {
@@ -373,11 +491,11 @@ fn take_back_notes(replica: &mut Replica, after: i64, written: &HashSet<Vec<u8>>
 }
 
 /// What a group of the payload means here.
-struct Target {
-    table: Rc<Table>,
+pub(crate) struct Target {
+    pub(crate) table: Rc<Table>,
     /// The group's columns by our numbers; `None` for those that this table does not have.
-    columns: Vec<Option<ColumnNumber>>,
-    numbers: ColumnSet,
+    pub(crate) columns: Vec<Option<ColumnNumber>>,
+    pub(crate) numbers: ColumnSet,
     sites: Vec<SiteOrdinal>,
 }
 
@@ -395,7 +513,8 @@ impl Target {
     fn clock(&self, group: &Group<'_>, row: usize, replica: &Replica) -> Result<RowClock> {
         let map = |clock: Clock| -> Result<Clock> {
             let site = self.sites.get(clock.site.0 as usize).copied();
-            let site = site.ok_or_else(|| Error::Protocol("payload refused: a clock names an unknown site".into()))?;
+            let site =
+                site.ok_or_else(|| Error::Protocol("payload refused: a clock names an unknown site".into()))?;
             Ok(Clock::new(clock.time, site))
         };
         let (life, common) = (group.life(row), map(group.clock(row))?);
@@ -412,239 +531,11 @@ impl Target {
                 exceptions.insert(*column, map(*clock)?);
             }
         }
-        let cells: Vec<_> =
-            self.numbers.iter().map(|column| (column, exceptions.get(&column).copied().unwrap_or(common))).collect();
+        let cells: Vec<_> = self
+            .numbers
+            .iter()
+            .map(|column| (column, exceptions.get(&column).copied().unwrap_or(common)))
+            .collect();
         Ok(RowClock::from_cells(life, common, &cells, replica.sites.ids()))
     }
-}
-
-/// One row of a payload on its way in.
-struct Row<'p> {
-    group: &'p Group<'p>,
-    target: &'p Target,
-    packed: &'p [u8],
-    at: usize,
-}
-
-impl Row<'_> {
-    fn value(&self, column: ColumnNumber) -> Option<ValueRef<'_>> {
-        let at = self.target.columns.iter().position(|known| *known == Some(column))?;
-        Some(self.group.value(self.at, at))
-    }
-}
-
-/// Writes base rows of one table, with statements prepared once per set of columns.
-struct Writer {
-    db: Connection,
-    inserts: HashMap<ColumnSet, Statement>,
-    updates: HashMap<ColumnSet, Statement>,
-    delete: Statement,
-    /// Finds a parent that is missing, where the app enforces foreign keys.
-    orphan: Option<Statement>,
-}
-
-impl Writer {
-    fn new(db: Connection, table: &Table, parents: bool) -> Result<Self> {
-        let sql = format!("DELETE FROM {} WHERE {}", table.quoted(), table.key_condition(1));
-        Ok(Self {
-            db,
-            inserts: HashMap::new(),
-            updates: HashMap::new(),
-            delete: db.prepare(&sql)?,
-            orphan: if parents { orphan_query(&db, table)? } else { None },
-        })
-    }
-
-    fn carry_out(&mut self, row: &Row<'_>, action: &Action) -> Result<(), Refused> {
-        match action {
-            Action::Keep => Ok(()),
-            Action::NeedWhole => Err(Refused::Part),
-            Action::RefuseJump => Err(Refused::Constraint("the row's causal length leaps beyond its bound".into())),
-            Action::Delete => self.delete(row),
-            Action::Insert | Action::Update(_) if self.orphan.is_none() => self.write(row, action),
-            Action::Insert | Action::Update(_) | Action::Replace => {
-                let savepoint = self.db.savepoint("cloudsync_row")?;
-                if *action == Action::Replace {
-                    self.delete(row)?;
-                    self.write(row, &Action::Insert)?;
-                } else {
-                    self.write(row, action)?;
-                }
-                self.check_parents(row)?;
-                Ok(savepoint.commit()?)
-            }
-        }
-    }
-
-    fn write(&mut self, row: &Row<'_>, action: &Action) -> Result<(), Refused> {
-        match action {
-            Action::Update(columns) => {
-                if self.update(row, columns)? {
-                    return Ok(());
-                }
-                // The clock says alive and the row is gone: it was removed while nobody tracked.
-                Err(Refused::Part)
-            }
-            _ => self.insert(row),
-        }
-    }
-
-    fn delete(&mut self, row: &Row<'_>) -> Result<(), Refused> {
-        clocks::bind_key(&mut self.delete, 1, row.packed)?;
-        self.delete.step()?;
-        Ok(self.delete.reset()?)
-    }
-
-    fn insert(&mut self, row: &Row<'_>) -> Result<(), Refused> {
-        let columns = &row.target.numbers;
-        if !self.inserts.contains_key(columns) {
-            let sql = insert_sql(&row.target.table, columns);
-            self.inserts.insert(columns.clone(), self.db.prepare(&sql)?);
-        }
-        let Some(insert) = self.inserts.get_mut(columns) else { return Ok(()) };
-        bind_row(insert, row, columns)?;
-        let outcome = insert.step();
-        insert.reset()?;
-        match outcome {
-            Ok(_) => Ok(()),
-            Err(error) if is_key_taken(&error) => {
-                // The row exists without a clock: it was written while nobody tracked.
-                self.update(row, columns)?;
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// False when there is no such row.
-    fn update(&mut self, row: &Row<'_>, columns: &ColumnSet) -> Result<bool, Refused> {
-        if columns.is_empty() {
-            return Ok(true);
-        }
-        if !self.updates.contains_key(columns) {
-            let sql = update_sql(&row.target.table, columns);
-            self.updates.insert(columns.clone(), self.db.prepare(&sql)?);
-        }
-        let Some(update) = self.updates.get_mut(columns) else { return Ok(true) };
-        bind_row(update, row, columns)?;
-        let outcome = update.step();
-        update.reset()?;
-        outcome?;
-        Ok(self.db.changes() > 0)
-    }
-
-    fn check_parents(&mut self, row: &Row<'_>) -> Result<(), Refused> {
-        let Some(orphan) = &mut self.orphan else { return Ok(()) };
-        clocks::bind_key(orphan, 1, row.packed)?;
-        let missing = orphan.step()?.then(|| orphan.column(0).as_str().unwrap_or_default().to_owned());
-        orphan.reset()?;
-        match missing {
-            None => Ok(()),
-            Some(parent) => Err(Refused::Constraint(format!("FOREIGN KEY constraint failed: the parent in \"{parent}\" is missing"))),
-        }
-    }
-
-    /// Whether the incoming value of a cell is larger than the stored one, for clocks that are equal.
-    fn incoming_is_larger(&mut self, row: &Row<'_>, column: ColumnNumber) -> Result<bool> {
-        let Some(incoming) = row.value(column) else { return Ok(false) };
-        let table = &row.target.table;
-        let Some(cell) = table.cell(column) else { return Ok(false) };
-        let name = quote_identifier(cell.column.name());
-        let mut select =
-            self.db.prepare(&format!("SELECT {name} FROM {} WHERE {}", table.quoted(), table.key_condition(1)))?;
-        clocks::bind_key(&mut select, 1, row.packed)?;
-        if !select.step()? {
-            return Ok(true);
-        }
-        Ok(incoming.tie_order(&from_sqlite(select.column(0))) == Ordering::Greater)
-    }
-}
-
-/// Key parts first, then the cells; a key column that travels as a cell takes the cell's value.
-fn bind_row(statement: &mut Statement, row: &Row<'_>, columns: &ColumnSet) -> Result<(), Refused> {
-    clocks::bind_key(statement, 1, row.packed)?;
-    let first = row.target.table.key.len() + 1;
-    for (i, column) in columns.iter().enumerate() {
-        let value = row.value(column).map_or(Value::Null, to_sqlite);
-        statement.bind(first + i, value)?;
-    }
-    Ok(())
-}
-
-fn insert_sql(table: &Table, columns: &ColumnSet) -> String {
-    let (mut names, mut values) = (Vec::new(), Vec::new());
-    let literal = |cell: Option<usize>| cell.is_some_and(|cell| columns.contains(table.cells[cell].number));
-    for (i, key) in table.key.iter().enumerate().filter(|(_, key)| !literal(key.cell)) {
-        names.push(quote_identifier(&key.name));
-        values.push(format!("?{}", i + 1));
-    }
-    for (i, cell) in columns.iter().filter_map(|number| table.cell(number)).enumerate() {
-        names.push(quote_identifier(cell.column.name()));
-        values.push(format!("?{}", table.key.len() + 1 + i));
-    }
-    // The last parameter may be unused when a key column travels as a cell; naming all keeps the numbers fixed.
-    format!("INSERT INTO {}({}) VALUES({})", table.quoted(), names.join(", "), values.join(", "))
-}
-
-fn update_sql(table: &Table, columns: &ColumnSet) -> String {
-    let cells = columns.iter().filter_map(|number| table.cell(number)).enumerate();
-    let sets: Vec<_> = cells
-        .map(|(i, cell)| format!("{} = ?{}", quote_identifier(cell.column.name()), table.key.len() + 1 + i))
-        .collect();
-    format!("UPDATE {} SET {} WHERE {}", table.quoted(), sets.join(", "), table.key_condition(1))
-}
-
-fn is_key_taken(error: &cloudsync_sqlite_ffi::Error) -> bool {
-    matches!(error.code, bindings::SQLITE_CONSTRAINT_PRIMARYKEY | bindings::SQLITE_CONSTRAINT_ROWID)
-}
-
-/// A query that gives the name of a parent table in which the row's parent is missing; `None` when the table has no
-/// foreign keys.
-fn orphan_query(db: &Connection, table: &Table) -> Result<Option<Statement>> {
-    if !table.definition.has_foreign_keys {
-        return Ok(None);
-    }
-    // language=SQLite
-    let sql = "SELECT id, \"table\", \"from\", \"to\" FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq";
-    let mut keys: Vec<(i64, String, Vec<(String, Option<String>)>)> = Vec::new();
-    db.prepare(sql)?.for_each(&[Value::from(table.name.as_str())], |row| -> Result<()> {
-        let text = |i| row.column(i).as_str().map(str::to_owned);
-        let pair = (text(2).unwrap_or_default(), text(3));
-        match keys.last_mut() {
-            Some((id, _, pairs)) if *id == row.column_i64(0) => pairs.push(pair),
-            _ => keys.push((row.column_i64(0), text(1).unwrap_or_default(), vec![pair])),
-        }
-        Ok(())
-    })?;
-    let mut queries = Vec::new();
-    for (_, parent, pairs) in keys {
-        queries.extend(orphan_sql(db, table, &parent, &pairs)?);
-    }
-    if queries.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(db.prepare(&queries.join(" UNION ALL "))?))
-}
-
-fn orphan_sql(db: &Connection, table: &Table, parent: &str, pairs: &[(String, Option<String>)]) -> Result<Option<String>> {
-    let Some(definition) = crate::table::read_definition(db, parent)? else { return Ok(None) };
-    let key = Table::key_columns(&definition);
-    let mut equal = Vec::new();
-    let mut given = Vec::new();
-    for (i, (from, to)) in pairs.iter().enumerate() {
-        let to = to.clone().or_else(|| key.get(i).map(|column| column.name().to_owned()));
-        let Some(to) = to else { return Ok(None) };
-        equal.push(format!("p.{} = c.{}", quote_identifier(&to), quote_identifier(from)));
-        given.push(format!("c.{} IS NOT NULL", quote_identifier(from)));
-    }
-    let of_row = table.key.iter().enumerate().map(|(i, key)| format!("c.{} = ?{}", quote_identifier(&key.name), i + 1));
-    Ok(Some(format!(
-        "SELECT {} FROM {} AS c WHERE {} AND {} AND NOT EXISTS(SELECT 1 FROM main.{} AS p WHERE {})",
-        storage::quote_text(&definition.name),
-        table.quoted(),
-        of_row.collect::<Vec<_>>().join(" AND "),
-        given.join(" AND "),
-        quote_identifier(&definition.name),
-        equal.join(" AND "),
-    )))
 }

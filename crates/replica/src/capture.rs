@@ -5,7 +5,8 @@
 //! stands for column i of the layout. Tables with more than [`MASK_BITS`] columns write several masks, as text with
 //! commas between them. The layout is the generation of the table's columns that the mask was made for.
 //!
-//! "Changed" is a difference of stored bytes, not of values under a collation. An update that changes the key notes
+//! "Changed" is a difference of stored bytes, not of values under a collation. Only 0.0 and -0.0 count as the same:
+//! no function that SQLite has built in tells them apart. An update that changes the key notes
 //! the old key as deleted and the new one as inserted. A mask of zero is noted too: a column that was added behind our back
 //! may have changed.
 
@@ -23,6 +24,9 @@ pub(crate) const NOTE_LOOK: i64 = -3;
 /// Bits of one mask; an SQL integer has one more beside its sign.
 pub(crate) const MASK_BITS: usize = 62;
 
+/// How many of the table's triggers note its writes; those after them note victims.
+const NOTE_TRIGGERS: usize = 3;
+
 /// `strftime` has whole seconds only, and the product is up to a millisecond low without rounding.
 const NOW: &str = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)";
 
@@ -34,23 +38,58 @@ pub(crate) fn drop_triggers(db: &Connection, table: &str) -> Result<()> {
     Ok(())
 }
 
-/// True when every trigger of the table is there.
-pub(crate) fn has_triggers(db: &Connection, table: &Table) -> Result<bool> {
+/// What became of a table's triggers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Triggers {
+    /// They are those of the table's definition.
+    Fit,
+    /// All writes were noted, but perhaps not the victims of a UNIQUE index that was created since.
+    Outdated,
+    /// Writes may have gone unnoted: the table was dropped, and perhaps made again.
+    Lost,
+}
+
+/// Compares the triggers that exist with those of the table's definition.
+pub(crate) fn find_triggers(db: &Connection, table: &Table) -> Result<Triggers> {
+    let (mut names, mut stored) = (Vec::new(), Vec::new());
     // language=SQLite
-    let sql = "SELECT count(*) FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
+    let sql = "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
                AND name LIKE 'cloudsync\\_%' ESCAPE '\\'";
-    let found = db.query_i64(sql, &[Value::from(table.name.as_str())])?.unwrap_or(0);
-    Ok(found >= triggers(&table.definition, table.layout, &table.cells.iter().map(|cell| &cell.column).collect::<Vec<_>>()).len() as i64)
+    db.prepare(sql)?.for_each(&[Value::from(table.name.as_str())], |row| -> Result<()> {
+        names.extend(row.column(0).as_str().map(str::to_owned));
+        stored.extend(row.column(1).as_str().map(str::to_owned));
+        Ok(())
+    })?;
+    if !trigger_names(&table.name).iter().take(NOTE_TRIGGERS).all(|name| names.contains(name)) {
+        return Ok(Triggers::Lost);
+    }
+    let cells: Vec<_> = table.cells.iter().map(|cell| &cell.column).collect();
+    // SQLite stores the text without the name of the database.
+    let wanted = triggers(&table.definition, table.layout, &cells);
+    let wanted = wanted.iter().map(|sql| sql.replacen("CREATE TRIGGER main.", "CREATE TRIGGER ", 1));
+    let fit = wanted.len() == stored.len() && wanted.into_iter().all(|sql| stored.contains(&sql));
+    Ok(if fit { Triggers::Fit } else { Triggers::Outdated })
 }
 
 /// Creates the table's triggers for its present layout.
-pub(crate) fn create_triggers(db: &Connection, definition: &Definition, layout: i64, cells: &[&Column]) -> Result<()> {
+pub(crate) fn create_triggers(
+    db: &Connection,
+    definition: &Definition,
+    layout: i64,
+    cells: &[&Column],
+) -> Result<()> {
     drop_triggers(db, &definition.name)?;
     triggers(definition, layout, cells).iter().try_for_each(|sql| Ok(db.execute(sql)?))
 }
 
 /// Notes every row of the table, as one statement.
-pub(crate) fn note_all(db: &Connection, definition: &Definition, layout: i64, at: &str, what: i64) -> Result<()> {
+pub(crate) fn note_all(
+    db: &Connection,
+    definition: &Definition,
+    layout: i64,
+    at: &str,
+    what: i64,
+) -> Result<()> {
     let key = key_list(definition, "");
     let table = quote_identifier(&definition.name);
     let columns = log_columns(definition);
@@ -67,22 +106,29 @@ pub(crate) fn log_columns(definition: &Definition) -> String {
 }
 
 fn trigger_names(table: &str) -> Vec<String> {
-    let kinds = ["insert", "update", "delete", "insert_victims", "update_victims"];
+    // No kind begins with another one and an underscore, or two tables could share a name.
+    let kinds = ["insert", "update", "delete", "before_insert", "before_update"];
     kinds.iter().map(|kind| format!("cloudsync_{kind}_{table}")).collect()
 }
 
 fn key_list(definition: &Definition, prefix: &str) -> String {
     let key = Table::key_columns(definition);
-    key.iter().map(|column| format!("{prefix}{}", quote_identifier(column.name()))).collect::<Vec<_>>().join(", ")
+    key.iter()
+        .map(|column| format!("{prefix}{}", quote_identifier(column.name())))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn triggers(definition: &Definition, layout: i64, cells: &[&Column]) -> Vec<String> {
     let table = quote_identifier(&definition.name);
     let columns = log_columns(definition);
     let (new, old) = (key_list(definition, "NEW."), key_list(definition, "OLD."));
-    let name = |kind: &str| format!("main.{}", quote_identifier(&format!("cloudsync_{kind}_{}", definition.name)));
+    let name =
+        |kind: &str| format!("main.{}", quote_identifier(&format!("cloudsync_{kind}_{}", definition.name)));
     let note = |what: &str, key: &str| {
-        format!("INSERT INTO cloudsync_log(at, layout, what, {columns}) VALUES({NOW}, {layout}, {what}, {key});")
+        format!(
+            "INSERT INTO cloudsync_log(at, layout, what, {columns}) VALUES({NOW}, {layout}, {what}, {key});"
+        )
     };
     let key_changed: Vec<_> = Table::key_columns(definition).into_iter().map(differs).collect();
     let key_changed = key_changed.join(" OR ");
@@ -91,9 +137,21 @@ fn triggers(definition: &Definition, layout: i64, cells: &[&Column]) -> Vec<Stri
         "INSERT INTO cloudsync_log(at, layout, what, {columns}) SELECT {NOW}, {layout}, {NOTE_DELETE}, {old} WHERE {key_changed};"
     );
     let mut triggers = vec![
-        format!("CREATE TRIGGER {} AFTER INSERT ON {table} BEGIN {} END", name("insert"), note(&NOTE_INSERT.to_string(), &new)),
-        format!("CREATE TRIGGER {} AFTER UPDATE ON {table} BEGIN {lost_key} {} END", name("update"), note(&what, &new)),
-        format!("CREATE TRIGGER {} AFTER DELETE ON {table} BEGIN {} END", name("delete"), note(&NOTE_DELETE.to_string(), &old)),
+        format!(
+            "CREATE TRIGGER {} AFTER INSERT ON {table} BEGIN {} END",
+            name("insert"),
+            note(&NOTE_INSERT.to_string(), &new)
+        ),
+        format!(
+            "CREATE TRIGGER {} AFTER UPDATE ON {table} BEGIN {lost_key} {} END",
+            name("update"),
+            note(&what, &new)
+        ),
+        format!(
+            "CREATE TRIGGER {} AFTER DELETE ON {table} BEGIN {} END",
+            name("delete"),
+            note(&NOTE_DELETE.to_string(), &old)
+        ),
     ];
     triggers.extend(victim_triggers(definition, layout, &columns, &name));
     triggers
@@ -125,16 +183,24 @@ fn victim_triggers(
             equal.join(" AND "),
             other_row.join(" OR "),
         ));
-        let terms = unique.terms.iter().map(|(column, _)| quote_identifier(column));
-        changes.extend(terms.map(|column| format!("OLD.{column} IS NOT NEW.{column}")));
+        let terms = unique
+            .terms
+            .iter()
+            .map(|(column, collation)| (quote_identifier(column), quote_identifier(collation)));
+        changes.extend(
+            terms.map(|(column, collation)| format!("OLD.{column} IS NOT NEW.{column} COLLATE {collation}")),
+        );
     }
     if notes.is_empty() {
         return Vec::new();
     }
     let changed = changes.join(" OR ");
     vec![
-        format!("CREATE TRIGGER {} BEFORE INSERT ON {table} BEGIN {notes}END", name("insert_victims")),
-        format!("CREATE TRIGGER {} BEFORE UPDATE ON {table} WHEN {changed} BEGIN {notes}END", name("update_victims")),
+        format!("CREATE TRIGGER {} BEFORE INSERT ON {table} BEGIN {notes}END", name("before_insert")),
+        format!(
+            "CREATE TRIGGER {} BEFORE UPDATE ON {table} WHEN {changed} BEGIN {notes}END",
+            name("before_update")
+        ),
     ]
 }
 
@@ -146,10 +212,8 @@ fn differs(column: &Column) -> String {
     if !column.keeps_kinds() {
         return values;
     }
-    // 1 and 1.0 are equal to SQLite, and so are 0.0 and -0.0, which only quote() tells apart.
-    format!(
-        "({values} OR typeof(OLD.{name}) <> typeof(NEW.{name}) OR (OLD.{name} = 0 AND quote(OLD.{name}) <> quote(NEW.{name})))"
-    )
+    // 1 and 1.0 are equal to SQLite.
+    format!("({values} OR typeof(OLD.{name}) <> typeof(NEW.{name}))")
 }
 
 fn mask(cells: &[&Column]) -> String {
@@ -157,7 +221,11 @@ fn mask(cells: &[&Column]) -> String {
         return "0".to_owned();
     }
     let words: Vec<_> = cells.chunks(MASK_BITS).map(mask_word).collect();
-    if words.len() == 1 { words.into_iter().collect() } else { words.join(&format!(" || {} || ", quote_text(","))) }
+    if words.len() == 1 {
+        words.into_iter().collect()
+    } else {
+        words.join(&format!(" || {} || ", quote_text(",")))
+    }
 }
 
 fn mask_word(cells: &[&Column]) -> String {

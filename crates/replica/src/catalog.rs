@@ -4,12 +4,12 @@
 //! a column that was added gets a number and the triggers a new layout; lost triggers are made again and the table
 //! is looked through for rows that came or went meanwhile.
 
-use crate::capture;
+use crate::capture::{self, Triggers};
 use crate::error::{Error, Result};
 use crate::storage;
 use crate::table::{Cell, Column, Definition, Table, read_definition};
 use cloudsync_core::bytes::{Reader, put_varint};
-use cloudsync_core::clock::{COLUMNS_MAX, ColumnNumber};
+use cloudsync_core::clock::{COLUMNS_MAX, ColumnNumber, RowClock};
 use cloudsync_protocol::schema::Schema;
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::HashMap;
@@ -33,7 +33,9 @@ impl Catalog {
         }
         self.clear();
         for row in read_rows(db)? {
-            if let Some(definition) = read_definition(db, &row.name)? {
+            // One that was made again without a key cannot sync, and must not hold up the others.
+            let definition = read_definition(db, &row.name)?;
+            if let Some(definition) = definition.filter(|it| !Table::key_columns(it).is_empty()) {
                 let table = build(db, row, definition)?;
                 self.tables.insert(table.id, Rc::new(table));
             }
@@ -54,6 +56,9 @@ impl Catalog {
         if storage::get_i64(db, "schema_version")? == Some(schema_version(db)?) {
             return Ok(false);
         }
+        // A schema version that was rolled back comes again with other definitions.
+        self.clear();
+        self.load(db)?;
         let mut grown = false;
         for table in self.tables.values() {
             grown |= follow_table(db, table)?;
@@ -109,7 +114,8 @@ impl Catalog {
 
     /// What the other side is told of all enabled tables.
     pub(crate) fn schema(&self) -> Schema {
-        let mut tables: Vec<_> = self.tables.values().filter(|table| table.enabled).map(|table| table.schema()).collect();
+        let mut tables: Vec<_> =
+            self.tables.values().filter(|table| table.enabled).map(|table| table.schema()).collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         Schema { tables }
     }
@@ -127,7 +133,8 @@ fn read_rows(db: &Connection) -> Result<Vec<TableRow>> {
     let sql = "SELECT id, name, algorithm, enabled, layout FROM main.cloudsync_tables";
     let mut rows = Vec::new();
     db.prepare(sql)?.for_each(&[], |row| -> Result<()> {
-        let text = |i| row.column(i).as_str().map(str::to_owned).ok_or_else(|| Error::corrupt("cloudsync_tables"));
+        let text =
+            |i| row.column(i).as_str().map(str::to_owned).ok_or_else(|| Error::corrupt("cloudsync_tables"));
         rows.push(TableRow {
             id: row.column_i64(0),
             name: text(1)?,
@@ -186,7 +193,12 @@ pub(crate) struct Numbered {
 }
 
 /// Gives numbers to columns that have none, and a layout if `present` is not that of the definition's columns.
-pub(crate) fn number_columns(db: &Connection, table: i64, present: i64, definition: &Definition) -> Result<Numbered> {
+pub(crate) fn number_columns(
+    db: &Connection,
+    table: i64,
+    present: i64,
+    definition: &Definition,
+) -> Result<Numbered> {
     let mut numbers = read_numbers(db, table)?;
     let known = numbers.len();
     let mut bits = Vec::new();
@@ -214,7 +226,8 @@ pub(crate) fn number_columns(db: &Connection, table: i64, present: i64, definiti
 
 fn add_number(db: &Connection, table: i64, number: usize, column: &Column) -> Result<ColumnNumber> {
     let number = u16::try_from(number).ok().filter(|number| u64::from(*number) < COLUMNS_MAX);
-    let number = number.ok_or_else(|| Error::Limit("a table had more columns than SQLite allows".to_owned()))?;
+    let number =
+        number.ok_or_else(|| Error::Limit("a table had more columns than SQLite allows".to_owned()))?;
     let sql = "INSERT INTO main.cloudsync_columns(table_id, number, name) VALUES(?1, ?2, ?3)";
     let row = [Value::Integer(table), Value::Integer(i64::from(number)), Value::from(column.name())];
     db.prepare(sql)?.run(&row)?;
@@ -224,22 +237,56 @@ fn add_number(db: &Connection, table: i64, number: usize, column: &Column) -> Re
 fn follow_table(db: &Connection, table: &Table) -> Result<bool> {
     let numbered = number_columns(db, table.id, table.layout, &table.definition)?;
     let layout = numbered.layout.unwrap_or(table.layout);
-    let lost = table.enabled && !capture::has_triggers(db, table)?;
-    if table.enabled && (lost || numbered.layout.is_some()) {
+    let triggers = if table.enabled { capture::find_triggers(db, table)? } else { Triggers::Fit };
+    if table.enabled && (triggers != Triggers::Fit || numbered.layout.is_some()) {
         let columns: Vec<_> = Table::cell_columns(&table.definition).collect();
         capture::create_triggers(db, &table.definition, layout, &columns)?;
     }
-    if lost {
-        note_missed(db, table, layout)?;
+    match triggers {
+        Triggers::Fit => {}
+        Triggers::Outdated => note_vanished(db, table, layout)?,
+        Triggers::Lost => {
+            capture::note_all(db, &table.definition, layout, "0", capture::NOTE_LOOK)?;
+            forget_vanished(db, table)?;
+        }
     }
     let sql = "UPDATE main.cloudsync_tables SET layout = ?2 WHERE id = ?1 AND layout <> ?2";
     db.prepare(sql)?.run(&[Value::Integer(table.id), Value::Integer(layout)])?;
     Ok(numbered.grown)
 }
 
-/// Notes for a look the rows that came or went while there were no triggers.
-fn note_missed(db: &Connection, table: &Table, layout: i64) -> Result<()> {
-    capture::note_all(db, &table.definition, layout, "0", capture::NOTE_LOOK)?;
+/// Forgets the rows that went while there were no triggers: the table may have been dropped and made again, which
+/// must not delete its rows for everybody. They come again.
+fn forget_vanished(db: &Connection, table: &Table) -> Result<()> {
+    let (first, beyond) = crate::clocks::pk_range(table.id);
+    let prefix = crate::clocks::pk(table.id, &[]).len();
+    let mut exists =
+        db.prepare(&format!("SELECT 1 FROM {} WHERE {}", table.quoted(), table.key_condition(1)))?;
+    let mut select = db.prepare("SELECT pk, clock FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2")?;
+    select.bind(1, Value::Blob(&first))?;
+    select.bind(2, Value::Blob(&beyond))?;
+    let mut vanished = Vec::new();
+    while select.step()? {
+        let (Some(pk), Some(clock)) = (select.column(0).as_blob(), select.column(1).as_blob()) else {
+            continue;
+        };
+        crate::clocks::bind_key(&mut exists, 1, &pk[prefix..])?;
+        if RowClock::decode(clock)?.is_alive() && !exists.step()? {
+            vanished.push(pk.to_vec());
+        }
+        exists.reset()?;
+    }
+    drop(select);
+    if vanished.is_empty() {
+        return Ok(());
+    }
+    let mut delete = db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?;
+    vanished.iter().try_for_each(|pk| delete.run(&[Value::Blob(pk)]))?;
+    storage::set(db, "refetch", Value::Integer(1))
+}
+
+/// Notes for a look every row that has a clock: some may have been thrown out by REPLACE, unseen.
+fn note_vanished(db: &Connection, table: &Table, layout: i64) -> Result<()> {
     let pk = crate::clocks::pk_range(table.id);
     let sql = "SELECT pk FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2";
     let mut statement = db.prepare(sql)?;

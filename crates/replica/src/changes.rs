@@ -41,6 +41,17 @@ impl Origin {
             Self::Site(site) => site.0 as i64,
         }
     }
+
+    pub(crate) fn from_code(code: i64) -> Result<Self> {
+        match code {
+            -1 => Ok(Self::Local),
+            -2 => Ok(Self::File),
+            -3 => Ok(Self::Server),
+            site => {
+                Ok(Self::Site(SiteOrdinal(u32::try_from(site).map_err(|_| Error::corrupt("an origin"))?)))
+            }
+        }
+    }
 }
 
 /// The part of a row that changed.
@@ -113,7 +124,8 @@ impl ChangeWriter {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<()> {
+    /// Writes what was added so far.
+    pub(crate) fn flush(&mut self) -> Result<()> {
         if self.keys.is_empty() {
             return Ok(());
         }
@@ -131,7 +143,8 @@ impl ChangeWriter {
         self.flush()?;
         let Some(first_entry) = self.first_entry else { return Ok(None) };
         // language=SQLite
-        let sql = "INSERT INTO main.cloudsync_versions(version, origin, base, first_entry) VALUES(?1, ?2, ?3, ?4)";
+        let sql =
+            "INSERT INTO main.cloudsync_versions(version, origin, base, first_entry) VALUES(?1, ?2, ?3, ?4)";
         db.prepare(sql)?.run(&[
             Value::Integer(self.version as i64),
             Value::Integer(origin.code()),

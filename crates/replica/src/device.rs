@@ -7,17 +7,15 @@
 //! processes that sync one file the slower one's answer is void and harmless.
 
 use crate::apply::Source;
-use crate::changes::{self, EntryReader, Mask, Origin};
-use crate::clocks::{self, ClockStore};
+use crate::changes::{self, Origin};
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
 use crate::extract::{Extraction, Filter, Position};
 use crate::replica::Replica;
 use crate::storage;
 use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
-use cloudsync_core::clock::{Clock, TIME_MAX, Time};
 use cloudsync_protocol::client::{Absorbed, Goal};
-use cloudsync_protocol::limits::{CHUNK_BYTES_TARGET, UPLOAD_CHUNKS_MAX};
+use cloudsync_protocol::limits::{CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX};
 use cloudsync_protocol::message::{Reason, Refusal, Request, RoundId, Turn, Upload};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_sqlite_ffi::Value;
@@ -38,7 +36,7 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = self.id.0.to_vec();
         put_varint(&mut out, self.last);
         put_varint(&mut out, u64::from(self.chunk));
@@ -56,7 +54,8 @@ impl Round {
             chunk: reader.varint_max(u64::from(u32::MAX), "chunk")? as u32,
             rows: reader.varint()?,
             everything: reader.byte()? == 1,
-            position: Position::decode(reader.bytes(1 << 20, "position")?).ok_or_else(|| Error::corrupt("setting round"))?,
+            position: Position::decode(reader.bytes(1 << 20, "position")?)
+                .ok_or_else(|| Error::corrupt("setting round"))?,
         })
     }
 }
@@ -64,14 +63,18 @@ impl Round {
 /// What the last request said, for the comparison with the file when its answer comes.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
-    nonce: u64,
+    pub(crate) nonce: u64,
     cursor: u64,
     position: Vec<u8>,
     fingerprint: u64,
     /// The round as it was sent, and where it goes on after this chunk; `None` at its end.
-    round: Option<(Round, Option<Position>, u64)>,
+    pub(crate) round: Option<(Round, Option<Position>, u64)>,
     goal: Goal,
-    sent_at_ms: u64,
+    pub(crate) sent_at_ms: u64,
+    /// How far the local clock was thought to be off, in milliseconds.
+    pub(crate) offset: i64,
+    /// No clock in the request is later.
+    floor: u64,
 }
 
 impl Replica {
@@ -83,6 +86,7 @@ impl Replica {
         self.require()?;
         self.transact(|replica| {
             replica.fold_in_transaction()?;
+            replica.pull_back_stamps()?;
             replica.request(goal, schema)
         })
     }
@@ -132,8 +136,17 @@ impl Replica {
             }),
         };
         let bytes = request.encode();
-        let sent_at_ms = self.now_ms();
-        self.sent = Some(Sent { nonce, cursor, position, fingerprint, round: sent_round, goal, sent_at_ms });
+        self.sent = Some(Sent {
+            nonce,
+            cursor,
+            position,
+            fingerprint,
+            round: sent_round,
+            goal,
+            sent_at_ms: self.now_ms(),
+            offset: self.clock_offset()?,
+            floor: storage::get_u64(&self.db, "floor")?,
+        });
         Ok(bytes)
     }
 
@@ -149,8 +162,12 @@ impl Replica {
         let mut id = [0; 8];
         self.environment.random(&mut id);
         let position = match storage::get_blob(&self.db, "unsent_position")? {
-            Some(bytes) => Position::decode(&bytes).ok_or_else(|| Error::corrupt("setting unsent_position"))?,
-            None if everything => Position::Scan { head: changes::last_version(&self.db)?, after: Vec::new() },
+            Some(bytes) => {
+                Position::decode(&bytes).ok_or_else(|| Error::corrupt("setting unsent_position"))?
+            }
+            None if everything => {
+                Position::Scan { head: changes::last_version(&self.db)?, after: Vec::new() }
+            }
             None => self.unsent_position()?,
         };
         let last = changes::last_version(&self.db)?;
@@ -189,7 +206,9 @@ impl Replica {
     /// # Errors
     /// When the payload breaks the rules or the file cannot be written; then nothing of the answer is taken in.
     pub fn absorb(&mut self, turn: &Turn<'_>) -> Result<Absorbed> {
-        let Some(sent) = self.sent.take() else { return Err(Error::state("there is no request to be answered")) };
+        let Some(sent) = self.sent.take() else {
+            return Err(Error::state("there is no request to be answered"));
+        };
         self.with_apply_settings(|replica| {
             replica.transact(|replica| {
                 replica.fold_in_transaction()?;
@@ -207,14 +226,17 @@ impl Replica {
         if sent.goal.pull {
             more |= self.take_download(sent, turn, &mut absorbed)?;
         }
-        more |= sent.goal.push && (self.is_anything_unsent()? || storage::get_blob(&self.db, "round")?.is_some());
+        more |=
+            sent.goal.push && (self.is_anything_unsent()? || storage::get_blob(&self.db, "round")?.is_some());
         absorbed.more = more;
         Ok(absorbed)
     }
 
     /// Stores how far the upload got. Gives true when there is more to send.
     fn take_acceptance(&mut self, sent: &Sent, turn: &Turn<'_>, absorbed: &mut Absorbed) -> Result<bool> {
-        let (Some((round, next, rows)), Some(accepted)) = (&sent.round, turn.accepted) else { return Ok(false) };
+        let (Some((round, next, rows)), Some(accepted)) = (&sent.round, turn.accepted) else {
+            return Ok(false);
+        };
         let stored = storage::get_blob(&self.db, "round")?;
         if accepted.round != round.id || stored.as_deref() != Some(&round.encode()[..]) {
             // Another process took this round further meanwhile.
@@ -229,7 +251,13 @@ impl Replica {
             return Ok(true);
         }
         absorbed.rows_sent = round.rows + rows;
+        if accepted.quarantined > 0 {
+            let waiting = storage::get_u64(&self.db, "waiting_on_server")?;
+            storage::set_u64(&self.db, "waiting_on_server", waiting + accepted.quarantined)?;
+        }
         storage::unset(&self.db, "round")?;
+        // What the server took was in its bounds; a later floor is that of notes which it has not seen.
+        self.raise_settled(sent.floor.min(turn.now.saturating_add(CLOCK_AHEAD_MS_MAX - 1)))?;
         storage::set_u64(&self.db, "nonce", turn.nonce)?;
         match next {
             Some(position) => storage::set(&self.db, "unsent_position", Value::Blob(&position.encode()))?,
@@ -249,22 +277,33 @@ impl Replica {
             // Another process received this meanwhile.
             return Ok(true);
         }
-        let first_sync = sent.cursor == 0 && storage::get_i64(&self.db, "first_sync_done")?.is_none();
-        if turn.drained || first_sync {
+        if sent.cursor == 0 && sent.position.is_empty() && !turn.drained && self.is_empty()? {
+            // Nobody reads rows that make no sense yet: the first sync may show its progress.
+            storage::set(&self.db, "progressive", Value::Integer(1))?;
+        }
+        if turn.drained || storage::is_set(&self.db, "progressive")? {
             absorbed.rows_received = self.apply_download(turn.payload)?;
         } else if !turn.payload.is_empty() {
             let sql = "INSERT INTO main.cloudsync_inbox(payload) VALUES(?1)";
             self.db.prepare(sql)?.run(&[Value::Blob(turn.payload)])?;
         }
         if !turn.drained {
+            if turn.position == sent.position {
+                return Err(Error::Protocol("the server's download does not get on".into()));
+            }
             storage::set(&self.db, "position", Value::Blob(turn.position))?;
             return Ok(true);
         }
         storage::unset(&self.db, "position")?;
         storage::unset(&self.db, "echo")?;
         storage::set_u64(&self.db, "cursor", turn.cursor)?;
-        storage::set(&self.db, "first_sync_done", Value::Integer(1))?;
+        storage::unset(&self.db, "progressive")?;
         Ok(false)
+    }
+
+    /// True when no row of a synced table was ever known here.
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.db.query_i64("SELECT 1 FROM main.cloudsync_clocks LIMIT 1", &[])?.is_none())
     }
 
     /// Applies the staged chunks and the last one.
@@ -288,6 +327,7 @@ impl Replica {
         let opened = Opened::open(payload, &Zstd)?;
         let source = Source { origin: Origin::Server, time_max: None, ties: false };
         let applied = self.apply_in_transaction(&[opened.payload()?], source)?;
+        self.raise_settled(applied.time_max.0)?;
         if applied.parts > 0 {
             storage::set(&self.db, "refetch", Value::Integer(1))?;
         }
@@ -299,9 +339,11 @@ impl Replica {
     /// # Errors
     /// When nothing that this side does can help, or the file cannot be written.
     pub fn mend(&mut self, refusal: &Refusal) -> Result<()> {
-        let Some(sent) = self.sent.take() else { return Err(Error::state("there is no request to be answered")) };
+        let Some(sent) = self.sent.take() else {
+            return Err(Error::state("there is no request to be answered"));
+        };
         self.transact(|replica| match refusal.reason {
-            Reason::ClockSkew => replica.correct_clock(refusal.now, sent.sent_at_ms),
+            Reason::ClockSkew => replica.correct_clock(refusal.now, &sent),
             Reason::Clone => replica.part_from_clone(&sent),
             Reason::Restored => {
                 // The server lost turns: it gets everything that is known here, whoever wrote it.
@@ -320,86 +362,6 @@ impl Replica {
                 Err(Error::Protocol(refusal.text.clone()))
             }
         })
-    }
-
-    /// A copy of this file goes on under the same id. If it was only another process on this very file, the file
-    /// shows that by now; else this one takes a new id, also for what it has not sent, and fetches everything again.
-    fn part_from_clone(&mut self, sent: &Sent) -> Result<()> {
-        let stored = storage::get_blob(&self.db, "round")?;
-        let sent_round = sent.round.as_ref().map(|(round, ..)| round.encode());
-        if storage::get_u64(&self.db, "nonce")? != sent.nonce || stored != sent_round {
-            return Ok(());
-        }
-        self.fold_in_transaction()?;
-        let old = self.own_site()?;
-        self.take_new_site()?;
-        let new = self.own_site()?;
-        self.restamp_unsent(|clock| if clock.site == old { Clock::new(clock.time, new) } else { clock })
-    }
-
-    /// Learns how far the local clock is off, and moves the stamps of what is unsent by as much, in their order.
-    fn correct_clock(&mut self, server_now: u64, sent_at_ms: u64) -> Result<()> {
-        let before = storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0);
-        let offset = server_now as i64 - sent_at_ms as i64;
-        self.fold_in_transaction()?;
-        storage::set(&self.db, "clock_offset", Value::Integer(offset))?;
-        let own = self.own_site()?;
-        let moved = offset - before;
-        self.restamp_unsent(|clock| {
-            if clock.site != own || clock.time.0 <= 1 {
-                return clock;
-            }
-            let time = clock.time.0.saturating_add_signed(moved).clamp(2, TIME_MAX.0);
-            Clock::new(Time(time), own)
-        })?;
-        storage::set_u64(&self.db, "floor", server_now)
-    }
-
-    fn learn_offset(&self, server_now: u64, sent_at_ms: u64) -> Result<()> {
-        // Small differences are the network's; they are not worth a write each round.
-        const TOLERANCE_MS: u64 = 2_000;
-        let now = self.now_ms();
-        let offset = server_now as i64 - (sent_at_ms / 2 + now / 2) as i64;
-        let known = storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0);
-        let offset = if offset.unsigned_abs() < TOLERANCE_MS { 0 } else { offset };
-        if offset.abs_diff(known) >= TOLERANCE_MS {
-            storage::set(&self.db, "clock_offset", Value::Integer(offset))?;
-        }
-        Ok(())
-    }
-
-    /// Maps the clocks of all cells that wait to be sent.
-    fn restamp_unsent(&mut self, map: impl Fn(Clock) -> Clock) -> Result<()> {
-        let sites = self.sites.ids().to_vec();
-        let sent = storage::get_u64(&self.db, "sent_version")?;
-        let after = changes::entry_before(&self.db, sent)?;
-        let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
-        let mut clocks = ClockStore::open(&self.db)?;
-        let mut seen: std::collections::HashMap<Vec<u8>, Vec<Mask>> = std::collections::HashMap::new();
-        while let Some(entry) = entries.next()? {
-            if entry.origin != Origin::Local.code() {
-                continue;
-            }
-            for row in entry.rows() {
-                let (key, mask) = row?;
-                seen.entry(clocks::pk(entry.table, key)).or_default().push(mask);
-            }
-        }
-        for (pk, masks) in seen {
-            let Some(clock) = clocks.read(&pk)? else { continue };
-            let unsent = |column| {
-                masks.iter().any(|mask| match (mask, column) {
-                    (Mask::Whole, _) => true,
-                    (Mask::Columns(columns), Some(column)) => columns.contains(column),
-                    (Mask::Columns(_), None) => false,
-                })
-            };
-            let moved = clock.map_clocks(&sites, |column, cell| if unsent(column) { map(cell) } else { cell });
-            if moved != clock {
-                clocks.write(&pk, &moved, false)?;
-            }
-        }
-        clocks.finish(&self.db)
     }
 
     fn restart_download(&self) -> Result<()> {

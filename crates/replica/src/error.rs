@@ -25,7 +25,9 @@ pub enum Error {
     #[error("database is busy: {0}; try again, or raise the setting busy_ms")]
     Busy(String),
     /// Our own stored data cannot be read.
-    #[error("stored data is damaged: {0}; restore the file from a backup, or remove the table with cloudsync_cleanup and sync again")]
+    #[error(
+        "stored data is damaged: {0}; restore the file from a backup, or remove the table with cloudsync_cleanup and sync again"
+    )]
     Corrupt(String),
     /// Something is larger than may be.
     #[error("{0}")]

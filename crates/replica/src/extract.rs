@@ -232,6 +232,15 @@ impl Replica {
                     "the changes since version {since} do not fit one payload of {CHUNK_BYTES_MAX} bytes: encode them since a later version, or in parts with cloudsync_payload_chunks"
                 )));
             }
+            if chunk.rows == 0 {
+                // No bytes at all could not be told from a file that was lost.
+                let header = Header { first_version: 0, last_version: last, is_final: true };
+                return Ok(Encoder::new().finish(header, &Zstd));
+            }
+            if chunk.rows == 0 {
+                let header = Header { first_version: 0, last_version: last, is_final: true };
+                return Ok(Encoder::new().finish(header, &Zstd));
+            }
             Ok(chunk.payload)
         })
     }
@@ -279,14 +288,16 @@ impl<'r> Builder<'r> {
     fn finish(self, next: Option<Position>) -> Chunk {
         let rows = self.encoder.rows() as u64;
         let base = if self.base == u64::MAX { 0 } else { self.base };
-        let header = Header { first_version: 0, last_version: self.extraction.last, is_final: next.is_none() };
+        let header =
+            Header { first_version: 0, last_version: self.extraction.last, is_final: next.is_none() };
         let payload = if rows == 0 { Vec::new() } else { self.encoder.finish(header, &Zstd) };
         Chunk { payload, rows, next, base }
     }
 
     /// Sends rows in order of keys; gives where to go on when the chunk is full.
     fn scan(&mut self, head: u64, after: &[u8]) -> Result<Option<Position>> {
-        let mut select = self.db.prepare("SELECT pk, clock FROM main.cloudsync_clocks WHERE pk > ?1 ORDER BY pk")?;
+        let mut select =
+            self.db.prepare("SELECT pk, clock FROM main.cloudsync_clocks WHERE pk > ?1 ORDER BY pk")?;
         select.bind(1, Value::Blob(after))?;
         while select.step()? {
             let pk = select.column(0).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
@@ -311,7 +322,8 @@ impl<'r> Builder<'r> {
         while let Some(entry) = entries.next()? {
             let table = self.replica.catalog.table(entry.table);
             let filter = self.extraction.filter;
-            if let Some(table) = table.filter(|table| filter.takes(entry.origin) && filter.takes_table(table)) {
+            if let Some(table) = table.filter(|table| filter.takes(entry.origin) && filter.takes_table(table))
+            {
                 self.base = self.base.min(entry.base);
                 for (at, row) in entry.rows().enumerate().skip(skip as usize) {
                     let (key, mask) = row?;
@@ -356,7 +368,8 @@ impl<'r> Builder<'r> {
         }
         let mut whole = *mask == Mask::Whole;
         if let Filter::BySite(site) = self.extraction.filter {
-            let own: ColumnSet = columns.iter().filter(|c| clock.cell(*c).is_some_and(|c| c.site == site)).collect();
+            let own: ColumnSet =
+                columns.iter().filter(|c| clock.cell(*c).is_some_and(|c| c.site == site)).collect();
             whole &= own == columns && clock.common.site == site;
             columns = own;
         }
@@ -382,9 +395,17 @@ impl<'r> Builder<'r> {
         Ok(())
     }
 
-    fn alive(&mut self, table: &Rc<Table>, key: &[u8], clock: &RowClock, columns: ColumnSet, whole: bool) -> Result<()> {
+    fn alive(
+        &mut self,
+        table: &Rc<Table>,
+        key: &[u8],
+        clock: &RowClock,
+        columns: ColumnSet,
+        whole: bool,
+    ) -> Result<()> {
         let numbers: Vec<_> = columns.iter().collect();
-        let cells: Vec<_> = numbers.iter().map(|column| clock.cell(*column).unwrap_or(clock.common)).collect();
+        let cells: Vec<_> =
+            numbers.iter().map(|column| clock.cell(*column).unwrap_or(clock.common)).collect();
         // A part is sent under the clock of its first cell, which most of its cells share.
         let common = if whole { clock.common } else { cells.first().copied().unwrap_or(clock.common) };
         let mut exceptions = Vec::new();
@@ -410,20 +431,34 @@ impl<'r> Builder<'r> {
         Ok(open.select.reset()?)
     }
 
-    fn open(&mut self, table: &Table, columns: Vec<cloudsync_core::clock::ColumnNumber>, whole: bool) -> Result<Open> {
+    fn open(
+        &mut self,
+        table: &Table,
+        columns: Vec<cloudsync_core::clock::ColumnNumber>,
+        whole: bool,
+    ) -> Result<Open> {
         let cells: Vec<_> = columns.iter().filter_map(|number| table.cell(*number)).collect();
         let names: Vec<_> = cells.iter().map(|cell| cell.column.name()).collect();
         let mut list: Vec<_> = names.iter().map(|name| quote_identifier(name)).collect();
         if list.is_empty() {
             list.push("1".to_owned());
         }
-        let sql = format!("SELECT {} FROM {} WHERE {}", list.join(", "), table.quoted(), table.key_condition(1));
-        Ok(Open { id: self.encoder.group(&table.name, &names, whole), select: self.db.prepare(&sql)?, columns })
+        let sql =
+            format!("SELECT {} FROM {} WHERE {}", list.join(", "), table.quoted(), table.key_condition(1));
+        Ok(Open {
+            id: self.encoder.group(&table.name, &names, whole),
+            select: self.db.prepare(&sql)?,
+            columns,
+        })
     }
 
     fn wire_clock(&mut self, clock: Clock) -> Result<Clock> {
         let at = clock.site.0 as usize;
-        let known = self.wire_sites.get(at).copied().ok_or_else(|| Error::corrupt("a clock names an unknown site"))?;
+        let known = self
+            .wire_sites
+            .get(at)
+            .copied()
+            .ok_or_else(|| Error::corrupt("a clock names an unknown site"))?;
         let site = match known {
             Some(site) => site,
             None => {

@@ -42,7 +42,7 @@ const TIME_INITIAL: Time = Time(1);
 pub struct Folded {
     /// Rows that changed.
     pub rows: u64,
-    /// Rows that stay local because their key contains NULL.
+    /// Rows that stay local because their key contains NULL, or is too long.
     pub null_keys: u64,
 }
 
@@ -66,17 +66,14 @@ enum What {
 struct Touch {
     whole_at: Option<u64>,
     updates: Vec<(u64, ColumnSet)>,
-    /// Layouts older than the present one, whose notes know nothing of newer columns; with the last note's time.
+    /// The oldest layout before the present one, whose notes know nothing of newer columns; with the last note's time.
     stale: Option<(i64, u64)>,
 }
 
 impl Replica {
     /// Folds everything that is noted. The caller holds the transaction.
     pub(crate) fn fold_in_transaction(&mut self) -> Result<Folded> {
-        if self.catalog.follow_schema(&self.db)? {
-            // The server may have sent values for columns that did not exist here; they come again.
-            storage::set(&self.db, "refetch", Value::Integer(1))?;
-        }
+        self.follow_schema()?;
         let mut folded = Folded::default();
         loop {
             let last = self.db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?;
@@ -92,6 +89,15 @@ impl Replica {
                 self.db.prepare(sql)?.run(&[Value::Integer(slice.last)])?;
             }
         }
+    }
+
+    /// Follows changes of the schema that were made behind our back.
+    pub(crate) fn follow_schema(&mut self) -> Result<()> {
+        if self.catalog.follow_schema(&self.db)? {
+            // The server may have sent values for columns that did not exist here; they come again.
+            storage::set(&self.db, "refetch", Value::Integer(1))?;
+        }
+        Ok(())
     }
 
     fn fold_slice(&mut self) -> Result<Slice> {
@@ -176,7 +182,8 @@ impl NoteReader {
         let mut key = Vec::new();
         match table.pack_key(&mut key, |i| from_sqlite(row.column(4 + i))) {
             Ok(()) => self.arena.extend_from_slice(&key),
-            Err(KeyError::Null) => {
+            // No other replica could name such a row; the others must not wait for it.
+            Err(KeyError::Null | KeyError::TooLong) => {
                 self.arena.truncate(start);
                 self.null_keys += 1;
                 return Ok(());
@@ -191,7 +198,8 @@ impl NoteReader {
             mask => What::Update(read_mask(replica, layout, mask)?),
         };
         let at = u64::try_from(row.column_i64(1)).unwrap_or(0).min(TIME_MAX.0 / 2);
-        let range = |offset: usize| u32::try_from(offset).map_err(|_| Error::Limit("too many notes at once".into()));
+        let range =
+            |offset: usize| u32::try_from(offset).map_err(|_| Error::Limit("too many notes at once".into()));
         let key = (range(start)?, range(self.arena.len())?);
         self.notes.push(Note { key, at, layout, what });
         Ok(())
@@ -221,12 +229,16 @@ impl NoteReader {
 }
 
 fn read_mask(replica: &mut Replica, layout: i64, mask: Value<'_>) -> Result<ColumnSet> {
-    let columns = replica.catalog.layout(&replica.db, layout)?.ok_or_else(|| Error::corrupt("cloudsync_layouts"))?;
+    let columns =
+        replica.catalog.layout(&replica.db, layout)?.ok_or_else(|| Error::corrupt("cloudsync_layouts"))?;
     let words: Vec<i64> = match mask {
         Value::Integer(word) => vec![word],
         Value::Text(text) => {
             let text = std::str::from_utf8(text).map_err(|_| Error::corrupt("cloudsync_log"))?;
-            text.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| Error::corrupt("cloudsync_log"))?
+            text.split(',')
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map_err(|_| Error::corrupt("cloudsync_log"))?
         }
         Value::Null | Value::Real(_) | Value::Blob(_) => return Err(Error::corrupt("cloudsync_log")),
     };
@@ -245,7 +257,8 @@ fn touch(table: &Table, notes: &[Note]) -> Touch {
             What::Look => {}
             What::Update(columns) => {
                 if note.layout != table.layout {
-                    touch.stale = Some((note.layout, note.at));
+                    let oldest = touch.stale.map_or(note.layout, |(layout, _)| layout.min(note.layout));
+                    touch.stale = Some((oldest, note.at));
                 }
                 match touch.updates.last_mut() {
                     Some((at, known)) if *at == note.at => known.union_with(columns),
@@ -271,7 +284,14 @@ struct Folder {
 
 impl Folder {
     /// Writes the row's new clock and gives what changed; `None` if nothing did.
-    fn row(&mut self, replica: &mut Replica, table: &Table, pk: &[u8], key: &[u8], mut touch: Touch) -> Result<Option<Mask>> {
+    fn row(
+        &mut self,
+        replica: &mut Replica,
+        table: &Table,
+        pk: &[u8],
+        key: &[u8],
+        mut touch: Touch,
+    ) -> Result<Option<Mask>> {
         let stored = self.clocks.read(pk)?;
         let exists = self.exists(table, key)?;
         let alive = stored.as_ref().is_some_and(RowClock::is_alive);
@@ -345,7 +365,10 @@ impl Folder {
                 cells.insert(column, *at);
             }
         }
-        cells.into_iter().map(|(column, at)| (column, self.later(self.time(at), stored.cell(column)))).collect()
+        cells
+            .into_iter()
+            .map(|(column, at)| (column, self.later(self.time(at), stored.cell(column))))
+            .collect()
     }
 
     /// A clock at `time`, or right after the one it replaces.
@@ -364,7 +387,13 @@ impl Folder {
 
     /// A note under an older layout cannot say whether newer columns changed: those that differ from their default
     /// count as changed.
-    fn add_newer_columns(&mut self, replica: &mut Replica, table: &Table, key: &[u8], touch: &mut Touch) -> Result<()> {
+    fn add_newer_columns(
+        &mut self,
+        replica: &mut Replica,
+        table: &Table,
+        key: &[u8],
+        touch: &mut Touch,
+    ) -> Result<()> {
         let Some((layout, at)) = touch.stale else { return Ok(()) };
         let known = replica.catalog.layout(&self.db, layout)?;
         let known = known.ok_or_else(|| Error::corrupt("cloudsync_layouts"))?;
@@ -374,7 +403,8 @@ impl Folder {
         }
         let tests = newer.iter().map(|cell| {
             let default = cell.column.schema.default.as_deref().unwrap_or("NULL");
-            format!("{} IS NOT ({default})", storage::quote_identifier(cell.column.name()))
+            let name = storage::quote_identifier(cell.column.name());
+            format!("({name} IS NOT ({default}) COLLATE BINARY OR typeof({name}) <> typeof({default}))")
         });
         let tests = tests.collect::<Vec<_>>().join(", ");
         let sql = format!("SELECT {tests} FROM {} WHERE {}", table.quoted(), table.key_condition(1));
@@ -388,4 +418,3 @@ impl Folder {
         Ok(())
     }
 }
-

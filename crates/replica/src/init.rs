@@ -29,6 +29,7 @@ impl Replica {
         }
         self.transact(|replica| {
             let site = replica.create()?;
+            replica.follow_schema()?;
             if table == "*" {
                 for name in eligible_tables(&replica.db)? {
                     replica.init_table(&name, algorithm, flags)?;
@@ -36,7 +37,6 @@ impl Replica {
             } else {
                 replica.init_table(table, algorithm, flags)?;
             }
-            replica.catalog.follow_schema(&replica.db)?;
             // A table that synced before may have asked for a new site.
             replica.site_id().or(Ok(site))
         })
@@ -85,7 +85,9 @@ impl Replica {
     }
 
     fn checked_definition(&self, name: &str, flags: i64) -> Result<Definition> {
-        if name.to_ascii_lowercase().starts_with("cloudsync_") || name.to_ascii_lowercase().starts_with("sqlite_") {
+        if name.to_ascii_lowercase().starts_with("cloudsync_")
+            || name.to_ascii_lowercase().starts_with("sqlite_")
+        {
             return Err(Error::usage(format!("table \"{name}\" belongs to the system and cannot sync")));
         }
         check_kind(&self.db, name)?;
@@ -107,7 +109,9 @@ impl Replica {
         }
         if let Some(generated) = key.iter().find(|column| column.generated) {
             let column = generated.name();
-            return Err(Error::usage(format!("key column \"{column}\" of table \"{name}\" is generated and cannot sync")));
+            return Err(Error::usage(format!(
+                "key column \"{column}\" of table \"{name}\" is generated and cannot sync"
+            )));
         }
         Table::build_key(&definition, &[])?;
         Ok(definition)
@@ -226,10 +230,15 @@ fn eligible_tables(db: &Connection) -> Result<Vec<String>> {
                AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
     let mut names = Vec::new();
     for name in texts(db, sql)? {
+        if owner_of_shadow(db, &name)?.is_some() {
+            continue;
+        }
         let Some(definition) = read_definition(db, &name)? else { continue };
         let key = Table::key_columns(&definition);
-        let integer = |column: &&crate::table::Column| Affinity::of(&column.schema.declared_type) == Affinity::Integer;
-        if !key.is_empty() && !(key.len() == 1 && key.first().is_some_and(integer)) {
+        let integer =
+            |column: &&crate::table::Column| Affinity::of(&column.schema.declared_type) == Affinity::Integer;
+        let lone_integer = key.len() == 1 && key.first().is_some_and(integer);
+        if !key.is_empty() && !lone_integer {
             names.push(name);
         }
     }
@@ -252,11 +261,40 @@ fn check_kind(db: &Connection, name: &str) -> Result<()> {
     if let Some(kind) = db.query_text(sql, &[Value::from(name)])? {
         return Err(Error::usage(format!("\"{name}\" is {kind}; only ordinary tables sync")));
     }
+    if let Some(owner) = owner_of_shadow(db, name)? {
+        return Err(Error::usage(format!(
+            "\"{name}\" belongs to the virtual table \"{owner}\"; only ordinary tables sync"
+        )));
+    }
     let sql = "SELECT 1 FROM temp.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
     if db.query_i64(sql, &[Value::from(name)])?.is_some() {
         return Err(Error::usage(format!("\"{name}\" is a temporary table; only ordinary tables sync")));
     }
     Ok(())
+}
+
+/// The virtual table (full-text or spatial index) that keeps its content in the table of that name.
+fn owner_of_shadow(db: &Connection, name: &str) -> Result<Option<String>> {
+    // SQLite has a list of these tables, but not yet in all versions that we support.
+    const SUFFIXES: [&str; 11] = [
+        "_content",
+        "_segments",
+        "_segdir",
+        "_docsize",
+        "_stat",
+        "_data",
+        "_idx",
+        "_config",
+        "_node",
+        "_parent",
+        "_rowid",
+    ];
+    let lower = name.to_ascii_lowercase();
+    let Some(owner) = SUFFIXES.iter().find_map(|suffix| lower.strip_suffix(suffix)) else { return Ok(None) };
+    // language=SQLite
+    let sql = "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE \
+               AND sql LIKE 'CREATE VIRTUAL%'";
+    Ok(db.query_text(sql, &[Value::from(owner)])?)
 }
 
 /// Gives the log as many key columns as the table's key has.

@@ -22,12 +22,14 @@ mod fold;
 mod init;
 mod quarantine;
 mod replica;
+mod restamp;
 mod sites;
 mod status;
 mod storage;
 mod table;
 mod uuid;
 mod value;
+mod write;
 
 pub use apply::{Applied, Source};
 pub use changes::Origin;
@@ -49,14 +51,17 @@ use cloudsync_sqlite_ffi::Output;
 /// # Errors
 /// When the bytes are no packed key.
 pub fn pk_decode(pk: &[u8], index: usize) -> Result<Option<Output>> {
-    let damaged = |_| Error::Usage("the BLOB is no packed key, as cloudsync_quarantine.pk holds them".to_owned());
+    let damaged =
+        |_| Error::Usage("the BLOB is no packed key, as cloudsync_quarantine.pk holds them".to_owned());
     let parts: Vec<_> = cloudsync_core::key::unpack(pk).collect::<Result<_, _>>().map_err(damaged)?;
     Ok(parts.get(index).map(|part| match part {
         cloudsync_core::key::KeyPart::Integer(integer) => Output::Integer(*integer),
         cloudsync_core::key::KeyPart::Real(real) => Output::Real(*real),
         cloudsync_core::key::KeyPart::Blob(blob) => Output::Blob(blob.to_vec()),
         text => match text.to_value() {
-            cloudsync_core::value::Value::Text(text) => Output::Text(String::from_utf8_lossy(&text).into_owned()),
+            cloudsync_core::value::Value::Text(text) => {
+                Output::Text(String::from_utf8_lossy(&text).into_owned())
+            }
             _ => Output::Null,
         },
     }))

@@ -4,18 +4,23 @@
 //! later change of the row makes it void.
 
 use crate::error::{Error, Result};
+use crate::storage;
 use cloudsync_protocol::payload::{Encoder, Group, Header, Payload, Stored};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 
 /// Rows that may wait at most.
 pub(crate) const QUARANTINE_ROWS_MAX: u64 = 100_000;
-/// Rows that one apply tries again at most.
-const RETRY_ROWS_MAX: i64 = 1_000;
+/// Rows that one apply tries again at once; further ones only after one of them got in.
+pub(crate) const RETRY_ROWS_MAX: i64 = 1_000;
+
+/// The setting that says which change was tried last, when there are too many for one apply.
+const LAST_TRIED: &str = "quarantine_tried";
 
 /// A change that waits.
 pub(crate) struct Waiting {
     pub(crate) id: i64,
     pub(crate) change: Vec<u8>,
+    pub(crate) origin: i64,
 }
 
 pub(crate) struct Quarantine {
@@ -68,21 +73,41 @@ impl Quarantine {
         }
     }
 
-    /// The changes that are tried again now, oldest first.
+    /// The changes that are tried again now, oldest first. Of more than can be tried at once each has its turn.
     pub(crate) fn read(&self) -> Result<Vec<Waiting>> {
-        let mut waiting = Vec::new();
-        let sql = "SELECT id, change FROM main.cloudsync_quarantine ORDER BY id LIMIT ?1";
-        self.db.prepare(sql)?.for_each(&[Value::Integer(RETRY_ROWS_MAX)], |row| -> Result<()> {
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let after = storage::get_i64(&self.db, LAST_TRIED)?;
+        // language=SQLite
+        let sql = "SELECT * FROM (SELECT id, change, origin FROM main.cloudsync_quarantine WHERE id > ?1 ORDER BY id) \
+                   UNION ALL \
+                   SELECT * FROM (SELECT id, change, origin FROM main.cloudsync_quarantine WHERE id <= ?1 ORDER BY id) \
+                   LIMIT ?2";
+        let values = [Value::Integer(after.unwrap_or(0)), Value::Integer(RETRY_ROWS_MAX)];
+        self.db.prepare(sql)?.for_each(&values, |row| -> Result<()> {
             let change = row.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
-            waiting.push(Waiting { id: row.column_i64(0), change: change.to_vec() });
+            waiting.push(Waiting {
+                id: row.column_i64(0),
+                change: change.to_vec(),
+                origin: row.column_i64(2),
+            });
             Ok(())
         })?;
+        match waiting.last() {
+            Some(last) if waiting.len() as i64 == RETRY_ROWS_MAX => {
+                storage::set(&self.db, LAST_TRIED, Value::Integer(last.id))?;
+            }
+            _ if after.is_some() => storage::unset(&self.db, LAST_TRIED)?,
+            _ => {}
+        }
         Ok(waiting)
     }
 
     /// The change got in.
     pub(crate) fn remove(&self, id: i64) -> Result<()> {
-        Ok(self.db.prepare("DELETE FROM main.cloudsync_quarantine WHERE id = ?1")?.run(&[Value::Integer(id)])?)
+        Ok(self
+            .db
+            .prepare("DELETE FROM main.cloudsync_quarantine WHERE id = ?1")?
+            .run(&[Value::Integer(id)])?)
     }
 
     /// The change must go on waiting.

@@ -23,6 +23,8 @@ pub struct Replica {
     pub(crate) catalog: Catalog,
     pub(crate) sites: Sites,
     pub(crate) sent: Option<crate::device::Sent>,
+    /// Set while `transact` runs.
+    transacting: bool,
     /// Set while an apply runs for an app that enforces foreign keys.
     pub(crate) checks_parents: bool,
 }
@@ -31,15 +33,6 @@ pub struct Replica {
 pub(crate) enum Scope {
     Own(Transaction),
     Inner(Savepoint),
-}
-
-impl Scope {
-    fn commit(self) -> Result<()> {
-        Ok(match self {
-            Self::Own(transaction) => transaction.commit(),
-            Self::Inner(savepoint) => savepoint.commit(),
-        }?)
-    }
 }
 
 impl Replica {
@@ -54,6 +47,7 @@ impl Replica {
             catalog: Catalog::default(),
             sites: Sites::default(),
             sent: None,
+            transacting: false,
             checks_parents: false,
         };
         if storage::exists(&replica.db)? {
@@ -185,9 +179,14 @@ impl Replica {
 
     /// Runs `act` in a transaction of our own, or in a savepoint if the app has one open. Any error undoes it all.
     pub fn transact<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let scope = self.begin()?;
-        let outcome = act(self).and_then(|value| scope.commit().map(|()| value));
-        if outcome.is_err() {
+        let nested = self.transacting;
+        let scope = self.begin().map_err(|error| self.explain(error))?;
+        let in_apps = !nested && matches!(scope, Scope::Inner(_));
+        self.transacting = true;
+        let outcome = act(self).and_then(|value| self.commit(scope).map(|()| value));
+        self.transacting = nested;
+        // The app may yet roll back what was read or made in its transaction.
+        if outcome.is_err() || in_apps {
             self.catalog.clear();
             self.sites.clear();
         }
@@ -195,23 +194,32 @@ impl Replica {
     }
 
     fn begin(&mut self) -> Result<Scope> {
-        if !self.db.is_autocommit() {
-            return Ok(Scope::Inner(self.db.savepoint("cloudsync")?));
-        }
-        let scope = Scope::Own(self.begin_immediate()?);
+        let scope = if self.db.is_autocommit() {
+            Scope::Own(self.while_busy(|db| db.begin_immediate())?)
+        } else {
+            Scope::Inner(self.db.savepoint("cloudsync")?)
+        };
         if self.exists()? {
             self.sites.refresh(&self.db)?;
         }
         Ok(scope)
     }
 
+    fn commit(&self, scope: Scope) -> Result<()> {
+        match scope {
+            // Without a WAL a reader can hold up a commit, which may be tried again; its guard then finds it done.
+            Scope::Own(_guard) => self.while_busy(|db| db.execute("COMMIT")),
+            Scope::Inner(savepoint) => Ok(savepoint.commit()?),
+        }
+    }
+
     /// The host's busy handler stays as it is, and the many hosts that have none still wait their turn.
-    fn begin_immediate(&self) -> Result<Transaction> {
+    fn while_busy<T>(&self, act: impl Fn(&Connection) -> cloudsync_sqlite_ffi::Result<T>) -> Result<T> {
         let mut waited_ms = 0;
         let mut pause_ms = 1;
         loop {
-            let error = match self.db.begin_immediate() {
-                Ok(transaction) => return Ok(transaction),
+            let error = match act(&self.db) {
+                Ok(value) => return Ok(value),
                 Err(error) if error.is_busy() => error,
                 Err(error) => return Err(error.into()),
             };
@@ -299,7 +307,10 @@ impl Replica {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn unknown_name(&mut self, payload: &cloudsync_protocol::payload::Payload<'_>) -> Result<Option<String>> {
+    pub fn unknown_name(
+        &mut self,
+        payload: &cloudsync_protocol::payload::Payload<'_>,
+    ) -> Result<Option<String>> {
         self.catalog.load(&self.db)?;
         for group in payload.groups() {
             let Some(table) = self.catalog.table_named(group.table()).filter(|table| table.enabled) else {

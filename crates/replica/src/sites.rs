@@ -16,11 +16,11 @@ impl Sites {
     /// some: then all are read again.
     pub(crate) fn refresh(&mut self, db: &Connection) -> Result<()> {
         let stored = db.query_i64("SELECT count(*) FROM main.cloudsync_sites", &[])?.unwrap_or(0) as usize;
+        if stored < self.ids.len() || self.last_differs(db)? {
+            self.ids.clear();
+        }
         if stored == self.ids.len() {
             return Ok(());
-        }
-        if stored < self.ids.len() {
-            self.ids.clear();
         }
         let sql = "SELECT ordinal, site_id FROM main.cloudsync_sites WHERE ordinal >= ?1 ORDER BY ordinal";
         let mut statement = db.prepare(sql)?;
@@ -34,6 +34,14 @@ impl Sites {
             self.ids.push(id);
         }
         Ok(())
+    }
+
+    /// True when the last known site is stored no more under its ordinal: it was rolled back, and another one came.
+    fn last_differs(&self, db: &Connection) -> Result<bool> {
+        let Some(last) = self.ids.last() else { return Ok(false) };
+        let sql = "SELECT 1 FROM main.cloudsync_sites WHERE ordinal = ?1 AND site_id = ?2";
+        let ordinal = Value::Integer(self.ids.len() as i64 - 1);
+        Ok(db.query_i64(sql, &[ordinal, Value::Blob(&last.0)])?.is_none())
     }
 
     /// Forgets everything, after a rollback that may have taken sites away.

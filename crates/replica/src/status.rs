@@ -97,6 +97,7 @@ impl Replica {
             "clock_offset_ms": storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),
             "server": self.server()?,
             "last_round": last_round,
+            "waiting_on_server": storage::get_u64(&db, "waiting_on_server")?,
             "quarantine": count("cloudsync_quarantine")?,
             "conflicts": count("cloudsync_conflicts")?,
             "rejected": count("cloudsync_rejected")?,
@@ -109,7 +110,8 @@ impl Replica {
         if nullable.is_empty() {
             return Ok(0);
         }
-        let any: Vec<_> = nullable.iter().map(|name| format!("{} IS NULL", storage::quote_identifier(name))).collect();
+        let any: Vec<_> =
+            nullable.iter().map(|name| format!("{} IS NULL", storage::quote_identifier(name))).collect();
         let sql = format!("SELECT count(*) FROM {} WHERE {}", table.quoted(), any.join(" OR "));
         Ok(self.db.query_i64(&sql, &[])?.unwrap_or(0))
     }

@@ -31,7 +31,8 @@ impl Column {
 
     /// True when the column stores numbers as they come, so that 1 and 1.0, 0.0 and -0.0 differ.
     pub(crate) fn keeps_kinds(&self) -> bool {
-        Affinity::of(&self.schema.declared_type) == Affinity::Blob || self.schema.declared_type.eq_ignore_ascii_case("ANY")
+        Affinity::of(&self.schema.declared_type) == Affinity::Blob
+            || self.schema.declared_type.eq_ignore_ascii_case("ANY")
     }
 }
 
@@ -44,6 +45,8 @@ pub(crate) struct Definition {
     pub(crate) without_rowid: bool,
     pub(crate) uniques: Vec<Unique>,
     pub(crate) has_foreign_keys: bool,
+    /// A constraint says itself what a conflict does, as in UNIQUE ON CONFLICT REPLACE.
+    pub(crate) resolves_conflicts: bool,
 }
 
 /// A UNIQUE index beside the primary key.
@@ -72,6 +75,7 @@ pub(crate) fn read_definition(db: &Connection, table: &str) -> Result<Option<Def
         strict: options.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == "STRICT"),
         without_rowid: options.contains("WITHOUT"),
         uniques: read_uniques(db, &name)?,
+        resolves_conflicts: sql.to_ascii_uppercase().contains("CONFLICT"),
         has_foreign_keys: db.query_i64(foreign_keys, &[Value::from(name.as_str())])?.is_some(),
         name,
     }))
@@ -85,7 +89,8 @@ fn read_columns(db: &Connection, table: &str) -> Result<Vec<Column>> {
     let mut columns = Vec::new();
     while statement.step()? {
         let text = |i| statement.column(i).as_str().map(str::to_owned);
-        let name = text(0).ok_or_else(|| Error::usage(format!("a column name of table \"{table}\" is not UTF-8")))?;
+        let name = text(0)
+            .ok_or_else(|| Error::usage(format!("a column name of table \"{table}\" is not UTF-8")))?;
         columns.push(Column {
             schema: ColumnSchema {
                 declared_type: text(1).unwrap_or_default(),
@@ -162,14 +167,16 @@ pub(crate) struct Table {
 impl Table {
     /// The key columns of a definition, in the key's order.
     pub(crate) fn key_columns(definition: &Definition) -> Vec<&Column> {
-        let mut key: Vec<_> = definition.columns.iter().filter(|column| column.schema.key_place > 0).collect();
+        let mut key: Vec<_> =
+            definition.columns.iter().filter(|column| column.schema.key_place > 0).collect();
         key.sort_by_key(|column| column.schema.key_place);
         key
     }
 
     /// The columns of a definition whose values travel.
     pub(crate) fn cell_columns(definition: &Definition) -> impl Iterator<Item = &Column> {
-        let travels = |column: &&Column| !column.generated && (column.schema.key_place == 0 || column.is_lossy_key());
+        let travels =
+            |column: &&Column| !column.generated && (column.schema.key_place == 0 || column.is_lossy_key());
         definition.columns.iter().filter(travels)
     }
 
@@ -243,7 +250,9 @@ impl Table {
             strict: self.definition.strict,
             without_rowid: self.definition.without_rowid,
             columns: stored.map(|column| column.schema.clone()).collect(),
-            uniques: constraints.map(|unique| unique.terms.iter().map(|(name, _)| name.clone()).collect()).collect(),
+            uniques: constraints
+                .map(|unique| unique.terms.iter().map(|(name, _)| name.clone()).collect())
+                .collect(),
         }
     }
 }

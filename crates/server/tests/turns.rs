@@ -91,6 +91,7 @@ fn body(site: u8) -> Vec<u8> {
         cursor: 0,
         position: b"",
         pull: true,
+        echo: false,
         fingerprint: 0,
         schema: None,
         upload: None,

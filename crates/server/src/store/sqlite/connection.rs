@@ -16,7 +16,7 @@ pub(super) struct Wrapped {
     pub(super) replica: Replica,
     pub(super) db: Connection,
     // Closed last: fields are dropped in order, and the replica holds its handle.
-    _owner: rusqlite::Connection,
+    owner: rusqlite::Connection,
 }
 
 impl Wrapped {
@@ -39,12 +39,19 @@ impl Wrapped {
                 db.randomness(buffer);
             }
         }));
-        Ok(Self { replica: Replica::open(db, environment)?, db, _owner: owner })
+        Ok(Self { replica: Replica::open(db, environment)?, db, owner })
+    }
+
+    /// Makes a locked file an error at once. The replica waits and tries again by itself; if SQLite waited as well, both
+    /// times would multiply.
+    pub(super) fn set_impatient(&self) -> Result<(), StoreError> {
+        Ok(self.owner.busy_timeout(Duration::ZERO)?)
     }
 }
 
 /// The table of the SQLite that is linked into the program, taken from it by its own door for extensions.
 fn api() -> Result<Api, StoreError> {
+    type Ours = unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const Sqlite3ApiRoutines) -> c_int;
     type Theirs = unsafe extern "C" fn(
         *mut rusqlite::ffi::sqlite3,
         *mut *mut c_char,
@@ -53,10 +60,9 @@ fn api() -> Result<Api, StoreError> {
     static REGISTER: Once = Once::new();
     let mut registered = Ok(());
     REGISTER.call_once(|| {
-        let ours: unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const Sqlite3ApiRoutines) -> c_int = capture_api;
         // SAFETY: both are C functions with the same parameters; the structs behind the pointers are SQLite's own in
         // both declarations.
-        let theirs = unsafe { std::mem::transmute::<_, Theirs>(ours) };
+        let theirs = unsafe { std::mem::transmute::<Ours, Theirs>(capture_api) };
         // SAFETY: a valid entry point, registered once.
         unsafe { rusqlite::ffi::sqlite3_auto_extension(Some(theirs)) };
         registered = rusqlite::Connection::open_in_memory().map(drop);

@@ -1,7 +1,7 @@
 //! The embedded store: a database is one ordinary SQLite file, and the server is one more replica of it.
 //!
-//! One thread writes ([`writer`]); turns that wait while it commits are taken together in its next transaction, so that
-//! many devices share one flush to disk. What a device receives is read beside it ([`reader`]), on connections of their
+//! One thread writes (`writer`); turns that wait while it commits are taken together in its next transaction, so that
+//! many devices share one flush to disk. What a device receives is read beside it (`reader`), on connections of their
 //! own. Whatever a plain `sqlite3` shell wrote to the file is folded before anything is read.
 //!
 //! Beside the replica's own tables the file holds:
@@ -65,10 +65,11 @@ impl SqliteStore {
 
     fn answer(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
         // Most turns of most devices bring nothing and are answered without the writer.
-        if request.upload.is_none() && request.schema.is_none() {
-            if let Some(answer) = self.readers.turn(request, now_ms)? {
-                return Ok(answer);
-            }
+        if request.upload.is_none()
+            && request.schema.is_none()
+            && let Some(answer) = self.readers.turn(request, now_ms)?
+        {
+            return Ok(answer);
         }
         match self.writer.turn(request.encode(), rights, now_ms)? {
             Outcome::Refused(refusal) => Ok(Answer::Refusal(refusal).encode()),
@@ -153,7 +154,9 @@ impl From<cloudsync_sqlite_ffi::Error> for StoreError {
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Self::Busy(error.to_string()),
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                Self::Busy(error.to_string())
+            }
             _ => Self::Failed(error.to_string()),
         }
     }

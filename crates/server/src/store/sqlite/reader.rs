@@ -9,7 +9,7 @@ use cloudsync_protocol::message::{Answer, Request, Turn};
 use cloudsync_protocol::server::{Standing, is_skewed, standing};
 use cloudsync_replica::{Extraction, Filter, Position};
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Readers that work at one time; each has a connection with its own page cache.
 const READERS_MAX: usize = 4;
@@ -24,7 +24,18 @@ pub(super) struct Readers {
 #[derive(Default)]
 struct Pool {
     idle: Vec<Parked>,
-    open: usize,
+    /// Permits that are given out.
+    busy: usize,
+}
+
+/// The right to use a connection; it goes back when dropped, also when the use ends in a panic.
+struct Permit<'r>(&'r Readers);
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.pool().busy -= 1;
+        self.0.returned.notify_one();
+    }
 }
 
 /// A connection between two uses, on its way between threads.
@@ -56,7 +67,8 @@ impl Readers {
             }
             let record = read_record(&file.db, request.site)?;
             let epoch = epoch(&file.db)?;
-            let known = matches!(standing(record.as_ref(), epoch, request), Standing::New | Standing::Current);
+            let known =
+                matches!(standing(record.as_ref(), epoch, request), Standing::New | Standing::Current);
             if !known || !schema_fits(file, request.fingerprint)? {
                 return Ok(None);
             }
@@ -84,35 +96,28 @@ impl Readers {
 
     /// Runs `act` on a connection of the pool, in one read transaction.
     fn read<T>(&self, act: impl FnOnce(&mut Wrapped) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut file = self.take()?;
+        let _permit = self.permit();
+        let idle = self.pool().idle.pop();
+        let mut file = match idle {
+            Some(Parked(file)) => file,
+            None => Wrapped::open(&self.path)?,
+        };
         let outcome = file.db.execute("BEGIN").map_err(StoreError::from).and_then(|()| act(&mut file));
-        let ended = file.db.execute("COMMIT");
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        match ended {
-            Ok(()) => pool.idle.push(Parked(file)),
-            // A connection in an unknown state is closed.
-            Err(_) => pool.open -= 1,
+        // A connection in an unknown state is closed.
+        if file.db.execute("COMMIT").is_ok() {
+            self.pool().idle.push(Parked(file));
         }
-        drop(pool);
-        self.returned.notify_one();
         outcome
     }
 
-    fn take(&self) -> Result<Wrapped, StoreError> {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(Parked(file)) = pool.idle.pop() {
-                return Ok(file);
-            }
-            if pool.open < READERS_MAX {
-                pool.open += 1;
-                drop(pool);
-                return Wrapped::open(&self.path).inspect_err(|_| {
-                    self.pool.lock().unwrap_or_else(PoisonError::into_inner).open -= 1;
-                });
-            }
-            pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
-        }
+    fn permit(&self) -> Permit<'_> {
+        let pool = self.returned.wait_while(self.pool(), |pool| pool.busy >= READERS_MAX);
+        pool.unwrap_or_else(PoisonError::into_inner).busy += 1;
+        Permit(self)
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::store::Rights;
 use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema, compare, key_names};
 use cloudsync_replica::{Error, FLAG_INTEGER_KEY, Replica};
 use cloudsync_sqlite_ffi::Value;
+use cloudsync_sqlite_ffi::bindings::SQLITE_ERROR;
 
 /// Why a device's schema is not taken.
 pub(super) enum Stop {
@@ -59,14 +60,27 @@ fn adopt_table(replica: &mut Replica, table: &TableSchema, rights: Rights) -> Re
     let exists = replica.connection().query_i64(sql, &[Value::from(name.as_str())])?.is_some();
     if !exists {
         let sql = create_table_sql(table).map_err(Stop::Conflict)?;
-        replica.connection().execute(&sql)?;
+        replica.connection().execute(&sql).map_err(|error| refused_sql(name, error))?;
     }
     replica.init(name, &table.algorithm, FLAG_INTEGER_KEY).map_err(usage)?;
+    // Rows that were there count as older than any edit, also than those that come in this turn.
+    replica.fold_here()?;
     let server = replica.schema()?;
     match server.table(name) {
         Some(known) => adopt_columns(replica, table, known, rights),
         None => Ok(()),
     }
+}
+
+/// What SQLite itself finds wrong with a description is the device's to change.
+fn refused_sql(table: &str, error: cloudsync_sqlite_ffi::Error) -> Stop {
+    if error.primary_code() == SQLITE_ERROR {
+        return Stop::Conflict(format!(
+            "table \"{table}\" cannot be created on the server: {}",
+            error.message
+        ));
+    }
+    error.into()
 }
 
 /// What the table's definition makes impossible is the device's to change.
@@ -77,9 +91,16 @@ fn usage(error: Error) -> Stop {
     }
 }
 
-fn adopt_columns(replica: &mut Replica, table: &TableSchema, known: &TableSchema, rights: Rights) -> Result<(), Stop> {
+fn adopt_columns(
+    replica: &mut Replica,
+    table: &TableSchema,
+    known: &TableSchema,
+    rights: Rights,
+) -> Result<(), Stop> {
     compare(table, known).map_err(|conflict| Stop::Conflict(conflict.to_string()))?;
-    let missing = |column: &&ColumnSchema| !known.columns.iter().any(|other| other.name.eq_ignore_ascii_case(&column.name));
+    let missing = |column: &&ColumnSchema| {
+        !known.columns.iter().any(|other| other.name.eq_ignore_ascii_case(&column.name))
+    };
     let missing: Vec<_> = table.columns.iter().filter(missing).collect();
     if let (Some(first), false) = (missing.first(), rights.schema) {
         return Err(Stop::Denied(format!(
@@ -88,8 +109,12 @@ fn adopt_columns(replica: &mut Replica, table: &TableSchema, known: &TableSchema
         )));
     }
     for column in &missing {
-        let sql = format!("ALTER TABLE main.{} ADD COLUMN {}", quote(&table.name), added_column(column).map_err(Stop::Conflict)?);
-        replica.connection().execute(&sql)?;
+        let sql = format!(
+            "ALTER TABLE main.{} ADD COLUMN {}",
+            quote(&table.name),
+            added_column(column).map_err(Stop::Conflict)?
+        );
+        replica.connection().execute(&sql).map_err(|error| refused_sql(&table.name, error))?;
     }
     if !missing.is_empty() {
         replica.fold_here()?;
@@ -143,13 +168,21 @@ fn bare_column(column: &ColumnSchema) -> Result<String, String> {
     let harmless = |c: char| c.is_ascii_alphanumeric() || " _(),.".contains(c);
     let balanced = column.declared_type.matches('(').count() == column.declared_type.matches(')').count();
     if !column.declared_type.chars().all(harmless) || !balanced {
-        return Err(format!("the type of column \"{}\" has characters that the server does not take", column.name));
+        return Err(format!(
+            "the type of column \"{}\" has characters that the server does not take",
+            column.name
+        ));
     }
     let collation = match column.collation.to_ascii_uppercase().as_str() {
         "BINARY" => "",
         "NOCASE" => " COLLATE NOCASE",
         "RTRIM" => " COLLATE RTRIM",
-        other => return Err(format!("column \"{}\" uses the collation {other}, which the server does not have", column.name)),
+        other => {
+            return Err(format!(
+                "column \"{}\" uses the collation {other}, which the server does not have",
+                column.name
+            ));
+        }
     };
     Ok(format!("{} {}{collation}", quote(&column.name), column.declared_type))
 }
@@ -164,8 +197,27 @@ fn quote(name: &str) -> String {
 
 /// Functions that a default may call.
 const FUNCTIONS: [&str; 21] = [
-    "abs", "coalesce", "date", "datetime", "hex", "ifnull", "instr", "julianday", "length", "lower", "nullif", "printf",
-    "random", "randomblob", "replace", "round", "strftime", "substr", "time", "trim", "upper",
+    "abs",
+    "coalesce",
+    "date",
+    "datetime",
+    "hex",
+    "ifnull",
+    "instr",
+    "julianday",
+    "length",
+    "lower",
+    "nullif",
+    "printf",
+    "random",
+    "randomblob",
+    "replace",
+    "round",
+    "strftime",
+    "substr",
+    "time",
+    "trim",
+    "upper",
 ];
 /// Words that a default may hold.
 const WORDS: [&str; 6] = ["NULL", "TRUE", "FALSE", "CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME"];
@@ -211,7 +263,9 @@ fn is_harmless(default: &str) -> bool {
 fn is_literal(default: &str) -> bool {
     match tokens(default).as_deref() {
         Some([Token::Literal] | [Token::Operator, Token::Literal]) => true,
-        Some([Token::Word(word)]) => ["NULL", "TRUE", "FALSE"].iter().any(|known| known.eq_ignore_ascii_case(word)),
+        Some([Token::Word(word)]) => {
+            ["NULL", "TRUE", "FALSE"].iter().any(|known| known.eq_ignore_ascii_case(word))
+        }
         _ => false,
     }
 }
@@ -301,7 +355,10 @@ mod tests {
     #[test]
     fn no_description_smuggles_sql_in() {
         for declared_type in ["TEXT); DROP TABLE x; --", "TEXT' ", "INT)", "a;b"] {
-            assert!(create_table_sql(&table(vec![column("a", declared_type, 1, None)])).is_err(), "{declared_type}");
+            assert!(
+                create_table_sql(&table(vec![column("a", declared_type, 1, None)])).is_err(),
+                "{declared_type}"
+            );
         }
         let mut foreign = column("a", "TEXT", 1, None);
         foreign.collation = "x); --".into();
@@ -310,12 +367,36 @@ mod tests {
 
     #[test]
     fn defaults_are_literals_and_harmless_functions() {
-        for default in ["''", "'it''s'", "-1", "1.5e3", "x'00ff'", "NULL", "CURRENT_TIMESTAMP", "(strftime('%s','now'))", "1 + 2"] {
+        for default in [
+            "''",
+            "'it''s'",
+            "-1",
+            "1.5e3",
+            "x'00ff'",
+            "NULL",
+            "CURRENT_TIMESTAMP",
+            "(strftime('%s','now'))",
+            "1 + 2",
+        ] {
             assert!(is_harmless(default), "{default}");
         }
-        for default in ["", "cloudsync_uuid()", "1); DROP TABLE x; --", "'open", "a", "\"a\"", "1 -- x", "(1", "1) + (2", "1/*x*/", "(SELECT 1)"] {
+        for default in [
+            "",
+            "cloudsync_uuid()",
+            "1); DROP TABLE x; --",
+            "'open",
+            "a",
+            "\"a\"",
+            "1 -- x",
+            "(1",
+            "1) + (2",
+            "1/*x*/",
+            "(SELECT 1)",
+        ] {
             assert!(!is_harmless(default), "{default}");
         }
-        assert!(is_literal("-1") && is_literal("'x'") && !is_literal("CURRENT_TIMESTAMP") && !is_literal("1+1"));
+        assert!(
+            is_literal("-1") && is_literal("'x'") && !is_literal("CURRENT_TIMESTAMP") && !is_literal("1+1")
+        );
     }
 }

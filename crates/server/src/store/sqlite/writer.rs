@@ -14,6 +14,7 @@ use cloudsync_protocol::payload::Opened;
 use cloudsync_protocol::server::{SiteRecord, Standing, is_skewed, standing};
 use cloudsync_replica::{Error, Origin, Source, Zstd};
 use cloudsync_sqlite_ffi::{Connection, Value};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -37,8 +38,17 @@ pub(super) struct Taken {
 }
 
 enum Job {
-    Turn { request: Vec<u8>, rights: Rights, now_ms: u64, reply: Sender<Result<Outcome, StoreError>> },
-    Fold { reply: Sender<Result<(), StoreError>> },
+    Turn {
+        request: Vec<u8>,
+        rights: Rights,
+        now_ms: u64,
+        reply: Sender<Result<Outcome, StoreError>>,
+    },
+    Fold {
+        reply: Sender<Result<(), StoreError>>,
+    },
+    #[cfg(test)]
+    Panic,
 }
 
 /// The handle of the thread; the thread ends when it is dropped.
@@ -54,14 +64,19 @@ impl Writer {
         let name = format!("writer {}", path.file_stem().unwrap_or_default().to_string_lossy());
         thread::Builder::new()
             .name(name)
-            .spawn(move || match open(&path) {
-                Ok(file) => {
-                    // The opener may have given up; then there are no jobs either.
-                    let _ = opened.send(Ok(()));
-                    run(file, &queue);
-                }
-                Err(error) => {
-                    let _ = opened.send(Err(error));
+            .spawn(move || {
+                let mut file = match open(&path) {
+                    Ok(file) => file,
+                    Err(error) => return drop(opened.send(Err(error))),
+                };
+                // The opener may have given up; then there are no jobs either.
+                drop(opened.send(Ok(())));
+                // A panic costs the turns of its group: their transaction is undone when the file is closed.
+                while catch_unwind(AssertUnwindSafe(|| run(file, &queue))).is_err() {
+                    file = match open(&path) {
+                        Ok(file) => file,
+                        Err(_) => return,
+                    };
                 }
             })
             .map_err(|error| StoreError::Failed(format!("cannot start a thread: {error}")))?;
@@ -73,19 +88,23 @@ impl Writer {
     pub(super) fn turn(&self, request: Vec<u8>, rights: Rights, now_ms: u64) -> Result<Outcome, StoreError> {
         let (reply, outcome) = channel();
         self.jobs.send(Job::Turn { request, rights, now_ms, reply }).map_err(|_| gone())?;
-        outcome.recv().map_err(|_| gone())?
+        outcome.recv().map_err(|_| broken_off())?
     }
 
     /// Folds what other processes wrote.
     pub(super) fn fold(&self) -> Result<(), StoreError> {
         let (reply, outcome) = channel();
         self.jobs.send(Job::Fold { reply }).map_err(|_| gone())?;
-        outcome.recv().map_err(|_| gone())?
+        outcome.recv().map_err(|_| broken_off())?
     }
 }
 
 fn gone() -> StoreError {
     StoreError::Failed("the writer of the database has stopped; restart the server".to_owned())
+}
+
+fn broken_off() -> StoreError {
+    StoreError::Failed("the turn was broken off by a mistake in the server; its log has more".to_owned())
 }
 
 fn open(path: &Path) -> Result<Wrapped, StoreError> {
@@ -100,6 +119,7 @@ fn open(path: &Path) -> Result<Wrapped, StoreError> {
         }
         Ok(())
     })?;
+    file.set_impatient()?;
     Ok(file)
 }
 
@@ -113,23 +133,30 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>) {
                 replica.fold_here()?;
                 for job in &jobs {
                     outcomes.push(match job {
-                        Job::Turn { request, rights, now_ms, .. } => Some(turn(replica, request, *rights, *now_ms)),
+                        Job::Turn { request, rights, now_ms, .. } => {
+                            Some(turn(replica, request, *rights, *now_ms))
+                        }
                         Job::Fold { .. } => None,
+                        #[cfg(test)]
+                        Job::Panic => panic!("as the test wants"),
                     });
                 }
                 Ok(())
             })
         });
-        let failure = committed.err().map(|error| error.to_string());
-        reply(jobs, outcomes, failure.as_deref());
+        reply(jobs, outcomes, committed.err().as_ref());
     }
 }
 
-fn reply(jobs: Vec<Job>, outcomes: Vec<Option<Result<Outcome, StoreError>>>, failure: Option<&str>) {
+fn reply(jobs: Vec<Job>, outcomes: Vec<Option<Result<Outcome, StoreError>>>, failure: Option<&Error>) {
     let mut outcomes = outcomes.into_iter();
     for job in jobs {
         let outcome = outcomes.next().flatten();
-        let failed = || failure.map(|text| StoreError::Busy(format!("nothing was stored: {text}")));
+        let failed = || {
+            let text = |error| format!("nothing was stored: {error}");
+            failure
+                .map(|e| if e.can_retry() { StoreError::Busy(text(e)) } else { StoreError::Failed(text(e)) })
+        };
         // Whoever has stopped waiting for the answer asks again.
         match job {
             Job::Turn { reply, .. } => {
@@ -139,6 +166,8 @@ fn reply(jobs: Vec<Job>, outcomes: Vec<Option<Result<Outcome, StoreError>>>, fai
             Job::Fold { reply } => {
                 let _ = reply.send(failed().map_or(Ok(()), Err));
             }
+            #[cfg(test)]
+            Job::Panic => {}
         }
     }
 }
@@ -193,7 +222,9 @@ impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         match &error {
             // The device's fault, not ours.
-            Error::Payload(_) | Error::Protocol(_) => Self::Refused(refusal(Reason::BadPayload, error.to_string())),
+            Error::Payload(_) | Error::Protocol(_) => {
+                Self::Refused(refusal(Reason::BadPayload, error.to_string()))
+            }
             _ => Self::Failed(error),
         }
     }
@@ -224,7 +255,9 @@ fn take(
         Standing::New | Standing::Current => {}
         Standing::Repeated => return repeated(replica, request, record, epoch),
         Standing::Clone => return refuse(Reason::Clone, "a copy of this file has synced under its site id"),
-        Standing::Restored => return refuse(Reason::Restored, "the server does not know what this device has sent"),
+        Standing::Restored => {
+            return refuse(Reason::Restored, "the server does not know what this device has sent");
+        }
     }
     let nonce = record.map_or(0, |record| record.nonce);
     if let Some(device) = &request.schema {
@@ -258,10 +291,17 @@ fn schema_stop(stop: schema::Stop) -> Stop {
 }
 
 /// The answer that the round got when it was committed.
-fn repeated(replica: &Replica, request: &Request<'_>, record: Option<SiteRecord>, epoch: u64) -> Result<Taken, Stop> {
+fn repeated(
+    replica: &Replica,
+    request: &Request<'_>,
+    record: Option<SiteRecord>,
+    epoch: u64,
+) -> Result<Taken, Stop> {
     let sql = "SELECT quarantined FROM main.cloudsync_server_sites WHERE site_id = ?1";
-    let quarantined = replica.connection().query_i64(sql, &[Value::Blob(&request.site.0)])?.unwrap_or(0) as u64;
-    let accepted = request.upload.as_ref().map(|upload| Accepted { round: upload.round, committed: true, quarantined });
+    let quarantined =
+        replica.connection().query_i64(sql, &[Value::Blob(&request.site.0)])?.unwrap_or(0) as u64;
+    let accepted =
+        request.upload.as_ref().map(|upload| Accepted { round: upload.round, committed: true, quarantined });
     Ok(Taken { epoch, nonce: record.map_or(0, |record| record.nonce), accepted })
 }
 
@@ -275,8 +315,14 @@ fn stage(db: &Connection, site: SiteId, upload: &Upload<'_>) -> Result<(), Stop>
     let (site, round) = (Value::Blob(&site.0), Value::Blob(&upload.round.0));
     let old = "DELETE FROM main.cloudsync_server_staging WHERE site_id = ?1 AND (round <> ?2 OR chunk >= ?3)";
     db.prepare(old)?.run(&[site, round, Value::Integer(i64::from(upload.chunk))])?;
-    let sql = "INSERT INTO main.cloudsync_server_staging(site_id, round, chunk, payload) VALUES(?1, ?2, ?3, ?4)";
-    db.prepare(sql)?.run(&[site, round, Value::Integer(i64::from(upload.chunk)), Value::Blob(upload.payload)])?;
+    let sql =
+        "INSERT INTO main.cloudsync_server_staging(site_id, round, chunk, payload) VALUES(?1, ?2, ?3, ?4)";
+    db.prepare(sql)?.run(&[
+        site,
+        round,
+        Value::Integer(i64::from(upload.chunk)),
+        Value::Blob(upload.payload),
+    ])?;
     Ok(())
 }
 
@@ -330,7 +376,13 @@ pub(super) fn read_record(db: &Connection, site: SiteId) -> Result<Option<SiteRe
     })?)
 }
 
-fn write_record(db: &Connection, site: SiteId, record: SiteRecord, quarantined: u64, now_ms: u64) -> Result<(), Stop> {
+fn write_record(
+    db: &Connection,
+    site: SiteId,
+    record: SiteRecord,
+    quarantined: u64,
+    now_ms: u64,
+) -> Result<(), Stop> {
     // language=SQLite
     let sql = "INSERT INTO main.cloudsync_server_sites(site_id, nonce, round, quarantined, seen_at) VALUES(?1, ?2, ?3, ?4, ?5) \
                ON CONFLICT(site_id) DO UPDATE SET nonce = ?2, round = ?3, quarantined = ?4, seen_at = ?5";
@@ -353,7 +405,9 @@ pub(super) fn schema_fits(file: &mut Wrapped, device: u64) -> Result<bool, Store
 fn schema_fits_replica(replica: &mut Replica, device: u64) -> Result<bool, Error> {
     let server = replica.schema()?.fingerprint();
     let sql = "SELECT 1 FROM main.cloudsync_server_schemas WHERE device = ?1 AND server = ?2";
-    let known = replica.connection().query_i64(sql, &[Value::Integer(device as i64), Value::Integer(server as i64)])?;
+    let known = replica
+        .connection()
+        .query_i64(sql, &[Value::Integer(device as i64), Value::Integer(server as i64)])?;
     Ok(known.is_some())
 }
 
@@ -362,6 +416,23 @@ fn remember_schema(replica: &mut Replica, device: u64) -> Result<(), Stop> {
     let db = replica.connection();
     let pair = [Value::Integer(device as i64), Value::Integer(server as i64)];
     db.prepare("DELETE FROM main.cloudsync_server_schemas WHERE server <> ?1")?.run(&pair[1..])?;
-    db.prepare("INSERT OR IGNORE INTO main.cloudsync_server_schemas(device, server) VALUES(?1, ?2)")?.run(&pair)?;
+    db.prepare("INSERT OR IGNORE INTO main.cloudsync_server_schemas(device, server) VALUES(?1, ?2)")?
+        .run(&pair)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_costs_one_group_of_turns_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Writer::start(&folder.path().join("store.db")).unwrap();
+        writer.fold().unwrap();
+        writer.jobs.send(Job::Panic).unwrap();
+        // This one may have been in the panic's group.
+        let _ = writer.fold();
+        writer.fold().unwrap();
+    }
 }

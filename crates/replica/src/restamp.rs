@@ -1,0 +1,174 @@
+//! Stamps made anew: those of edits that the server has not got, after the clock or the site id proved wrong.
+//!
+//! A stamp is moved only as far as the rule allows. It must not come to lie behind the value that it replaced, or the
+//! edit would be lost everywhere but here; so the latest clock that the server is known to have, `settled`, is kept.
+//! And it must not lie ahead of the server's clock, or the server would refuse it for ever. A round that was on its way
+//! bears the old stamps, so the edits go on in a round of another id.
+
+use crate::changes::{self, EntryReader, Mask, Origin};
+use crate::clocks::{self, ClockStore};
+use crate::device::Sent;
+use crate::error::Result;
+use crate::extract::Position;
+use crate::replica::Replica;
+use crate::storage;
+use cloudsync_core::clock::{Clock, TIME_MAX, Time};
+use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
+use cloudsync_sqlite_ffi::Value;
+
+/// Small differences of the clocks are the network's; they are not worth a write each round.
+const OFFSET_TOLERANCE_MS: u64 = 2_000;
+
+impl Replica {
+    /// What to add to the local clock to get the server's, in milliseconds, as far as it is known.
+    pub(crate) fn clock_offset(&self) -> Result<i64> {
+        Ok(storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0))
+    }
+
+    /// Notes that the server has clocks up to `time`.
+    pub(crate) fn raise_settled(&self, time: u64) -> Result<()> {
+        if time > storage::get_u64(&self.db, "settled")? { storage::set_u64(&self.db, "settled", time) } else { Ok(()) }
+    }
+
+    /// Learns how far the local clock is off, and moves the stamps of what is unsent by as much, in their order.
+    pub(crate) fn correct_clock(&mut self, server_now: u64, sent: &Sent) -> Result<()> {
+        let before = self.clock_offset()?;
+        if before != sent.offset {
+            // Another process has corrected it since; moving the stamps twice would put them wrong again.
+            return Ok(());
+        }
+        self.fold_in_transaction()?;
+        let offset = server_now as i64 - sent.sent_at_ms as i64;
+        storage::set(&self.db, "clock_offset", Value::Integer(offset))?;
+        self.move_stamps(server_now, offset - before)
+    }
+
+    /// Pulls the stamps of unsent edits back to the present, if any were made while the clock was far ahead: the
+    /// server would refuse them.
+    pub(crate) fn pull_back_stamps(&mut self) -> Result<()> {
+        let now = self.server_now_ms()?;
+        let bound = now.saturating_add(CLOCK_AHEAD_MS_MAX).max(storage::get_u64(&self.db, "settled")? + 1);
+        if storage::get_u64(&self.db, "floor")? > bound { self.move_stamps(now, 0) } else { Ok(()) }
+    }
+
+    fn move_stamps(&mut self, server_now: u64, by_ms: i64) -> Result<()> {
+        let own = self.own_site()?;
+        let after_settled = storage::get_u64(&self.db, "settled")? + 1;
+        let changed = self.restamp_unsent(|clock| {
+            if clock.site != own || clock.time.0 <= 1 {
+                return clock;
+            }
+            Clock::new(Time(moved(clock.time.0, by_ms, server_now, after_settled)), own)
+        })?;
+        if changed {
+            storage::unset(&self.db, "round")?;
+        }
+        storage::set_u64(&self.db, "floor", server_now.max(after_settled))
+    }
+
+    /// A copy of this file goes on under the same id. If it was only another process on this very file, the file
+    /// shows that by now; else this one takes a new id, also for what it has not sent, and fetches everything again.
+    pub(crate) fn part_from_clone(&mut self, sent: &Sent) -> Result<()> {
+        let stored = storage::get_blob(&self.db, "round")?;
+        let sent_round = sent.round.as_ref().map(|(round, ..)| round.encode());
+        if storage::get_u64(&self.db, "nonce")? != sent.nonce || stored != sent_round {
+            return Ok(());
+        }
+        self.fold_in_transaction()?;
+        let old = self.own_site()?;
+        self.take_new_site()?;
+        let new = self.own_site()?;
+        self.restamp_unsent(|clock| if clock.site == old { Clock::new(clock.time, new) } else { clock })?;
+        Ok(())
+    }
+
+    /// Learns from an answer how far the local clock is off.
+    pub(crate) fn learn_offset(&self, server_now: u64, sent_at_ms: u64) -> Result<()> {
+        let now = self.now_ms();
+        let offset = server_now as i64 - (sent_at_ms / 2 + now / 2) as i64;
+        let known = self.clock_offset()?;
+        let offset = if offset.unsigned_abs() < OFFSET_TOLERANCE_MS { 0 } else { offset };
+        let difference = offset.abs_diff(known);
+        // The request was in bounds: a larger difference means that the clock was set meanwhile, and the next request
+        // will be refused and the stamps be moved.
+        if (OFFSET_TOLERANCE_MS..CLOCK_AHEAD_MS_MAX).contains(&difference) {
+            storage::set(&self.db, "clock_offset", Value::Integer(offset))?;
+        }
+        Ok(())
+    }
+
+    /// The last entry that was sent whole, and how many keys of the next one were sent.
+    fn first_unsent(&self) -> Result<(i64, u64)> {
+        let begun = storage::get_blob(&self.db, "unsent_position")?;
+        match begun.as_deref().and_then(Position::decode) {
+            Some(Position::List { after, skip }) => Ok((after, skip)),
+            Some(Position::Scan { .. }) | None => {
+                let sent = storage::get_u64(&self.db, "sent_version")?;
+                Ok((changes::entry_before(&self.db, sent)?, 0))
+            }
+        }
+    }
+
+    /// Maps the clocks of all cells that wait to be sent. Gives true when that changed any.
+    fn restamp_unsent(&mut self, map: impl Fn(Clock) -> Clock) -> Result<bool> {
+        let sites = self.sites.ids().to_vec();
+        let (after, mut skip) = self.first_unsent()?;
+        let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
+        let mut clocks = ClockStore::open(&self.db)?;
+        let mut seen: std::collections::HashMap<Vec<u8>, Vec<Mask>> = std::collections::HashMap::new();
+        while let Some(entry) = entries.next()? {
+            let sent = std::mem::take(&mut skip);
+            if entry.origin != Origin::Local.code() {
+                continue;
+            }
+            for row in entry.rows().skip(sent as usize) {
+                let (key, mask) = row?;
+                seen.entry(clocks::pk(entry.table, key)).or_default().push(mask);
+            }
+        }
+        let mut changed = false;
+        for (pk, masks) in seen {
+            let Some(clock) = clocks.read(&pk)? else { continue };
+            let unsent = |column| {
+                masks.iter().any(|mask| match (mask, column) {
+                    (Mask::Whole, _) => true,
+                    (Mask::Columns(columns), Some(column)) => columns.contains(column),
+                    (Mask::Columns(_), None) => false,
+                })
+            };
+            let moved =
+                clock.map_clocks(&sites, |column, cell| if unsent(column) { map(cell) } else { cell });
+            if moved != clock {
+                clocks.write(&pk, &moved, false)?;
+                changed = true;
+            }
+        }
+        clocks.finish(&self.db)?;
+        Ok(changed)
+    }
+}
+
+/// Where a stamp goes that is moved by `by_ms`: not ahead of the server's clock, and not so far back that it could lie
+/// behind what it replaced. What was settled may itself be a little ahead.
+fn moved(time: u64, by_ms: i64, server_now: u64, after_settled: u64) -> u64 {
+    let target = time.saturating_add_signed(by_ms).min(server_now.max(2));
+    let target = if target < time { target.max(time.min(after_settled)) } else { target };
+    target.clamp(2, TIME_MAX.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moved_stamp_is_neither_ahead_nor_behind_what_it_replaced() {
+        let (now, settled) = (10_000, 5_001);
+        assert_eq!(moved(8_000, 1_000, now, settled), 9_000);
+        assert_eq!(moved(8_000, 9_000, now, settled), 10_000);
+        assert_eq!(moved(8_000, -1_000, now, settled), 7_000);
+        assert_eq!(moved(8_000, -7_000, now, settled), 5_001);
+        assert_eq!(moved(4_000, -3_000, now, settled), 4_000);
+        assert_eq!(moved(90_000, 0, now, settled), 10_000);
+        assert_eq!(moved(12_000, 0, now, 11_001), 11_001);
+    }
+}

@@ -1,0 +1,444 @@
+//! Writing the base rows of a table, for an apply.
+//!
+//! Where the app has triggers on the table, what they do to the row itself is undone again: the row is what its clocks
+//! say, and what the trigger did at its author's came along with the row.
+
+use crate::apply::Target;
+use crate::clocks;
+use crate::error::{Error, Result};
+use crate::storage::{self, quote_identifier};
+use crate::table::Table;
+use crate::value::{from_sqlite, to_sqlite};
+use cloudsync_core::clock::{ColumnNumber, ColumnSet};
+use cloudsync_core::merge::Action;
+use cloudsync_core::value::{Value as Owned, ValueRef};
+use cloudsync_protocol::payload::Group;
+use cloudsync_sqlite_ffi::{Connection, Statement, Value, bindings};
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+/// Why a row could not be written.
+pub(crate) enum Refused {
+    /// A constraint, in SQLite's words.
+    Constraint(String),
+    /// Only a part of the row came.
+    Part,
+    /// The file cannot be written, or the payload breaks the rules.
+    Error(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<cloudsync_sqlite_ffi::Error> for Refused {
+    fn from(error: cloudsync_sqlite_ffi::Error) -> Self {
+        if error.is_constraint() { Self::Constraint(error.message) } else { Self::Error(error.into()) }
+    }
+}
+
+/// One row of a payload on its way in.
+pub(crate) struct Row<'p> {
+    pub(crate) group: &'p Group<'p>,
+    pub(crate) target: &'p Target,
+    pub(crate) packed: &'p [u8],
+    pub(crate) at: usize,
+}
+
+impl Row<'_> {
+    fn value(&self, column: ColumnNumber) -> Option<ValueRef<'_>> {
+        let at = self.target.columns.iter().position(|known| *known == Some(column))?;
+        Some(self.group.value(self.at, at))
+    }
+}
+
+/// Writes base rows of one table, with statements prepared once per set of columns.
+pub(crate) struct Writer {
+    db: Connection,
+    inserts: HashMap<ColumnSet, Statement>,
+    updates: HashMap<ColumnSet, Statement>,
+    delete: Statement,
+    /// Rows that were taken out for a while, with their cells: see [`Writer::lift`].
+    lifted: HashMap<Vec<u8>, Vec<Owned>>,
+    /// Reads one cell.
+    values: HashMap<ColumnNumber, Statement>,
+    /// Reads all cells of a row, where triggers of the app may change it behind our write.
+    watch: Option<Statement>,
+    /// Finds a parent that is missing, where the app enforces foreign keys.
+    orphan: Option<Statement>,
+}
+
+impl Writer {
+    pub(crate) fn new(db: Connection, table: &Table, parents: bool, triggers: bool) -> Result<Self> {
+        let sql = format!("DELETE FROM {} WHERE {}", table.quoted(), table.key_condition(1));
+        Ok(Self {
+            db,
+            inserts: HashMap::new(),
+            updates: HashMap::new(),
+            delete: db.prepare(&sql)?,
+            lifted: HashMap::new(),
+            values: HashMap::new(),
+            watch: if triggers && has_user_triggers_on(&db, table)? {
+                Some(db.prepare(&row_sql(table))?)
+            } else {
+                None
+            },
+            orphan: if parents { orphan_query(&db, table)? } else { None },
+        })
+    }
+
+    pub(crate) fn carry_out(&mut self, row: &Row<'_>, action: &Action) -> Result<(), Refused> {
+        match action {
+            Action::Keep => Ok(()),
+            Action::NeedWhole => Err(Refused::Part),
+            Action::RefuseJump => {
+                Err(Refused::Constraint("the row's causal length leaps beyond its bound".into()))
+            }
+            Action::Delete => self.delete(row),
+            Action::Insert | Action::Update(_) if self.orphan.is_none() && self.watch.is_none() => {
+                self.write(row, action)
+            }
+            Action::Insert | Action::Update(_) | Action::Replace => {
+                let savepoint = self.db.savepoint("cloudsync_row")?;
+                if *action == Action::Replace {
+                    self.delete(row)?;
+                    self.write(row, &Action::Insert)?;
+                } else {
+                    self.write(row, action)?;
+                }
+                self.check_parents(row)?;
+                Ok(savepoint.commit()?)
+            }
+        }
+    }
+
+    fn write(&mut self, row: &Row<'_>, action: &Action) -> Result<(), Refused> {
+        if self.watch.is_none() {
+            return self.write_unwatched(row, action);
+        }
+        let mut wanted = self.cells(row)?.unwrap_or_default();
+        let written = match action {
+            Action::Update(columns) => columns,
+            _ => &row.target.numbers,
+        };
+        for (i, cell) in
+            row.target.table.cells.iter().enumerate().filter(|(_, cell)| written.contains(cell.number))
+        {
+            if wanted.len() <= i {
+                wanted.resize(row.target.table.cells.len(), None);
+            }
+            wanted[i] = row.value(cell.number).map(|value| value.to_value());
+        }
+        self.write_unwatched(row, action)?;
+        if self.put_right(row, &wanted)? {
+            return Ok(());
+        }
+        // The trigger that changed it fires again: it must be silent for once.
+        let triggers = self.db.set_triggers_enabled(false)?;
+        let outcome = self.put_right(row, &wanted);
+        self.db.set_triggers_enabled(triggers)?;
+        outcome.map(|_| ())
+    }
+
+    /// The cells of a row as they are stored.
+    fn cells(&mut self, row: &Row<'_>) -> Result<Option<Vec<Option<Owned>>>, Refused> {
+        let Some(watch) = &mut self.watch else { return Ok(None) };
+        clocks::bind_key(watch, 1, row.packed)?;
+        let found = watch.step()?;
+        let count = row.target.table.cells.len();
+        let cells =
+            found.then(|| (0..count).map(|i| Some(from_sqlite(watch.column(i)).to_value())).collect());
+        watch.reset()?;
+        Ok(cells)
+    }
+
+    /// Writes the cells that are not as wanted; true when there was none. `None` wants nothing.
+    fn put_right(&mut self, row: &Row<'_>, wanted: &[Option<Owned>]) -> Result<bool, Refused> {
+        let Some(now) = self.cells(row)? else { return Ok(true) };
+        let cells = row.target.table.cells.iter().zip(wanted.iter().zip(&now));
+        let differing: Vec<_> =
+            cells.filter(|(_, (wanted, now))| wanted.is_some() && wanted != now).collect();
+        if differing.is_empty() {
+            return Ok(true);
+        }
+        let columns = differing.iter().map(|(cell, _)| cell.number).collect();
+        let mut update = self.db.prepare(&update_sql(&row.target.table, &columns))?;
+        clocks::bind_key(&mut update, 1, row.packed)?;
+        // The statement has its columns in ascending order of their numbers.
+        for (i, column) in columns.iter().enumerate() {
+            let value = differing
+                .iter()
+                .find(|(cell, _)| cell.number == column)
+                .and_then(|(_, (wanted, _))| wanted.as_ref());
+            let value = value.map_or(Value::Null, |value| to_sqlite(value.borrow()));
+            update.bind(row.target.table.key.len() + 1 + i, value)?;
+        }
+        update.step()?;
+        Ok(false)
+    }
+
+    fn write_unwatched(&mut self, row: &Row<'_>, action: &Action) -> Result<(), Refused> {
+        match action {
+            Action::Update(columns) => {
+                if let Some(cells) = self.lifted.get(row.packed).cloned() {
+                    return self.put_back(row, columns, &cells);
+                }
+                if self.update(row, columns)? {
+                    return Ok(());
+                }
+                // The clock says alive and the row is gone: it was removed while nobody tracked.
+                if row.group.whole() { self.insert(row) } else { Err(Refused::Part) }
+            }
+            _ => self.insert(row),
+        }
+    }
+
+    fn delete(&mut self, row: &Row<'_>) -> Result<(), Refused> {
+        clocks::bind_key(&mut self.delete, 1, row.packed)?;
+        self.delete.step()?;
+        Ok(self.delete.reset()?)
+    }
+
+    fn insert(&mut self, row: &Row<'_>) -> Result<(), Refused> {
+        let columns = &row.target.numbers;
+        if !self.inserts.contains_key(columns) {
+            let sql = insert_sql(&row.target.table, columns);
+            self.inserts.insert(columns.clone(), self.db.prepare(&sql)?);
+        }
+        let Some(insert) = self.inserts.get_mut(columns) else { return Ok(()) };
+        bind_row(insert, row, columns)?;
+        let outcome = insert.step();
+        insert.reset()?;
+        match outcome {
+            Ok(_) if self.db.changes() == 0 => {
+                Err(Refused::Constraint("a trigger ignored the row".to_owned()))
+            }
+            Ok(_) => Ok(()),
+            Err(error) if is_key_taken(&error) => {
+                // The row exists without a clock: it was written while nobody tracked.
+                self.update(row, columns)?;
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes a row out, so that another one can have its UNIQUE values; its next update puts it back. The caller holds
+    /// a savepoint, and undoes all if one does not come back.
+    pub(crate) fn lift(&mut self, row: &Row<'_>) -> Result<(), Refused> {
+        let mut select = self.db.prepare(&row_sql(&row.target.table))?;
+        clocks::bind_key(&mut select, 1, row.packed)?;
+        if !select.step()? {
+            return Ok(());
+        }
+        let cells =
+            (0..row.target.table.cells.len()).map(|i| from_sqlite(select.column(i)).to_value()).collect();
+        drop(select);
+        self.lifted.insert(row.packed.to_vec(), cells);
+        self.delete(row)
+    }
+
+    /// Forgets what was lifted; it is back, or undone.
+    pub(crate) fn settle(&mut self) {
+        self.lifted.clear();
+    }
+
+    fn put_back(&mut self, row: &Row<'_>, columns: &ColumnSet, cells: &[Owned]) -> Result<(), Refused> {
+        let table = &row.target.table;
+        let mut insert = self.db.prepare(&insert_sql(table, &table.numbers))?;
+        clocks::bind_key(&mut insert, 1, row.packed)?;
+        for (i, column) in table.numbers.iter().enumerate() {
+            let old = table
+                .cells
+                .iter()
+                .zip(cells)
+                .find(|(cell, _)| cell.number == column)
+                .map(|(_, old)| old.borrow());
+            let new = if columns.contains(column) { row.value(column) } else { None };
+            insert.bind(table.key.len() + 1 + i, new.or(old).map_or(Value::Null, to_sqlite))?;
+        }
+        insert.step()?;
+        Ok(())
+    }
+
+    /// False when there is no such row.
+    fn update(&mut self, row: &Row<'_>, columns: &ColumnSet) -> Result<bool, Refused> {
+        if columns.is_empty() {
+            return Ok(true);
+        }
+        if !self.updates.contains_key(columns) {
+            let sql = update_sql(&row.target.table, columns);
+            self.updates.insert(columns.clone(), self.db.prepare(&sql)?);
+        }
+        let Some(update) = self.updates.get_mut(columns) else { return Ok(true) };
+        bind_row(update, row, columns)?;
+        let outcome = update.step();
+        update.reset()?;
+        outcome?;
+        Ok(self.db.changes() > 0)
+    }
+
+    fn check_parents(&mut self, row: &Row<'_>) -> Result<(), Refused> {
+        let Some(orphan) = &mut self.orphan else { return Ok(()) };
+        clocks::bind_key(orphan, 1, row.packed)?;
+        let missing = orphan.step()?.then(|| orphan.column(0).as_str().unwrap_or_default().to_owned());
+        orphan.reset()?;
+        match missing {
+            None => Ok(()),
+            Some(parent) => Err(Refused::Constraint(format!(
+                "FOREIGN KEY constraint failed: the parent in \"{parent}\" is missing"
+            ))),
+        }
+    }
+
+    /// Whether the incoming value of a cell is larger than the stored one, for clocks that are equal.
+    pub(crate) fn incoming_is_larger(&mut self, row: &Row<'_>, column: ColumnNumber) -> Result<bool> {
+        let Some(incoming) = row.value(column) else { return Ok(false) };
+        let table = &row.target.table;
+        let Some(cell) = table.cell(column) else { return Ok(false) };
+        let name = quote_identifier(cell.column.name());
+        if !self.values.contains_key(&column) {
+            let sql = format!("SELECT {name} FROM {} WHERE {}", table.quoted(), table.key_condition(1));
+            self.values.insert(column, self.db.prepare(&sql)?);
+        }
+        let Some(select) = self.values.get_mut(&column) else { return Ok(false) };
+        clocks::bind_key(select, 1, row.packed)?;
+        // Without a row there is nothing to be larger than: it was removed while nobody tracked.
+        let larger =
+            select.step()? && incoming.tie_order(&from_sqlite(select.column(0))) == Ordering::Greater;
+        select.reset()?;
+        Ok(larger)
+    }
+}
+
+/// Key parts first, then the cells; a key column that travels as a cell takes the cell's value.
+fn bind_row(statement: &mut Statement, row: &Row<'_>, columns: &ColumnSet) -> Result<(), Refused> {
+    clocks::bind_key(statement, 1, row.packed)?;
+    let first = row.target.table.key.len() + 1;
+    for (i, column) in columns.iter().enumerate() {
+        let value = row.value(column).map_or(Value::Null, to_sqlite);
+        statement.bind(first + i, value)?;
+    }
+    Ok(())
+}
+
+fn insert_sql(table: &Table, columns: &ColumnSet) -> String {
+    let (mut names, mut values) = (Vec::new(), Vec::new());
+    let literal = |cell: Option<usize>| cell.is_some_and(|cell| columns.contains(table.cells[cell].number));
+    for (i, key) in table.key.iter().enumerate().filter(|(_, key)| !literal(key.cell)) {
+        names.push(quote_identifier(&key.name));
+        values.push(format!("?{}", i + 1));
+    }
+    for (i, cell) in columns.iter().filter_map(|number| table.cell(number)).enumerate() {
+        names.push(quote_identifier(cell.column.name()));
+        values.push(format!("?{}", table.key.len() + 1 + i));
+    }
+    // The last parameter may be unused when a key column travels as a cell; naming all keeps the numbers fixed.
+    format!(
+        "INSERT{} INTO {}({}) VALUES({})",
+        or_abort(table),
+        table.quoted(),
+        names.join(", "),
+        values.join(", ")
+    )
+}
+
+fn update_sql(table: &Table, columns: &ColumnSet) -> String {
+    let cells = columns.iter().filter_map(|number| table.cell(number)).enumerate();
+    let sets: Vec<_> = cells
+        .map(|(i, cell)| format!("{} = ?{}", quote_identifier(cell.column.name()), table.key.len() + 1 + i))
+        .collect();
+    format!(
+        "UPDATE{} {} SET {} WHERE {}",
+        or_abort(table),
+        table.quoted(),
+        sets.join(", "),
+        table.key_condition(1)
+    )
+}
+
+/// Gives the cells of a row, in the table's order.
+fn row_sql(table: &Table) -> String {
+    let mut names: Vec<_> = table.cells.iter().map(|cell| quote_identifier(cell.column.name())).collect();
+    names.push("1".to_owned());
+    format!("SELECT {} FROM {} WHERE {}", names.join(", "), table.quoted(), table.key_condition(1))
+}
+
+fn has_user_triggers_on(db: &Connection, table: &Table) -> Result<bool> {
+    // language=SQLite
+    let sql = "SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
+               AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\' \
+               UNION ALL SELECT 1 FROM temp.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE LIMIT 1";
+    Ok(db.query_i64(sql, &[Value::from(table.name.as_str())])?.is_some())
+}
+
+/// A constraint that resolves its conflicts itself would throw out or drop rows behind the clocks' back. Elsewhere the
+/// words are left out: they would also reach into the app's triggers and overrule an OR REPLACE there.
+fn or_abort(table: &Table) -> &'static str {
+    if table.definition.resolves_conflicts { " OR ABORT" } else { "" }
+}
+
+fn is_key_taken(error: &cloudsync_sqlite_ffi::Error) -> bool {
+    matches!(error.code, bindings::SQLITE_CONSTRAINT_PRIMARYKEY | bindings::SQLITE_CONSTRAINT_ROWID)
+}
+
+/// A column of a foreign key, and the parent's column where the key names it.
+type ColumnPair = (String, Option<String>);
+
+/// A query that gives the name of a parent table in which the row's parent is missing; `None` when the table has no
+/// foreign keys.
+fn orphan_query(db: &Connection, table: &Table) -> Result<Option<Statement>> {
+    if !table.definition.has_foreign_keys {
+        return Ok(None);
+    }
+    // language=SQLite
+    let sql =
+        "SELECT id, \"table\", \"from\", \"to\" FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq";
+    let mut keys: Vec<(i64, String, Vec<ColumnPair>)> = Vec::new();
+    db.prepare(sql)?.for_each(&[Value::from(table.name.as_str())], |row| -> Result<()> {
+        let text = |i| row.column(i).as_str().map(str::to_owned);
+        let pair = (text(2).unwrap_or_default(), text(3));
+        match keys.last_mut() {
+            Some((id, _, pairs)) if *id == row.column_i64(0) => pairs.push(pair),
+            _ => keys.push((row.column_i64(0), text(1).unwrap_or_default(), vec![pair])),
+        }
+        Ok(())
+    })?;
+    let mut queries = Vec::new();
+    for (_, parent, pairs) in keys {
+        queries.extend(orphan_sql(db, table, &parent, &pairs)?);
+    }
+    if queries.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(db.prepare(&queries.join(" UNION ALL "))?))
+}
+
+fn orphan_sql(db: &Connection, table: &Table, parent: &str, pairs: &[ColumnPair]) -> Result<Option<String>> {
+    let Some(definition) = crate::table::read_definition(db, parent)? else { return Ok(None) };
+    let key = Table::key_columns(&definition);
+    let mut equal = Vec::new();
+    let mut given = Vec::new();
+    for (i, (from, to)) in pairs.iter().enumerate() {
+        let to = to.clone().or_else(|| key.get(i).map(|column| column.name().to_owned()));
+        let Some(to) = to else { return Ok(None) };
+        equal.push(format!("p.{} = c.{}", quote_identifier(&to), quote_identifier(from)));
+        given.push(format!("c.{} IS NOT NULL", quote_identifier(from)));
+    }
+    let of_row = table
+        .key
+        .iter()
+        .enumerate()
+        .map(|(i, key)| format!("c.{} = ?{}", quote_identifier(&key.name), i + 1));
+    Ok(Some(format!(
+        "SELECT {} FROM {} AS c WHERE {} AND {} AND NOT EXISTS(SELECT 1 FROM main.{} AS p WHERE {})",
+        storage::quote_text(&definition.name),
+        table.quoted(),
+        of_row.collect::<Vec<_>>().join(" AND "),
+        given.join(" AND "),
+        quote_identifier(&definition.name),
+        equal.join(" AND "),
+    )))
+}

@@ -1,0 +1,198 @@
+//! Every way in which an app may write is noted, and a rollback takes the notes back.
+
+mod bench;
+
+use bench::{assert_same, exchange, pair, sync_by_payload};
+
+const ITEMS: &str = "CREATE TABLE items(id TEXT PRIMARY KEY NOT NULL, a TEXT, u TEXT UNIQUE, v INT);
+    CREATE UNIQUE INDEX items_v ON items(v) WHERE v > 10;
+    CREATE UNIQUE INDEX items_a ON items(a COLLATE NOCASE, lower(u))";
+const FOUR: &str =
+    "INSERT INTO items VALUES('1', 'a', 'x', 1), ('2', 'b', 'y', 2), ('3', 'c', 'z', 30), ('4', 'd', 'w', 4)";
+
+/// Runs the statement with REPLACE's delete triggers off and on; the rows that it threw out go elsewhere too.
+#[track_caller]
+fn replaces(sql: &str, left: &[&str]) {
+    for recursive in ["OFF", "ON"] {
+        let (mut a, mut b) = pair(ITEMS);
+        a.run(FOUR);
+        exchange(&mut a, &mut b);
+        a.run(&format!("PRAGMA recursive_triggers = {recursive}; {sql}"));
+        sync_by_payload(&mut a, &mut b);
+        assert_same(&mut a, &mut b, "items");
+        assert_eq!(b.dump("items"), left, "recursive_triggers {recursive}");
+        assert_eq!(sync_by_payload(&mut b, &mut a), 0);
+    }
+}
+
+#[test]
+fn update_or_replace_onto_an_existing_key() {
+    replaces(
+        "UPDATE OR REPLACE items SET id = '2' WHERE id = '1'",
+        &["'2','a','x',1", "'3','c','z',30", "'4','d','w',4"],
+    );
+}
+
+#[test]
+fn insert_or_replace_of_the_same_key_stays_in_its_life() {
+    replaces(
+        "INSERT OR REPLACE INTO items VALUES('1', 'new', 'x', NULL)",
+        &["'1','new','x',NULL", "'2','b','y',2", "'3','c','z',30", "'4','d','w',4"],
+    );
+    let (mut a, _) = pair(ITEMS);
+    a.run(FOUR);
+    a.replica.fold().unwrap();
+    a.run(
+        "REPLACE INTO items VALUES('1', 'new', 'x', NULL); DELETE FROM items WHERE id = '2';
+           INSERT INTO items VALUES('2', 'again', 'y', 2)",
+    );
+    assert!(a.clocks("items").values().all(|clock| clock.starts_with("life 1 ")));
+}
+
+#[test]
+fn victims_of_other_unique_indexes_go_everywhere() {
+    // Of three indexes at once.
+    replaces(
+        "REPLACE INTO items VALUES('9', 'q', 'x', 30)",
+        &["'2','b','y',2", "'4','d','w',4", "'9','q','x',30"],
+    );
+    replaces(
+        "UPDATE OR REPLACE items SET u = 'y' WHERE id = '1'",
+        &["'1','a','y',1", "'3','c','z',30", "'4','d','w',4"],
+    );
+    replaces(
+        "UPDATE OR REPLACE items SET v = 30 WHERE id = '1'",
+        &["'1','a','x',30", "'2','b','y',2", "'4','d','w',4"],
+    );
+    // By the index's collation, not the column's.
+    replaces(
+        "REPLACE INTO items VALUES('9', 'A', 'X', 5); REPLACE INTO items VALUES('8', 'B', 'Y', 5)",
+        &["'3','c','z',30", "'4','d','w',4", "'8','B','Y',5", "'9','A','X',5"],
+    );
+}
+
+#[test]
+fn conflict_clauses_of_the_table_itself_throw_out_rows_too() {
+    let schema =
+        "CREATE TABLE t(id TEXT PRIMARY KEY ON CONFLICT REPLACE NOT NULL, u UNIQUE ON CONFLICT REPLACE, v)";
+    let (mut a, mut b) = pair(schema);
+    a.run("INSERT INTO t VALUES('1', 'x', 1), ('2', 'y', 2)");
+    exchange(&mut a, &mut b);
+    a.run("INSERT INTO t VALUES('3', 'x', 3); INSERT INTO t VALUES('2', 'z', 4)");
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "t");
+    assert_eq!(b.dump("t"), ["'2','z',4", "'3','x',3"]);
+    // Concurrent rows of one UNIQUE value: the later arrival waits, and the other stays.
+    a.run("INSERT INTO t VALUES('a', 'same', 1)");
+    b.run("INSERT INTO t VALUES('b', 'same', 2)");
+    sync_by_payload(&mut a, &mut b);
+    assert_eq!(b.rows("SELECT id FROM t WHERE u = 'same'"), ["'b'"]);
+    assert_eq!(b.quarantine(), 1);
+}
+
+#[test]
+fn no_conflict_clause_of_a_statement_drops_a_note() {
+    for clause in ["OR IGNORE", "OR REPLACE", "OR FAIL", "OR ABORT", "OR ROLLBACK"] {
+        let (mut a, mut b) = pair(ITEMS);
+        a.run(FOUR);
+        exchange(&mut a, &mut b);
+        a.run(&format!(
+            "INSERT {clause} INTO items VALUES('5', 'e', 'v', 5);
+             UPDATE {clause} items SET a = 'new' || id WHERE id IN ('1', '2');
+             DELETE FROM items WHERE id = '4'"
+        ));
+        exchange(&mut a, &mut b);
+        assert_same(&mut a, &mut b, "items");
+        assert_eq!(b.dump("items").len(), 4);
+    }
+}
+
+#[test]
+fn upserts_and_returning_are_noted() {
+    let (mut a, mut b) = pair(ITEMS);
+    a.run(FOUR);
+    exchange(&mut a, &mut b);
+    a.run(
+        "INSERT INTO items VALUES('1', 'ups', 'x', 7) ON CONFLICT(id) DO UPDATE SET a = excluded.a;
+         INSERT INTO items VALUES('7', 'q', 'y', 8) ON CONFLICT(u) DO UPDATE SET v = 99",
+    );
+    assert_eq!(a.rows("UPDATE items SET a = 'r' WHERE id = '3' RETURNING a"), ["'r'"]);
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "items");
+}
+
+#[test]
+fn rollbacks_and_savepoints_take_their_notes_back() {
+    let (mut a, mut b) = pair(ITEMS);
+    a.run(FOUR);
+    exchange(&mut a, &mut b);
+    a.run("BEGIN; DELETE FROM items; ROLLBACK");
+    assert_eq!(a.replica.fold().unwrap().rows, 0);
+    a.run(
+        "BEGIN; UPDATE items SET a = 'kept' WHERE id = '1'; SAVEPOINT s; DELETE FROM items WHERE id = '2';
+         UPDATE items SET a = 'lost' WHERE id = '1'; ROLLBACK TO s; RELEASE s; COMMIT",
+    );
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "items");
+    assert_eq!(b.rows("SELECT a FROM items WHERE id < '3'"), ["'kept'", "'b'"]);
+}
+
+#[test]
+fn a_row_that_a_trigger_of_the_app_removes_at_once_never_was() {
+    let (mut a, mut b) = pair(ITEMS);
+    a.run("CREATE TRIGGER vanish AFTER INSERT ON items WHEN NEW.a = 'gone' BEGIN DELETE FROM items WHERE id = NEW.id; END;
+           INSERT INTO items VALUES('1', 'gone', NULL, NULL), ('2', 'stays', NULL, NULL)");
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "items");
+    assert_eq!(b.dump("items").len(), 1);
+    assert_eq!(a.clocks("items").len(), 1);
+}
+
+#[test]
+fn cascades_of_foreign_keys_are_noted() {
+    let (mut a, mut b) = pair(
+        "CREATE TABLE parent(id TEXT PRIMARY KEY NOT NULL);
+         CREATE TABLE child(id TEXT PRIMARY KEY NOT NULL, p REFERENCES parent ON DELETE CASCADE ON UPDATE CASCADE)",
+    );
+    a.run("PRAGMA foreign_keys = ON; INSERT INTO parent VALUES('p'), ('q'); INSERT INTO child VALUES('c', 'p'), ('d', 'q')");
+    exchange(&mut a, &mut b);
+    a.run("DELETE FROM parent WHERE id = 'p'; UPDATE parent SET id = 'r'");
+    exchange(&mut a, &mut b);
+    for table in ["parent", "child"] {
+        assert_same(&mut a, &mut b, table);
+    }
+    assert_eq!(b.dump("child"), ["'d','r'"]);
+}
+
+#[test]
+fn a_fold_of_several_slices_finds_everything() {
+    let (mut a, mut b) = pair("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT)");
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 140000)
+         INSERT INTO t SELECT i, i FROM n;
+         UPDATE t SET v = -1 WHERE id % 7 = 0; DELETE FROM t WHERE id % 10 = 0; INSERT INTO t VALUES(10, 10)",
+    );
+    assert!(a.replica.fold().unwrap().rows > 140_000 - 14_000);
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_log"), 0);
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_versions"), 2);
+    sync_by_payload(&mut a, &mut b);
+    assert_eq!(a.get::<i64>("SELECT sum(v) FROM t"), b.get::<i64>("SELECT sum(v) FROM t"));
+    assert_eq!(a.clocks("t"), b.clocks("t"));
+}
+
+#[test]
+fn versions_never_go_back_after_a_rollback() {
+    let (mut a, _) = pair(ITEMS);
+    a.run(FOUR);
+    a.replica.fold().unwrap();
+    let version = a.replica.version().unwrap();
+    a.run("BEGIN; DELETE FROM items");
+    assert!(a.replica.payload_encode(0, None).unwrap_err().to_string().contains("commit first"));
+    assert_eq!(a.replica.fold().unwrap().rows, 4);
+    a.run("ROLLBACK");
+    a.world.now.set(1_000);
+    a.run("UPDATE items SET a = 'x' WHERE id = '1'");
+    a.replica.fold().unwrap();
+    assert!(a.replica.version().unwrap() > version);
+    assert!(a.clocks("items").values().all(|clock| clock.starts_with("life 1 ")));
+}

@@ -1,0 +1,192 @@
+//! A naive store in memory: slow, and obviously right. The conformance suite holds the others against it.
+//!
+//! A turn works on a copy of everything, which takes the place of the original when the turn was taken. Each download
+//! is one chunk of whole rows. Of the schema only names and types count: constraints are not kept.
+
+mod rows;
+
+use self::rows::{Rows, number};
+use super::{Rights, Store, StoreError};
+use cloudsync_core::clock::Time;
+use cloudsync_core::id::SiteId;
+use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
+use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request, RoundId, Turn, Upload};
+use cloudsync_protocol::payload::{Opened, PayloadError};
+use cloudsync_protocol::schema::{Schema, TableSchema, compare};
+use cloudsync_protocol::server::{SiteRecord, Standing, is_skewed, standing};
+use cloudsync_replica::Zstd;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+/// A store that lasts as long as the value.
+#[derive(Debug)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    epoch: u64,
+    schema: Schema,
+    disabled: BTreeSet<String>,
+    /// Fingerprints of devices and of this schema that were found to fit.
+    fits: BTreeSet<(u64, u64)>,
+    /// The nonce of each site, and what it was told of its last round.
+    uploads: BTreeMap<SiteId, (u64, Accepted)>,
+    staged: BTreeMap<SiteId, (RoundId, BTreeMap<u32, Vec<u8>>)>,
+    rows: Rows,
+}
+
+/// Why a turn is refused, and in words.
+type Stop = (Reason, String);
+
+fn refuse<T>(reason: Reason, text: impl Into<String>) -> Result<T, Stop> {
+    Err((reason, text.into()))
+}
+
+fn damaged(error: PayloadError) -> Stop {
+    (Reason::BadPayload, error.to_string())
+}
+
+impl MemoryStore {
+    /// A store without tables.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { state: Mutex::new(State { epoch: 1, rows: Rows::new(), ..State::default() }) }
+    }
+
+    /// Switches a table off; its rows stay.
+    pub fn disable_table(&self, table: &str) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).disabled.insert(table.to_owned());
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Store for MemoryStore {
+    fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = state.clone();
+        let (reason, text) = match next.take(request, rights, now_ms) {
+            Ok(accepted) => {
+                *state = next;
+                return Ok(state.answer(request, accepted, now_ms));
+            }
+            Err(stop) => stop,
+        };
+        if reason == Reason::Restored && request.epoch == state.epoch {
+            state.epoch = now_ms.max(state.epoch + 1);
+        }
+        let (epoch, nonce) = (state.epoch, state.nonce(request.site));
+        Ok(Answer::Refusal(Refusal { reason, epoch, nonce, now: now_ms, text }).encode())
+    }
+}
+
+impl State {
+    fn nonce(&self, site: SiteId) -> u64 {
+        self.uploads.get(&site).map_or(0, |(nonce, _)| *nonce)
+    }
+
+    fn take(&mut self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Option<Accepted>, Stop> {
+        if is_skewed(request, now_ms) {
+            return refuse(Reason::ClockSkew, "the clocks of device and server are too far apart");
+        }
+        let last = self.uploads.get(&request.site).copied();
+        let record = last.map(|(nonce, accepted)| SiteRecord { nonce, round: Some(accepted.round) });
+        match standing(record.as_ref(), self.epoch, request) {
+            Standing::New | Standing::Current => {}
+            Standing::Repeated => return Ok(last.map(|(_, accepted)| accepted)),
+            Standing::Clone => {
+                return refuse(Reason::Clone, "a copy of this file has synced under its site id");
+            }
+            Standing::Restored => return refuse(Reason::Restored, "turns of this device were lost"),
+        }
+        if let Some(schema) = &request.schema {
+            schema.tables.iter().try_for_each(|table| self.adopt(table, rights))?;
+            self.fits.insert((request.fingerprint, self.enabled().fingerprint()));
+        } else if !self.fits.contains(&(request.fingerprint, self.enabled().fingerprint())) {
+            return refuse(Reason::NeedSchema, "the server does not know this schema");
+        }
+        match &request.upload {
+            None => Ok(None),
+            Some(_) if !rights.write => refuse(Reason::Denied, "this key may read and not write"),
+            Some(upload) => self.upload(request.site, upload, now_ms).map(Some),
+        }
+    }
+
+    fn enabled(&self) -> Schema {
+        let mut schema = self.schema.clone();
+        schema.tables.retain(|table| !self.disabled.contains(&table.name));
+        schema
+    }
+
+    fn adopt(&mut self, table: &TableSchema, rights: Rights) -> Result<(), Stop> {
+        let name = &table.name;
+        if self.disabled.contains(name) {
+            return refuse(Reason::Denied, format!("table \"{name}\" is switched off"));
+        }
+        let Some(known) = self.schema.tables.iter_mut().find(|known| known.name == *name) else {
+            if !rights.schema {
+                return refuse(Reason::Denied, format!("table \"{name}\" does not sync here"));
+            }
+            self.schema.tables.push(table.clone());
+            return Ok(());
+        };
+        compare(table, known).map_err(|conflict| (Reason::SchemaConflict, conflict.to_string()))?;
+        for column in &table.columns {
+            if number(known, &column.name).is_some() {
+                continue;
+            }
+            if !rights.schema {
+                return refuse(
+                    Reason::Denied,
+                    format!("table \"{name}\" has no column \"{}\" here", column.name),
+                );
+            }
+            known.columns.push(column.clone());
+        }
+        Ok(())
+    }
+
+    fn upload(&mut self, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<Accepted, Stop> {
+        let (round, chunks) = self.staged.entry(site).or_insert((upload.round, BTreeMap::new()));
+        chunks.retain(|chunk, _| *chunk < upload.chunk && *round == upload.round);
+        *round = upload.round;
+        chunks.insert(upload.chunk, upload.payload.to_vec());
+        let mut accepted = Accepted { round: upload.round, committed: upload.is_final, quarantined: 0 };
+        if !upload.is_final {
+            Opened::open(upload.payload, &Zstd).map_err(damaged)?;
+            return Ok(accepted);
+        }
+        let chunks = self.staged.remove(&site).map(|(_, chunks)| chunks).unwrap_or_default();
+        if !chunks.keys().copied().eq(0..=upload.chunk) {
+            return refuse(Reason::LostChunks, "chunks of the round are missing");
+        }
+        let time_max = Time(now_ms.saturating_add(CLOCK_AHEAD_MS_MAX));
+        for payload in chunks.values().filter(|payload| !payload.is_empty()) {
+            accepted.quarantined += self.rows.apply(&self.enabled(), site, payload, time_max)?;
+        }
+        self.uploads.insert(site, (self.nonce(site) + 1, accepted));
+        Ok(accepted)
+    }
+
+    fn answer(&self, request: &Request<'_>, accepted: Option<Accepted>, now: u64) -> Vec<u8> {
+        let payload = if request.pull { self.rows.extract(&self.enabled(), request) } else { Vec::new() };
+        let turn = Turn {
+            epoch: self.epoch,
+            nonce: self.nonce(request.site),
+            now,
+            accepted,
+            drained: true,
+            cursor: if request.pull { self.rows.version } else { request.cursor },
+            position: &[],
+            rows_total: 0,
+            payload: &payload,
+        };
+        Answer::Turn(turn).encode()
+    }
+}

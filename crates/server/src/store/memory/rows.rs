@@ -1,0 +1,225 @@
+//! The rows of the model, and how changes become part of them.
+
+use super::{Stop, damaged, refuse};
+use cloudsync_core::clock::{Clock, ColumnNumber, RowClock, SiteOrdinal, Time};
+use cloudsync_core::id::SiteId;
+use cloudsync_core::key;
+use cloudsync_core::merge::{Action, decide};
+use cloudsync_core::value::Value;
+use cloudsync_protocol::message::{Reason, Request};
+use cloudsync_protocol::payload::{Encoder, Group, Header, Opened};
+use cloudsync_protocol::schema::{Schema, TableSchema, key_names};
+use cloudsync_replica::Zstd;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The name of a table and a packed key.
+type RowId = (String, Vec<u8>);
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rows {
+    pub(super) version: u64,
+    /// Indexed by the ordinals in clocks.
+    sites: Vec<SiteId>,
+    rows: BTreeMap<RowId, Row>,
+    /// Which version changed which row, and from which site the change came.
+    changes: Vec<(u64, SiteId, RowId)>,
+    waiting: Vec<Change>,
+    time_max: Time,
+}
+
+#[derive(Debug, Clone)]
+struct Row {
+    clock: RowClock,
+    values: BTreeMap<ColumnNumber, Value>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Change {
+    id: RowId,
+    from: SiteId,
+    whole: bool,
+    clock: RowClock,
+    values: BTreeMap<ColumnNumber, Value>,
+}
+
+impl Rows {
+    /// No rows; the first version is 1, for a cursor of 0 asks for everything.
+    pub(super) fn new() -> Self {
+        Self { version: 1, ..Self::default() }
+    }
+
+    /// Takes a payload in, all of it or nothing; gives how many of its rows must wait. `time_max` is the latest time
+    /// that a change may bear.
+    pub(super) fn apply(
+        &mut self,
+        schema: &Schema,
+        from: SiteId,
+        payload: &[u8],
+        time_max: Time,
+    ) -> Result<u64, Stop> {
+        let opened = Opened::open(payload, &Zstd).map_err(damaged)?;
+        let payload = opened.payload().map_err(damaged)?;
+        let ordinals: Vec<_> = payload.sites().iter().map(|site| self.ordinal(*site)).collect();
+        let mut changes = Vec::new();
+        for group in payload.groups() {
+            for row in 0..group.rows() {
+                changes.push(self.read(schema, group, row, &ordinals, from)?);
+            }
+        }
+        // What was accepted once must stay acceptable when it is replaced.
+        let bound = time_max.max(Time(self.time_max.0 + 1_000));
+        if changes.iter().any(|change| change.clock.time_max() > bound) {
+            return refuse(Reason::BadPayload, "clock_ahead: a change is stamped too far in the future");
+        }
+        self.version += 1;
+        let new: Vec<_> = changes.iter().filter(|change| !self.waiting.contains(change)).cloned().collect();
+        self.waiting.extend(new);
+        self.merge_waiting();
+        Ok(changes.iter().filter(|change| self.waiting.contains(change)).count() as u64)
+    }
+
+    fn ordinal(&mut self, site: SiteId) -> SiteOrdinal {
+        let at = self.sites.iter().position(|known| *known == site).unwrap_or(self.sites.len());
+        if at == self.sites.len() {
+            self.sites.push(site);
+        }
+        SiteOrdinal(at as u32)
+    }
+
+    fn read(
+        &self,
+        schema: &Schema,
+        group: &Group<'_>,
+        row: usize,
+        ordinals: &[SiteOrdinal],
+        from: SiteId,
+    ) -> Result<Change, Stop> {
+        let Some(table) = schema.table(group.table()) else {
+            return refuse(
+                Reason::NeedSchema,
+                format!("table \"{}\" does not sync on the server", group.table()),
+            );
+        };
+        if key::check(group.key(row), key_names(table).len()).is_err() {
+            return refuse(Reason::BadPayload, format!("a key of table \"{}\" is damaged", table.name));
+        }
+        let clock = |clock: Clock| Clock::new(clock.time, ordinals[clock.site.0 as usize]);
+        let common = clock(group.clock(row));
+        let (mut cells, mut values) = (BTreeMap::new(), BTreeMap::new());
+        for (at, name) in group.columns().iter().enumerate() {
+            let Some(number) = number(table, name) else {
+                return refuse(
+                    Reason::NeedSchema,
+                    format!("column \"{name}\" of table \"{}\" does not sync on the server", table.name),
+                );
+            };
+            let exception = group.exceptions(row).iter().find(|(column, _)| usize::from(*column) == at);
+            cells.insert(number, exception.map_or(common, |(_, other)| clock(*other)));
+            values.insert(number, group.value(row, at).to_value());
+        }
+        let cells: Vec<_> = cells.into_iter().collect();
+        let clock = RowClock::from_cells(group.life(row), common, &cells, &self.sites);
+        Ok(Change {
+            id: (table.name.clone(), group.key(row).to_vec()),
+            from,
+            whole: group.whole(),
+            clock,
+            values,
+        })
+    }
+
+    /// Merges what waits while that brings any of it in.
+    fn merge_waiting(&mut self) {
+        loop {
+            let before = std::mem::take(&mut self.waiting);
+            let count = before.len();
+            for change in before {
+                if !self.merge(&change) {
+                    self.waiting.push(change);
+                }
+            }
+            if self.waiting.len() == count {
+                return;
+            }
+        }
+    }
+
+    /// Merges a change into its row; false if it must wait.
+    fn merge(&mut self, change: &Change) -> bool {
+        let stored = self.rows.get(&change.id);
+        let mut values = stored.map(|row| row.values.clone()).unwrap_or_default();
+        let mut tie = |column: ColumnNumber| match (change.values.get(&column), values.get(&column)) {
+            (Some(theirs), Some(ours)) => theirs.borrow().tie_order(&ours.borrow()) == Ordering::Greater,
+            (theirs, _) => theirs.is_some(),
+        };
+        let stored = stored.map(|row| row.clock.clone());
+        let decision = decide(stored.as_ref(), &change.clock, change.whole, &self.sites, &mut tie);
+        match &decision.action {
+            Action::NeedWhole | Action::RefuseJump => return false,
+            Action::Keep => {}
+            Action::Delete => values.clear(),
+            Action::Insert | Action::Replace => values = change.values.clone(),
+            Action::Update(columns) => {
+                let written = change.values.iter().filter(|(column, _)| columns.contains(**column));
+                values.extend(written.map(|(column, value)| (*column, value.clone())));
+            }
+        }
+        self.time_max = self.time_max.max(change.clock.time_max());
+        if decision.action == Action::Keep && decision.clock.is_none() {
+            return true;
+        }
+        if let Some(clock) = decision.clock.or(stored) {
+            self.rows.insert(change.id.clone(), Row { clock, values });
+        }
+        self.changes.push((self.version, change.from, change.id.clone()));
+        true
+    }
+
+    /// Everything that a device does not know yet, as one payload; empty if there is nothing.
+    pub(super) fn extract(&self, schema: &Schema, request: &Request<'_>) -> Vec<u8> {
+        let mut encoder = Encoder::new();
+        for id in self.news(request) {
+            if let (Some(row), Some(table)) = (self.rows.get(id), schema.table(&id.0)) {
+                self.write(&mut encoder, table, &id.1, row);
+            }
+        }
+        let header = Header { first_version: 0, last_version: self.version, is_final: true };
+        if encoder.is_empty() { Vec::new() } else { encoder.finish(header, &Zstd) }
+    }
+
+    fn news(&self, request: &Request<'_>) -> BTreeSet<&RowId> {
+        if request.cursor > 0 {
+            let is_new = |version: u64, from: SiteId| version > request.cursor && from != request.site;
+            return self
+                .changes
+                .iter()
+                .filter(|(v, from, _)| is_new(*v, *from))
+                .map(|(_, _, id)| id)
+                .collect();
+        }
+        let own = |clock: Clock| self.sites[clock.site.0 as usize] == request.site;
+        let only_own = |row: &Row| own(row.clock.common) && row.clock.cells().all(|(_, clock)| own(clock));
+        self.rows.iter().filter(|(_, row)| request.echo || !only_own(row)).map(|(id, _)| id).collect()
+    }
+
+    fn write(&self, encoder: &mut Encoder, table: &TableSchema, key: &[u8], row: &Row) {
+        let mut wire =
+            |clock: Clock| Clock::new(clock.time, encoder.site(&self.sites[clock.site.0 as usize]));
+        let common = wire(row.clock.common);
+        let cells = row.clock.cells().map(|(_, clock)| wire(clock));
+        let exceptions: Vec<_> = (0..).zip(cells).filter(|(_, clock)| *clock != common).collect();
+        let columns: Vec<_> = row.clock.columns.iter().collect();
+        let names: Vec<_> =
+            columns.iter().map(|column| table.columns[usize::from(column.0)].name.as_str()).collect();
+        let group = encoder.group(&table.name, &names, true);
+        let values = columns.iter().map(|column| row.values[column].borrow());
+        encoder.push(group, key, row.clock.life, common, &exceptions, values);
+    }
+}
+
+/// A column's number is its place: columns are only ever added, at the end.
+pub(super) fn number(table: &TableSchema, column: &str) -> Option<ColumnNumber> {
+    let at = table.columns.iter().position(|known| known.name.eq_ignore_ascii_case(column))?;
+    Some(ColumnNumber(at as u16))
+}

@@ -1,0 +1,111 @@
+//! A device takes answers in.
+
+use super::{Device, Row};
+use crate::subject::Took;
+use cloudsync_core::clock::{Clock, ColumnNumber, RowClock, SiteOrdinal};
+use cloudsync_core::id::SiteId;
+use cloudsync_core::merge::{Action, decide};
+use cloudsync_protocol::payload::{Opened, Payload};
+use cloudsync_replica::Zstd;
+use std::collections::BTreeMap;
+
+impl Device {
+    /// Takes an answer in; gives the rows that came.
+    pub(crate) fn absorb(&mut self, took: &Took) -> usize {
+        (self.epoch, self.nonce) = (took.epoch, took.nonce);
+        if took.accepted.is_some_and(|accepted| accepted.committed) {
+            self.round = None;
+        }
+        let mut rows = 0;
+        if !took.payload.is_empty() {
+            let opened = Opened::open(&took.payload, &Zstd).unwrap();
+            let payload = opened.payload().unwrap();
+            rows = payload.rows();
+            self.merge(&payload);
+        }
+        self.position.clone_from(&took.position);
+        if took.drained {
+            self.cursor = took.cursor;
+            self.echo = false;
+            assert!(self.waiting.is_empty(), "a device got parts of rows without the rest");
+        }
+        rows
+    }
+
+    /// Merges the rows of a payload. A part of a row may come before the rest of it; all of a download fits together.
+    fn merge(&mut self, payload: &Payload<'_>) {
+        self.read(payload);
+        loop {
+            let before = std::mem::take(&mut self.waiting);
+            let count = before.len();
+            for incoming in before {
+                if !merge_row(&mut self.rows, &self.sites, &incoming) {
+                    self.waiting.push(incoming);
+                }
+            }
+            if self.waiting.len() == count {
+                return;
+            }
+        }
+    }
+
+    fn read(&mut self, payload: &Payload<'_>) {
+        let ordinals: Vec<_> = payload.sites().iter().map(|site| self.ordinal(*site)).collect();
+        let wire = |clock: Clock| Clock::new(clock.time, ordinals[clock.site.0 as usize]);
+        for group in payload.groups() {
+            let table = &self.schema.tables[0];
+            assert_eq!(group.table(), table.name);
+            let number = |name: &&str| {
+                ColumnNumber(table.columns.iter().position(|c| c.name == **name).unwrap() as u16)
+            };
+            let numbers: Vec<_> = group.columns().iter().map(number).collect();
+            for row in 0..group.rows() {
+                let common = wire(group.clock(row));
+                let mut cells: BTreeMap<_, _> = numbers.iter().map(|number| (*number, common)).collect();
+                cells.extend(
+                    group.exceptions(row).iter().map(|(at, clock)| (numbers[usize::from(*at)], wire(*clock))),
+                );
+                let cells: Vec<_> = cells.into_iter().collect();
+                let clock = RowClock::from_cells(group.life(row), common, &cells, &self.sites);
+                self.time = self.time.max(clock.time_max().0);
+                let values =
+                    numbers.iter().enumerate().map(|(at, n)| (*n, group.value(row, at).to_value())).collect();
+                self.waiting.push((group.key(row).to_vec(), Row { clock, values }, group.whole()));
+            }
+        }
+    }
+
+    fn ordinal(&mut self, site: SiteId) -> SiteOrdinal {
+        let at = self.sites.iter().position(|known| *known == site).unwrap_or(self.sites.len());
+        if at == self.sites.len() {
+            self.sites.push(site);
+        }
+        SiteOrdinal(at as u32)
+    }
+}
+
+/// Merges a row; false if it must wait for the rest of it.
+fn merge_row(
+    rows: &mut BTreeMap<Vec<u8>, Row>,
+    sites: &[SiteId],
+    (key, incoming, whole): &(Vec<u8>, Row, bool),
+) -> bool {
+    let stored = rows.get(key).map(|row| &row.clock);
+    let decision = decide(stored, &incoming.clock, *whole, sites, &mut |_| false);
+    let mut values = rows.get(key).map(|row| row.values.clone()).unwrap_or_default();
+    match decision.action {
+        Action::Keep => {}
+        Action::Delete => values.clear(),
+        Action::Insert | Action::Replace => values = incoming.values.clone(),
+        Action::Update(columns) => {
+            let written = incoming.values.iter().filter(|(column, _)| columns.contains(**column));
+            values.extend(written.map(|(column, value)| (*column, value.clone())));
+        }
+        Action::NeedWhole => return false,
+        Action::RefuseJump => panic!("a device got what nobody sent"),
+    }
+    if let Some(clock) = decision.clock {
+        rows.insert(key.clone(), Row { clock, values });
+    }
+    true
+}

@@ -1,0 +1,232 @@
+//! What must be true in the end.
+
+use crate::device::Process;
+use crate::workload::{TABLES, TableSpec};
+use anyhow::{Context, Result, bail};
+use cloudsync_core::bytes::Reader;
+use cloudsync_core::clock::{Clock, RowClock};
+use rusqlite::types::Value;
+use rusqlite::{Connection, params_from_iter};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A row by its table and shown key.
+type RowName = (&'static str, String);
+/// All rows of a file, with their shown values.
+type Rows = BTreeMap<RowName, Vec<String>>;
+
+/// What was written, as far as it bounds what may be there in the end.
+#[derive(Default)]
+pub(crate) struct Model {
+    /// Rows that one writer has for itself: what it last saw of them.
+    private: Rows,
+    private_names: BTreeSet<RowName>,
+    /// Every value that any writer ever gave a cell.
+    written: BTreeMap<(RowName, usize), BTreeSet<String>>,
+    /// Rows that somebody saw alive, and that somebody saw gone after a write.
+    alive: BTreeSet<RowName>,
+    gone: BTreeSet<RowName>,
+}
+
+impl Model {
+    /// Notes what a row is after a write.
+    pub(crate) fn wrote(
+        &mut self,
+        db: &Connection,
+        table: &'static TableSpec,
+        key: &[Value],
+        writer: &str,
+        condition: &str,
+    ) -> Result<()> {
+        let placed = (1..=table.key.len()).map(|i| format!("?{i} AS {}", table.key[i - 1]));
+        let sql =
+            format!("SELECT {} FROM (SELECT {})", table.show_key(), placed.collect::<Vec<_>>().join(", "));
+        let shown: String = db.query_row(&sql, params_from_iter(key), |row| row.get(0))?;
+        let name = (table.name, shown);
+        let found = read_rows(db, table, condition, key)?;
+        let is_private = is_own(&name, writer);
+        if is_private {
+            self.private_names.insert(name.clone());
+        }
+        let Some((_, values)) = found.into_iter().next() else {
+            self.gone.insert(name.clone());
+            self.private.remove(&name);
+            return Ok(());
+        };
+        self.alive.insert(name.clone());
+        for (cell, value) in values.iter().enumerate() {
+            self.written.entry((name.clone(), cell)).or_default().insert(value.clone());
+        }
+        if is_private {
+            self.private.insert(name, values);
+        }
+        Ok(())
+    }
+
+    /// The rows of this writer are nobody's own any more.
+    pub(crate) fn share(&mut self, writer: &str) {
+        let is_own = |name: &RowName| is_own(name, writer);
+        self.private_names.retain(|name| !is_own(name));
+        self.private.retain(|name, _| !is_own(name));
+    }
+
+    /// Compares the final rows with what was written.
+    pub(crate) fn check(&self, rows: &Rows) -> Result<()> {
+        for name in &self.private_names {
+            let (expected, found) = (self.private.get(name), rows.get(name));
+            if expected != found {
+                bail!(
+                    "lost: only one writer has {name:?} and left it as {}, but it is {}",
+                    brief(expected),
+                    brief(found)
+                );
+            }
+        }
+        for name in self.alive.difference(&self.gone) {
+            if !rows.contains_key(name) {
+                bail!("lost: nobody deleted {name:?}");
+            }
+        }
+        for (name, values) in rows {
+            for (cell, value) in values.iter().enumerate() {
+                if !self.written.get(&(name.clone(), cell)).is_some_and(|known| known.contains(value)) {
+                    bail!("invented: nobody wrote {} into cell {cell} of {name:?}", cut(value));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True when the row's key says that only this writer uses it.
+fn is_own(name: &RowName, writer: &str) -> bool {
+    name.1.to_ascii_lowercase().starts_with(&format!("'{writer}-"))
+}
+
+fn cut(value: &str) -> &str {
+    value.get(..60).unwrap_or(value)
+}
+
+fn brief(row: Option<&Vec<String>>) -> String {
+    row.map_or_else(
+        || "absent".to_owned(),
+        |values| format!("{:?}", values.iter().map(|v| cut(v)).collect::<Vec<_>>()),
+    )
+}
+
+fn read_rows(
+    db: &Connection,
+    table: &TableSpec,
+    condition: &str,
+    values: &[Value],
+) -> Result<Vec<(String, Vec<String>)>> {
+    let shown: Vec<_> = table.cells.iter().map(|cell| TableSpec::show(cell)).collect();
+    let shown = std::iter::once(table.show_key()).chain(shown).collect::<Vec<_>>().join(", ");
+    let mut select = db.prepare(&format!("SELECT {shown} FROM {} WHERE {condition}", table.name))?;
+    let rows = select.query_map(params_from_iter(values), |row| {
+        let cells =
+            (0..table.cells.len()).map(|i| row.get(i + 1)).collect::<rusqlite::Result<Vec<String>>>()?;
+        Ok((row.get(0)?, cells))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// All rows of the synced tables.
+pub(crate) fn rows(db: &Connection) -> Result<Rows> {
+    let mut all = Rows::new();
+    for table in TABLES {
+        let rows = read_rows(db, table, "1", &[])?;
+        all.extend(rows.into_iter().map(|(key, values)| ((table.name, key), values)));
+    }
+    Ok(all)
+}
+
+/// The clock of a row with names instead of numbers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NamedClock {
+    life: u64,
+    /// Of a tombstone, or a row without cells.
+    row: Option<(u64, String)>,
+    cells: BTreeMap<String, (u64, String)>,
+}
+
+/// All clocks, by table and packed key in hexadecimal, as `--watch` takes it.
+pub(crate) fn clocks(db: &Connection) -> Result<BTreeMap<String, NamedClock>> {
+    let pairs = |sql: &str| -> Result<BTreeMap<i64, String>> {
+        let mut select = db.prepare(sql)?;
+        let pairs = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(pairs.collect::<rusqlite::Result<_>>()?)
+    };
+    let tables = pairs("SELECT id, name FROM cloudsync_tables")?;
+    let sites = pairs("SELECT ordinal, hex(site_id) FROM cloudsync_sites")?;
+    let columns = pairs("SELECT table_id * 65536 + number, name FROM cloudsync_columns")?;
+    let mut select = db.prepare("SELECT pk, clock FROM cloudsync_clocks")?;
+    let stored = select.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+    let mut all = BTreeMap::new();
+    for stored in stored {
+        let (pk, clock) = stored?;
+        let mut reader = Reader::new(&pk);
+        let table = reader.varint()? as i64;
+        let clock = RowClock::decode(&clock)?;
+        let named = |clock: Clock| -> Result<(u64, String)> {
+            let site = sites.get(&i64::from(clock.site.0)).context("a clock names an unknown site")?;
+            Ok((clock.time.0, site.clone()))
+        };
+        let mut cells = BTreeMap::new();
+        for (column, clock) in clock.cells() {
+            let name = columns
+                .get(&(table * 65536 + i64::from(column.0)))
+                .context("a clock names an unknown column")?;
+            cells.insert(name.clone(), named(clock)?);
+        }
+        let row = if cells.is_empty() { Some(named(clock.common)?) } else { None };
+        let name = tables.get(&table).context("a clock names an unknown table")?;
+        let key: String =
+            pk[pk.len() - reader.remaining()..].iter().map(|byte| format!("{byte:02x}")).collect();
+        all.insert(format!("{name}:{key}"), NamedClock { life: clock.life, row, cells });
+    }
+    Ok(all)
+}
+
+/// The first difference of two maps, in words.
+pub(crate) fn difference<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+    one: &BTreeMap<K, V>,
+    other: &BTreeMap<K, V>,
+) -> Option<String> {
+    let keys: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    let key = keys.into_iter().find(|key| one.get(key) != other.get(key))?;
+    let show = |map: &BTreeMap<K, V>| {
+        map.get(key)
+            .map_or_else(|| "absent".to_owned(), |value| format!("{value:?}").chars().take(600).collect())
+    };
+    Some(format!("{key:?}: {} | {}", show(one), show(other)))
+}
+
+/// Nothing may be left over in a file that is at rest.
+pub(crate) fn check_at_rest(process: &mut Process, name: &str) -> Result<()> {
+    check_file(&process.db, name)?;
+    if process.replica.has_unsent()? {
+        bail!("{name} has unsent changes after all syncs");
+    }
+    // language=SQLite
+    let sql = "SELECT count(*) FROM cloudsync_settings WHERE key IN ('round', 'position', 'resend', 'unsent_position')";
+    let open: i64 = process.db.query_row(sql, [], |row| row.get(0))?;
+    let staged: i64 = process.db.query_row("SELECT count(*) FROM cloudsync_inbox", [], |row| row.get(0))?;
+    if open + staged > 0 {
+        bail!("{name} has an open round or download after all syncs");
+    }
+    Ok(())
+}
+
+/// The file is sound and nothing waits in its quarantine.
+pub(crate) fn check_file(db: &Connection, name: &str) -> Result<()> {
+    let check: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+    if check != "ok" {
+        bail!("{name}: {check}");
+    }
+    let waiting = "SELECT count(*), coalesce(max(tbl || ': ' || reason), '') FROM cloudsync_quarantine";
+    let (count, reason): (i64, String) = db.query_row(waiting, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if count > 0 {
+        bail!("{name}: {count} rows wait in the quarantine, such as {reason}");
+    }
+    Ok(())
+}

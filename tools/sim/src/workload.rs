@@ -1,0 +1,240 @@
+//! The tables, and what apps do to them.
+
+use crate::oracle::Model;
+use crate::random::Dice;
+use anyhow::Result;
+use rusqlite::types::Value;
+use rusqlite::{Connection, params_from_iter};
+
+/// A table as the oracles see it: SQL for its key and its columns.
+pub(crate) struct TableSpec {
+    pub(crate) name: &'static str,
+    pub(crate) create: &'static str,
+    /// Key columns, in the key's order.
+    pub(crate) key: &'static [&'static str],
+    pub(crate) cells: &'static [&'static str],
+    /// What kind of key: a text; two parts; a text whose case does not count; a blob or number as it comes.
+    kind: KeyKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyKind {
+    Text,
+    Pair,
+    NoCase,
+    Any,
+}
+
+/// Every shape of key and row that syncs differently.
+pub(crate) const TABLES: &[TableSpec] = &[
+    TableSpec {
+        name: "notes",
+        create: "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT NOT NULL DEFAULT '', body, stars INTEGER, \
+                 score REAL, bytes INTEGER GENERATED ALWAYS AS (length(title)) VIRTUAL)",
+        key: &["id"],
+        cells: &["title", "body", "stars", "score"],
+        kind: KeyKind::Text,
+    },
+    TableSpec {
+        name: "pairs",
+        create: "CREATE TABLE pairs(b INTEGER NOT NULL, value TEXT, a TEXT NOT NULL, extra BLOB, PRIMARY KEY(a, b)) \
+                 WITHOUT ROWID",
+        key: &["a", "b"],
+        cells: &["value", "extra"],
+        kind: KeyKind::Pair,
+    },
+    TableSpec {
+        name: "words",
+        create: "CREATE TABLE words(word TEXT PRIMARY KEY NOT NULL COLLATE NOCASE, n)",
+        key: &["word"],
+        cells: &["word", "n"],
+        kind: KeyKind::NoCase,
+    },
+    TableSpec {
+        name: "marks",
+        create: "CREATE TABLE marks(a TEXT NOT NULL, b INTEGER NOT NULL, PRIMARY KEY(a, b))",
+        key: &["a", "b"],
+        cells: &[],
+        kind: KeyKind::Pair,
+    },
+    TableSpec {
+        name: "things",
+        create: "CREATE TABLE things(k PRIMARY KEY NOT NULL, v TEXT COLLATE NOCASE, w)",
+        key: &["k"],
+        cells: &["k", "v", "w"],
+        kind: KeyKind::Any,
+    },
+];
+
+/// Keys that everybody uses, per table.
+const SHARED_KEYS: u64 = 6;
+/// Keys that only one writer uses, per table and writer.
+const PRIVATE_KEYS: u64 = 3;
+
+impl TableSpec {
+    /// SQL that shows a value with its type and every byte.
+    pub(crate) fn show(column: &str) -> String {
+        format!("quote({column}) || CASE typeof({column}) WHEN 'text' THEN hex({column}) ELSE '' END")
+    }
+
+    /// SQL that shows the key as equality sees it.
+    pub(crate) fn show_key(&self) -> String {
+        let shown = self.key.iter().map(|column| match self.kind {
+            KeyKind::NoCase => format!("quote(lower({column}))"),
+            KeyKind::Any => format!(
+                "CASE WHEN typeof({column}) IN ('integer', 'real') THEN quote({column} + 0.0) ELSE quote({column}) END"
+            ),
+            KeyKind::Text | KeyKind::Pair => format!("quote({column})"),
+        });
+        shown.collect::<Vec<_>>().join(" || ',' || ")
+    }
+
+    fn key(&self, dice: &mut Dice, writer: &str) -> Vec<Value> {
+        let (prefix, number) = if dice.chance(600) {
+            ("shared", dice.below(SHARED_KEYS))
+        } else {
+            (writer, dice.below(PRIVATE_KEYS))
+        };
+        let text = Value::Text(format!("{prefix}-{number}"));
+        match self.kind {
+            KeyKind::Text => vec![text],
+            KeyKind::Pair => vec![text, Value::Integer(dice.between(0, 1))],
+            KeyKind::NoCase if dice.chance(300) => {
+                vec![Value::Text(format!("{prefix}-{number}").to_ascii_uppercase())]
+            }
+            KeyKind::NoCase => vec![text],
+            KeyKind::Any if prefix != "shared" => vec![text],
+            KeyKind::Any => vec![match dice.below(4) {
+                0 => Value::Integer(number as i64),
+                1 => Value::Real(number as f64),
+                2 => Value::Blob(vec![number as u8, 0]),
+                _ => Value::Real(number as f64 + 0.5),
+            }],
+        }
+    }
+
+    /// Columns that an app sets beside the key.
+    fn settable(&self) -> Vec<&'static str> {
+        self.cells.iter().copied().filter(|cell| !self.key.contains(cell)).collect()
+    }
+
+    fn key_condition(&self, first: usize) -> String {
+        let terms = self.key.iter().enumerate().map(|(i, column)| format!("{column} = ?{}", first + i));
+        terms.collect::<Vec<_>>().join(" AND ")
+    }
+}
+
+/// A value as apps store them; texts are hardly ever the same twice.
+fn value(dice: &mut Dice) -> Value {
+    match dice.below(12) {
+        0 => Value::Null,
+        1 => Value::Integer(*dice.pick(&[0, 1, -1, i64::MAX, i64::MIN])),
+        2 => Value::Real(*dice.pick(&[0.0, -0.0, 1.0, 0.1, 1e300])),
+        3 => Value::Text(String::new()),
+        4 => Value::Text("a\0b".to_owned()),
+        5 => Value::Text((*dice.pick(&["abc", "ABC", "Abc"])).to_owned()),
+        6 => Value::Blob(vec![0, dice.below(256) as u8]),
+        7 => Value::Integer(dice.between(-1_000_000, 1_000_000)),
+        _ => Value::Text(format!("v{}", dice.below(1 << 40))),
+    }
+}
+
+/// Rows that a statement may have touched, by table and shown key.
+type Touched = Vec<(&'static TableSpec, Vec<Value>)>;
+
+/// Writes a few statements in one transaction, stamps their notes with `at_ms`, and tells the model what is there now.
+pub(crate) fn write(
+    db: &Connection,
+    dice: &mut Dice,
+    model: &mut Model,
+    writer: &str,
+    at_ms: u64,
+) -> Result<()> {
+    let before: i64 =
+        db.query_row("SELECT coalesce(max(rowid), 0) FROM cloudsync_log", [], |row| row.get(0))?;
+    let mut touched = Touched::new();
+    db.execute_batch("BEGIN")?;
+    for _ in 0..1 + dice.below(3) {
+        statement(db, dice, writer, &mut touched)?;
+    }
+    if dice.chance(5) {
+        large_rows(db, dice, writer, &mut touched)?;
+    }
+    // The seed decides the time, not the clock of the machine that the simulation runs on.
+    db.execute("UPDATE cloudsync_log SET at = ?1 WHERE rowid > ?2", (at_ms as i64, before))?;
+    if dice.chance(80) {
+        return Ok(db.execute_batch("ROLLBACK")?);
+    }
+    db.execute_batch("COMMIT")?;
+    for (table, key) in touched {
+        model.wrote(db, table, &key, writer, &format!("{} AND 1", table.key_condition(1)))?;
+    }
+    Ok(())
+}
+
+fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touched) -> Result<()> {
+    let table = dice.pick(TABLES);
+    let key = table.key(dice, writer);
+    let columns = table.settable();
+    let kind = dice.below(10);
+    let result = match kind {
+        0 | 1 => {
+            let sql = format!("DELETE FROM {} WHERE {}", table.name, table.key_condition(1));
+            db.execute(&sql, params_from_iter(&key))
+        }
+        2..=5 if !columns.is_empty() => {
+            let mut chosen: Vec<_> = columns.iter().filter(|_| dice.chance(400)).collect();
+            if chosen.is_empty() {
+                chosen.push(dice.pick(&columns));
+            }
+            let sets =
+                chosen.iter().enumerate().map(|(i, column)| format!("{column} = ?{}", key.len() + 1 + i));
+            let sets = sets.collect::<Vec<_>>().join(", ");
+            let sql = format!("UPDATE {} SET {sets} WHERE {}", table.name, table.key_condition(1));
+            let values: Vec<_> = key.iter().cloned().chain(chosen.iter().map(|_| value(dice))).collect();
+            db.execute(&sql, params_from_iter(values))
+        }
+        6 => {
+            let other = table.key(dice, writer);
+            let sets =
+                table.key.iter().enumerate().map(|(i, column)| format!("{column} = ?{}", key.len() + 1 + i));
+            let sets = sets.collect::<Vec<_>>().join(", ");
+            let sql = format!("UPDATE OR IGNORE {} SET {sets} WHERE {}", table.name, table.key_condition(1));
+            let values = key.iter().chain(&other);
+            let result = db.execute(&sql, params_from_iter(values));
+            touched.push((table, other));
+            result
+        }
+        _ => {
+            let set: Vec<_> = columns.iter().copied().filter(|_| dice.chance(800)).collect();
+            let names: Vec<_> = table.key.iter().copied().chain(set.iter().copied()).collect();
+            let places: Vec<_> = (1..=names.len()).map(|i| format!("?{i}")).collect();
+            let verb = *dice.pick(&["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"]);
+            let sql =
+                format!("{verb} INTO {}({}) VALUES({})", table.name, names.join(", "), places.join(", "));
+            let values: Vec<_> = key.iter().cloned().chain(set.iter().map(|_| value(dice))).collect();
+            db.execute(&sql, params_from_iter(values))
+        }
+    };
+    match result {
+        Ok(_) => touched.push((table, key)),
+        Err(rusqlite::Error::SqliteFailure(error, _))
+            if error.code == rusqlite::ErrorCode::ConstraintViolation => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// More than one chunk takes, so that rounds and downloads have several.
+fn large_rows(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touched) -> Result<()> {
+    let table = &TABLES[0];
+    for number in 0..PRIVATE_KEYS + 3 {
+        let key = vec![Value::Text(format!("{writer}-{number}"))];
+        let mut bytes = vec![0; 450_000];
+        dice.fill(&mut bytes[..64]);
+        let sql = "INSERT OR REPLACE INTO notes(id, body) VALUES(?1, ?2)";
+        db.execute(sql, params_from_iter([key[0].clone(), Value::Blob(bytes)]))?;
+        touched.push((table, key));
+    }
+    Ok(())
+}
