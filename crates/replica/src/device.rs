@@ -75,6 +75,8 @@ pub(crate) struct Sent {
     pub(crate) offset: i64,
     /// No clock in the request is later.
     floor: u64,
+    /// No clock in the requests before it is later that bore the same round and may have been taken.
+    pub(crate) offered: u64,
 }
 
 impl Replica {
@@ -101,7 +103,12 @@ impl Replica {
         let definition = self.catalog.schema();
         let fingerprint = definition.fingerprint();
         let tell = schema || storage::get_u64(&self.db, "fingerprint")? != fingerprint & i64::MAX as u64;
+        let offered = self.offered()?;
         let round = if goal.push { self.round()? } else { None };
+        let floor = storage::get_u64(&self.db, "floor")?;
+        if round.is_some() {
+            storage::set_u64(&self.db, "offered", floor)?;
+        }
         let mut upload = None;
         let mut sent_round = None;
         if let Some(round) = round {
@@ -145,7 +152,8 @@ impl Replica {
             goal,
             sent_at_ms: self.now_ms(),
             offset: self.clock_offset()?,
-            floor: storage::get_u64(&self.db, "floor")?,
+            floor,
+            offered,
         });
         Ok(bytes)
     }

@@ -27,7 +27,10 @@ impl Replica {
 
     /// Notes that the server has clocks up to `time`.
     pub(crate) fn raise_settled(&self, time: u64) -> Result<()> {
-        if time > storage::get_u64(&self.db, "settled")? { storage::set_u64(&self.db, "settled", time) } else { Ok(()) }
+        if time <= storage::get_u64(&self.db, "settled")? {
+            return Ok(());
+        }
+        storage::set_u64(&self.db, "settled", time)
     }
 
     /// Learns how far the local clock is off, and moves the stamps of what is unsent by as much, in their order.
@@ -40,7 +43,12 @@ impl Replica {
         self.fold_in_transaction()?;
         let offset = server_now as i64 - sent.sent_at_ms as i64;
         storage::set(&self.db, "clock_offset", Value::Integer(offset))?;
-        self.move_stamps(server_now, offset - before)
+        self.move_stamps(server_now, offset - before, sent.offered)
+    }
+
+    /// The latest clock in the requests of the open round, whose answers did not come; 0 without such a round.
+    pub(crate) fn offered(&self) -> Result<u64> {
+        if storage::is_set(&self.db, "round")? { storage::get_u64(&self.db, "offered") } else { Ok(0) }
     }
 
     /// Pulls the stamps of unsent edits back to the present, if any were made while the clock was far ahead: the
@@ -48,10 +56,16 @@ impl Replica {
     pub(crate) fn pull_back_stamps(&mut self) -> Result<()> {
         let now = self.server_now_ms()?;
         let bound = now.saturating_add(CLOCK_AHEAD_MS_MAX).max(storage::get_u64(&self.db, "settled")? + 1);
-        if storage::get_u64(&self.db, "floor")? > bound { self.move_stamps(now, 0) } else { Ok(()) }
+        if storage::get_u64(&self.db, "floor")? <= bound {
+            return Ok(());
+        }
+        let offered = self.offered()?;
+        self.move_stamps(now, 0, offered)
     }
 
-    fn move_stamps(&mut self, server_now: u64, by_ms: i64) -> Result<()> {
+    fn move_stamps(&mut self, server_now: u64, by_ms: i64, offered: u64) -> Result<()> {
+        // What was offered may have been taken, if it was in the server's bounds.
+        self.raise_settled(offered.min(server_now.saturating_add(CLOCK_AHEAD_MS_MAX - 1)))?;
         let own = self.own_site()?;
         let after_settled = storage::get_u64(&self.db, "settled")? + 1;
         let changed = self.restamp_unsent(|clock| {
