@@ -479,7 +479,7 @@ fn take_back_notes(replica: &mut Replica, after: i64, written: &HashSet<Vec<u8>>
     while select.step()? {
         let Some(table) = replica.catalog.layout_table(&replica.db, select.column_i64(2))? else { continue };
         let mut key = Vec::new();
-        if table.pack_key(&mut key, |i| from_sqlite(select.column(4 + i))).is_ok()
+        if table.pack_key(&mut key, |i| from_sqlite(select.column(crate::fold::key_column(i)))).is_ok()
             && written.contains(&clocks::pk(table.id, &key))
         {
             own.push(select.column_i64(0));

@@ -1,14 +1,15 @@
 //! Capture: the triggers that note local writes, in SQL that every SQLite has built in.
 //!
-//! A note is one row of `cloudsync_log`: when (milliseconds by the local clock), the layout, what, and the key.
-//! *What* is [`NOTE_INSERT`], [`NOTE_DELETE`], [`NOTE_LOOK`], or the mask of the columns that an update changed: bit i
-//! stands for column i of the layout. Tables with more than [`MASK_BITS`] columns write several masks, as text with
-//! commas between them. The layout is the generation of the table's columns that the mask was made for.
+//! A note is one row of `cloudsync_log`: when, the layout, what, and the key (`k0`, `k1`, ...). *When* is the Julian day
+//! by the local clock, as SQLite computes it soonest; notes that we write ourselves say milliseconds since 1970, as an
+//! integer. *What* is [`NOTE_INSERT`], [`NOTE_DELETE`], [`NOTE_LOOK`], [`NOTE_REKEY`] with the old key in `o0`, `o1`, ...,
+//! or the mask of the columns that an update changed: bit i stands for column i of the layout. Tables with more than
+//! [`MASK_BITS`] columns write several masks, as text with commas between them. The layout is the generation of the
+//! table's columns that the mask was made for.
 //!
 //! "Changed" is a difference of stored bytes, not of values under a collation. Only 0.0 and -0.0 count as the same:
-//! no function that SQLite has built in tells them apart. An update that changes the key notes
-//! the old key as deleted and the new one as inserted. A mask of zero is noted too: a column that was added behind our back
-//! may have changed.
+//! no function that SQLite has built in tells them apart. A mask of zero is noted too: a column that was added behind our
+//! back may have changed.
 
 use crate::error::Result;
 use crate::storage::{quote_identifier, quote_text};
@@ -21,14 +22,28 @@ pub(crate) const NOTE_INSERT: i64 = -1;
 pub(crate) const NOTE_DELETE: i64 = -2;
 /// The row may have been thrown out by a REPLACE: look whether it exists.
 pub(crate) const NOTE_LOOK: i64 = -3;
+/// The update gave the row this key, and took the old one from it.
+pub(crate) const NOTE_REKEY: i64 = -4;
 /// Bits of one mask; an SQL integer has one more beside its sign.
 pub(crate) const MASK_BITS: usize = 62;
 
 /// How many of the table's triggers note its writes; those after them note victims.
 const NOTE_TRIGGERS: usize = 3;
 
-/// `strftime` has whole seconds only, and the product is up to a millisecond low without rounding.
-const NOW: &str = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)";
+/// Without an argument it means now, and costs half of what `julianday('now')` does.
+const NOW: &str = "julianday()";
+
+/// Milliseconds since 1970 of what a note says of its time; 0 for what is no time.
+pub(crate) fn note_time_ms(at: Value<'_>) -> u64 {
+    const UNIX_EPOCH_DAY: f64 = 2_440_587.5;
+    const DAY_MS: f64 = 86_400_000.0;
+    match at {
+        Value::Integer(ms) => u64::try_from(ms).unwrap_or(0),
+        // A double holds Julian days of our time to about 0.04 ms; the cast ends at the bounds, NaN is 0.
+        Value::Real(day) => ((day - UNIX_EPOCH_DAY) * DAY_MS).round() as u64,
+        Value::Null | Value::Text(_) | Value::Blob(_) => 0,
+    }
+}
 
 /// Drops the table's triggers, those of a lost definition too.
 pub(crate) fn drop_triggers(db: &Connection, table: &str) -> Result<()> {
@@ -132,9 +147,15 @@ fn triggers(definition: &Definition, layout: i64, cells: &[&Column]) -> Vec<Stri
     };
     let key_changed: Vec<_> = Table::key_columns(definition).into_iter().map(differs).collect();
     let key_changed = key_changed.join(" OR ");
-    let what = format!("CASE WHEN {key_changed} THEN {NOTE_INSERT} ELSE {} END", mask(cells));
-    let lost_key = format!(
-        "INSERT INTO cloudsync_log(at, layout, what, {columns}) SELECT {NOW}, {layout}, {NOTE_DELETE}, {old} WHERE {key_changed};"
+    let what = format!("CASE WHEN {key_changed} THEN {NOTE_REKEY} ELSE {} END", mask(cells));
+    let key = Table::key_columns(definition);
+    let old_key = key
+        .iter()
+        .map(|column| format!("CASE WHEN {key_changed} THEN OLD.{} END", quote_identifier(column.name())));
+    let old_key = old_key.collect::<Vec<_>>().join(", ");
+    let old_columns = (0..key.len()).map(|i| format!("o{i}")).collect::<Vec<_>>().join(", ");
+    let update = format!(
+        "INSERT INTO cloudsync_log(at, layout, what, {columns}, {old_columns}) VALUES({NOW}, {layout}, {what}, {new}, {old_key});"
     );
     let mut triggers = vec![
         format!(
@@ -142,11 +163,7 @@ fn triggers(definition: &Definition, layout: i64, cells: &[&Column]) -> Vec<Stri
             name("insert"),
             note(&NOTE_INSERT.to_string(), &new)
         ),
-        format!(
-            "CREATE TRIGGER {} AFTER UPDATE ON {table} BEGIN {lost_key} {} END",
-            name("update"),
-            note(&what, &new)
-        ),
+        format!("CREATE TRIGGER {} AFTER UPDATE ON {table} BEGIN {update} END", name("update")),
         format!(
             "CREATE TRIGGER {} AFTER DELETE ON {table} BEGIN {} END",
             name("delete"),

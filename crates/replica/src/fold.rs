@@ -16,7 +16,7 @@
 //! the cell it replaces. Rows that existed when their table began to sync are noted at time 0 and stamped with the
 //! earliest time there is, so that any real edit, and any deletion that others know of, wins over them.
 
-use crate::capture::{MASK_BITS, NOTE_DELETE, NOTE_INSERT, NOTE_LOOK};
+use crate::capture::{MASK_BITS, NOTE_DELETE, NOTE_INSERT, NOTE_LOOK, NOTE_REKEY, note_time_ms};
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
@@ -24,10 +24,12 @@ use crate::replica::Replica;
 use crate::storage;
 use crate::table::Table;
 use crate::value::from_sqlite;
+use cloudsync_core::bytes::put_varint;
 use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, TIME_MAX, Time};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::key::KeyError;
 use cloudsync_core::merge::overlay;
+use cloudsync_core::value::ValueRef;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -176,11 +178,32 @@ impl NoteReader {
     }
 
     fn note(&mut self, replica: &mut Replica, row: &Statement, layout: i64, table: &Table) -> Result<()> {
+        let at = note_time_ms(row.column(1)).min(TIME_MAX.0 / 2);
+        let what = match row.column(3) {
+            Value::Integer(NOTE_INSERT) => What::Insert,
+            Value::Integer(NOTE_DELETE) => What::Delete,
+            Value::Integer(NOTE_LOOK) => What::Look,
+            Value::Integer(NOTE_REKEY) => {
+                self.push(table, |i| from_sqlite(row.column(old_key_column(i))), at, layout, What::Delete)?;
+                What::Insert
+            }
+            mask => What::Update(read_mask(replica, layout, mask)?),
+        };
+        self.push(table, |i| from_sqlite(row.column(key_column(i))), at, layout, what)
+    }
+
+    fn push<'v>(
+        &mut self,
+        table: &Table,
+        value: impl FnMut(usize) -> ValueRef<'v>,
+        at: u64,
+        layout: i64,
+        what: What,
+    ) -> Result<()> {
         let start = self.arena.len();
-        cloudsync_core::bytes::put_varint(&mut self.arena, table.id as u64);
-        let prefix = self.arena.len();
+        put_varint(&mut self.arena, table.id as u64);
         let mut key = Vec::new();
-        match table.pack_key(&mut key, |i| from_sqlite(row.column(4 + i))) {
+        match table.pack_key(&mut key, value) {
             Ok(()) => self.arena.extend_from_slice(&key),
             // No other replica could name such a row; the others must not wait for it.
             Err(KeyError::Null | KeyError::TooLong) => {
@@ -190,14 +213,6 @@ impl NoteReader {
             }
             Err(error) => return Err(Error::Limit(format!("table \"{}\": {error}", table.name))),
         }
-        debug_assert!(prefix <= self.arena.len());
-        let what = match row.column(3) {
-            Value::Integer(NOTE_INSERT) => What::Insert,
-            Value::Integer(NOTE_DELETE) => What::Delete,
-            Value::Integer(NOTE_LOOK) => What::Look,
-            mask => What::Update(read_mask(replica, layout, mask)?),
-        };
-        let at = u64::try_from(row.column_i64(1)).unwrap_or(0).min(TIME_MAX.0 / 2);
         let range =
             |offset: usize| u32::try_from(offset).map_err(|_| Error::Limit("too many notes at once".into()));
         let key = (range(start)?, range(self.arena.len())?);
@@ -226,6 +241,15 @@ impl NoteReader {
         let same = self.notes[from..].iter().take_while(|note| self.key_of(note) == key).count();
         from + same
     }
+}
+
+/// Where a key part stands in `SELECT rowid, * FROM cloudsync_log`: each is followed by its old value.
+pub(crate) const fn key_column(part: usize) -> usize {
+    4 + 2 * part
+}
+
+const fn old_key_column(part: usize) -> usize {
+    key_column(part) + 1
 }
 
 fn read_mask(replica: &mut Replica, layout: i64, mask: Value<'_>) -> Result<ColumnSet> {

@@ -5,7 +5,7 @@ use crate::catalog::{self, number_columns};
 use crate::clocks::pk_range;
 use crate::error::{Error, Result};
 use crate::replica::Replica;
-use crate::storage::{self, quote_identifier};
+use crate::storage;
 use crate::table::{Definition, Table, read_definition};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::schema::Affinity;
@@ -297,13 +297,14 @@ fn owner_of_shadow(db: &Connection, name: &str) -> Result<Option<String>> {
     Ok(db.query_text(sql, &[Value::from(owner)])?)
 }
 
-/// Gives the log as many key columns as the table's key has.
+/// Gives the log as many key columns as the table's key has, each with its place for an old value.
 fn widen_log(db: &Connection, key_columns: usize) -> Result<()> {
     let sql = "SELECT count(*) FROM pragma_table_info('cloudsync_log', 'main') WHERE name LIKE 'k%'";
     let present = db.query_i64(sql, &[])?.unwrap_or(0) as usize;
     for i in present..key_columns {
-        let column = quote_identifier(&format!("k{i}"));
-        db.execute(&format!("ALTER TABLE main.cloudsync_log ADD COLUMN {column}"))?;
+        db.execute(&format!(
+            "ALTER TABLE main.cloudsync_log ADD COLUMN k{i}; ALTER TABLE main.cloudsync_log ADD COLUMN o{i}"
+        ))?;
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS cloudsync_columns(
     table_id INTEGER, number INTEGER, name TEXT NOT NULL, PRIMARY KEY(table_id, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cloudsync_layouts(
     id INTEGER PRIMARY KEY, table_id INTEGER NOT NULL, columns BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS cloudsync_log(at, layout, what, k0);
+CREATE TABLE IF NOT EXISTS cloudsync_log(at, layout, what, k0, o0);
 CREATE TABLE IF NOT EXISTS cloudsync_clocks(
     pk BLOB PRIMARY KEY, clock BLOB NOT NULL, ordinal INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cloudsync_versions(

@@ -21,7 +21,8 @@ fn prepare(device: &mut Device) -> (u64, Option<RoundId>, u64) {
     let Some(upload) = &request.upload else { return (request.now, None, 0) };
     let opened = Opened::open(upload.payload, &Zstd).unwrap();
     let payload = opened.payload().unwrap();
-    let clocks = payload.groups().iter().flat_map(|group| (0..group.rows()).map(|row| group.clock(row).time.0));
+    let clocks =
+        payload.groups().iter().flat_map(|group| (0..group.rows()).map(|row| group.clock(row).time.0));
     (request.now, Some(upload.round), clocks.max().unwrap())
 }
 
@@ -42,7 +43,8 @@ fn accept(device: &mut Device, server_now: u64, round: Option<RoundId>, nonce: u
 }
 
 fn refuse_for_skew(device: &mut Device, server_now: u64) {
-    let refusal = Refusal { reason: Reason::ClockSkew, epoch: 1, nonce: 1, now: server_now, text: String::new() };
+    let refusal =
+        Refusal { reason: Reason::ClockSkew, epoch: 1, nonce: 1, now: server_now, text: String::new() };
     device.replica.mend(&refusal).unwrap();
 }
 
@@ -66,6 +68,20 @@ fn an_edit_before_the_clock_went_ahead_still_beats_what_it_replaced() {
     assert!(stamp > sent, "{stamp} lies behind {sent}");
     // The server may have the old stamps under the old id, and would then not look at the new ones.
     assert_ne!(round, refused);
+}
+
+#[test]
+fn an_edit_beats_what_the_server_may_have_taken_though_its_answer_was_lost() {
+    let mut device = device();
+    device.run_at(NOW, "INSERT INTO t VALUES('a', 1)");
+    let (_, _, sent) = prepare(&mut device);
+    // The server took that, and its answer was lost.
+    device.run_at(NOW + 5_000, "UPDATE t SET v = 2");
+    device.world.now.set(NOW + HOUR_MS);
+    prepare(&mut device);
+    refuse_for_skew(&mut device, NOW + 6_000);
+    let (_, _, stamp) = prepare(&mut device);
+    assert!(stamp > sent, "{stamp} lies behind {sent}");
 }
 
 #[test]
