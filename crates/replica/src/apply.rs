@@ -34,8 +34,8 @@ pub struct Source {
     pub origin: Origin,
     /// The latest time that a change may bear; `None` if the sender has checked that.
     pub time_max: Option<Time>,
-    /// Whether cells with equal clocks and different values may exist: they do only where clones are not detected.
-    pub ties: bool,
+    /// The smallest server cursor at which any of the changes was made.
+    pub base: u64,
 }
 
 /// What an apply did.
@@ -64,7 +64,8 @@ impl Replica {
             replica.transact(|replica| {
                 replica.fold_in_transaction()?;
                 let bound = replica.server_now_ms()?.saturating_add(CLOCK_AHEAD_MS_MAX);
-                let source = Source { origin: Origin::File, time_max: Some(Time(bound)), ties: true };
+                let base = storage::get_u64(&replica.db, "cursor")?;
+                let source = Source { origin: Origin::File, time_max: Some(Time(bound)), base };
                 Ok(replica.apply_in_transaction(&[decoded], source)?.rows)
             })
         })
@@ -344,9 +345,8 @@ impl Applier {
             }
         };
         let mut failed = None;
-        let ties = self.source.ties;
         let mut tie = |column: ColumnNumber| {
-            ties && writer.incoming_is_larger(&row, column).unwrap_or_else(|error| {
+            writer.incoming_is_larger(&row, column).unwrap_or_else(|error| {
                 failed = Some(error);
                 false
             })
@@ -420,11 +420,11 @@ impl Applier {
             return Ok(());
         }
         let next = ChangeWriter::begin(&self.db, replica.now_ms())?;
-        let base = storage::get_u64(&self.db, "cursor")?;
-        std::mem::replace(&mut self.changes, next).finish(&self.db, self.source.origin, base)?;
+        let Source { origin: finished, base, .. } = self.source;
+        std::mem::replace(&mut self.changes, next).finish(&self.db, finished, base)?;
         // The version that was just finished took the number.
         self.changes = ChangeWriter::begin(&self.db, replica.now_ms())?;
-        self.source = Source { origin, time_max: None, ties: origin == Origin::File };
+        self.source = Source { origin, time_max: None, base };
         Ok(())
     }
 
@@ -456,8 +456,7 @@ impl Applier {
     }
 
     fn finish(self, replica: &mut Replica) -> Result<Applied> {
-        let base = storage::get_u64(&self.db, "cursor")?;
-        self.changes.finish(&self.db, self.source.origin, base)?;
+        self.changes.finish(&self.db, self.source.origin, self.source.base)?;
         self.clocks.finish(&self.db)?;
         if self.raises_floor {
             storage::set_u64(&self.db, "floor", self.floor.0)?;

@@ -333,7 +333,8 @@ impl Replica {
 
     fn apply_chunk(&mut self, payload: &[u8]) -> Result<u64> {
         let opened = Opened::open(payload, &Zstd)?;
-        let source = Source { origin: Origin::Server, time_max: None, ties: false };
+        let base = storage::get_u64(&self.db, "cursor")?;
+        let source = Source { origin: Origin::Server, time_max: None, base };
         let applied = self.apply_in_transaction(&[opened.payload()?], source)?;
         self.raise_settled(applied.time_max.0)?;
         if applied.parts > 0 {

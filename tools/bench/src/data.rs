@@ -3,210 +3,22 @@
 use cloudsync_core::id::{uuid_text, uuid_v7};
 use cloudsync_sqlite_ffi::Value;
 
-const WORDS: &[&str] = &[
-    "about",
-    "account",
-    "after",
-    "again",
-    "amber",
-    "answer",
-    "april",
-    "archive",
-    "arrow",
-    "autumn",
-    "balance",
-    "basket",
-    "before",
-    "bicycle",
-    "billing",
-    "blue",
-    "bottle",
-    "branch",
-    "bridge",
-    "bright",
-    "budget",
-    "button",
-    "cable",
-    "calendar",
-    "camera",
-    "candle",
-    "castle",
-    "chair",
-    "charge",
-    "cherry",
-    "circle",
-    "city",
-    "client",
-    "cloud",
-    "coffee",
-    "contract",
-    "copper",
-    "corner",
-    "country",
-    "credit",
-    "crystal",
-    "daily",
-    "dance",
-    "delivery",
-    "desert",
-    "dinner",
-    "discount",
-    "doctor",
-    "dollar",
-    "draft",
-    "dream",
-    "early",
-    "east",
-    "electric",
-    "empty",
-    "engine",
-    "evening",
-    "export",
-    "failed",
-    "family",
-    "field",
-    "final",
-    "finger",
-    "flower",
-    "forest",
-    "forward",
-    "friday",
-    "friend",
-    "garden",
-    "gentle",
-    "glass",
-    "golden",
-    "green",
-    "ground",
-    "hammer",
-    "harbor",
-    "height",
-    "hidden",
-    "holiday",
-    "honest",
-    "house",
-    "icon",
-    "import",
-    "inside",
-    "invoice",
-    "island",
-    "january",
-    "journal",
-    "juice",
-    "kitchen",
-    "ladder",
-    "lake",
-    "lemon",
-    "letter",
-    "library",
-    "light",
-    "linen",
-    "little",
-    "machine",
-    "market",
-    "meadow",
-    "meeting",
-    "member",
-    "metal",
-    "middle",
-    "minute",
-    "mirror",
-    "monday",
-    "monthly",
-    "morning",
-    "mountain",
-    "museum",
-    "music",
-    "nature",
-    "needle",
-    "network",
-    "north",
-    "notice",
-    "number",
-    "ocean",
-    "office",
-    "open",
-    "orange",
-    "order",
-    "outside",
-    "owner",
-    "paper",
-    "partner",
-    "pending",
-    "pepper",
-    "person",
-    "phone",
-    "picture",
-    "planet",
-    "pocket",
-    "popular",
-    "postal",
-    "private",
-    "project",
-    "purple",
-    "quarter",
-    "question",
-    "quiet",
-    "quote",
-    "railway",
-    "random",
-    "ready",
-    "receipt",
-    "record",
-    "refund",
-    "region",
-    "remote",
-    "report",
-    "river",
-    "round",
-    "sailor",
-    "school",
-    "season",
-    "second",
-    "secret",
-    "shadow",
-    "shipped",
-    "signal",
-    "silver",
-    "simple",
-    "sister",
-    "south",
-    "spring",
-    "square",
-    "station",
-    "stone",
-    "storm",
-    "street",
-    "student",
-    "summer",
-    "sunday",
-    "supply",
-    "surface",
-    "table",
-    "ticket",
-    "timber",
-    "today",
-    "total",
-    "travel",
-    "update",
-    "urgent",
-    "valley",
-    "velvet",
-    "village",
-    "violet",
-    "visit",
-    "voice",
-    "warehouse",
-    "water",
-    "weekly",
-    "window",
-    "winter",
-    "wonder",
-    "yellow",
-    "yesterday",
-    "young",
-    "zebra",
-];
+const WORDS: &str = "\
+    about account after again amber answer april archive arrow autumn balance basket before bicycle \
+    billing blue bottle branch bridge bright budget button cable calendar camera candle castle chair \
+    charge cherry circle city client cloud coffee contract copper corner country credit crystal daily \
+    dance delivery desert dinner discount doctor dollar draft dream early east electric empty engine \
+    evening export failed family field final finger flower forest forward friday friend garden gentle \
+    glass golden green ground hammer harbor height hidden holiday honest house icon import inside \
+    invoice island january journal juice kitchen ladder lake lemon letter library light linen little \
+    machine market meadow meeting member metal middle minute mirror monday monthly morning mountain \
+    museum music nature needle network north notice number ocean office open orange order outside owner \
+    paper partner pending pepper person phone picture planet pocket popular postal private project \
+    purple quarter question quiet quote railway random ready receipt record refund region remote report \
+    river round sailor school season second secret shadow shipped signal silver simple sister south \
+    spring square station stone storm street student summer sunday supply surface table ticket timber \
+    today total travel update urgent valley velvet village violet visit voice warehouse water weekly \
+    window winter wonder yellow yesterday young zebra";
 
 /// A small generator whose stream never changes (xorshift64*, Vigna 2014).
 struct Random(u64);
@@ -262,7 +74,9 @@ impl Rows {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let keys = (0..count).map(|row| key(row, keys, &mut random)).collect();
         let mut random = Random(0xd1b5_4a32_d192_ed03 ^ (seed << 32));
-        let cells = (0..count).flat_map(|_| 0..columns).map(|column| cell(column, &mut random)).collect();
+        let words: Vec<_> = WORDS.split(' ').collect();
+        let cells =
+            (0..count).flat_map(|_| 0..columns).map(|column| cell(column, &words, &mut random)).collect();
         Self { keys, cells, columns }
     }
 
@@ -309,13 +123,14 @@ fn key(row: usize, keys: Keys, random: &mut Random) -> [u8; 36] {
     uuid_text(&uuid)
 }
 
-fn cell(column: usize, random: &mut Random) -> Cell {
+fn cell(column: usize, words: &[&str], random: &mut Random) -> Cell {
     match column % 3 {
         0 => Cell::Integer(random.below(1_000_000) as i64),
         1 => {
-            let words: Vec<_> =
-                (0..=random.below(3)).map(|_| WORDS[random.below(WORDS.len() as u64) as usize]).collect();
-            Cell::Text(words.join(" "))
+            let count = 1 + random.below(3);
+            let chosen: Vec<_> =
+                (0..count).map(|_| words[random.below(words.len() as u64) as usize]).collect();
+            Cell::Text(chosen.join(" "))
         }
         _ => Cell::Real(random.below(100_000) as f64 / 100.0),
     }

@@ -161,7 +161,7 @@ impl Database {
 
     /// Applies chunks as those of a server: each in a transaction of its own.
     pub(crate) fn apply(&mut self, chunks: &[Vec<u8>]) -> Result<()> {
-        let source = Source { origin: Origin::Server, time_max: None, ties: false };
+        let source = Source { origin: Origin::Server, time_max: None, base: 0 };
         let replica = self.replica()?;
         for chunk in chunks {
             let opened = Opened::open(chunk, &Zstd).map_err(|error| anyhow!("{error}"))?;

@@ -336,17 +336,17 @@ fn commit(replica: &mut Replica, site: SiteId, upload: &Upload<'_>, now_ms: u64)
         let Some(payload) = db.query_blob(sql, &key)? else {
             return refuse(Reason::LostChunks, format!("chunk {chunk} of the round is missing"));
         };
-        quarantined += apply(replica, site, &payload, now_ms)?;
+        quarantined += apply(replica, site, &payload, upload.base, now_ms)?;
     }
     if !upload.payload.is_empty() {
-        quarantined += apply(replica, site, upload.payload, now_ms)?;
+        quarantined += apply(replica, site, upload.payload, upload.base, now_ms)?;
     }
     let sql = "DELETE FROM main.cloudsync_server_staging WHERE site_id = ?1";
     db.prepare(sql)?.run(&[Value::Blob(&site.0)])?;
     Ok(quarantined)
 }
 
-fn apply(replica: &mut Replica, site: SiteId, payload: &[u8], now_ms: u64) -> Result<u64, Stop> {
+fn apply(replica: &mut Replica, site: SiteId, payload: &[u8], base: u64, now_ms: u64) -> Result<u64, Stop> {
     let opened = Opened::open(payload, &Zstd).map_err(Error::from)?;
     let payload = opened.payload().map_err(Error::from)?;
     if let Some(unknown) = replica.unknown_name(&payload)? {
@@ -355,8 +355,7 @@ fn apply(replica: &mut Replica, site: SiteId, payload: &[u8], now_ms: u64) -> Re
     let source = Source {
         origin: Origin::Site(replica.meet_site(site)?),
         time_max: Some(Time(now_ms.saturating_add(CLOCK_AHEAD_MS_MAX))),
-        // Only what came by file may have been written twice under one clock.
-        ties: payload.sites().iter().any(|other| *other != site),
+        base,
     };
     Ok(replica.apply_in_transaction(&[payload], source)?.quarantined)
 }
