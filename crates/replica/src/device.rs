@@ -75,7 +75,7 @@ pub(crate) struct Sent {
     pub(crate) offset: i64,
     /// No clock in the request is later.
     floor: u64,
-    /// No clock in the requests before it is later that bore the same round and may have been taken.
+    /// No clock in the requests before it is later that were not answered and may have been taken.
     pub(crate) offered: u64,
 }
 
@@ -204,9 +204,7 @@ impl Replica {
     /// When the file cannot be read.
     pub fn has_unsent(&mut self) -> Result<bool> {
         self.require()?;
-        let open = ["round", "resend", "unsent_position"].iter().map(|key| storage::is_set(&self.db, key));
-        let open = open.collect::<Result<Vec<_>>>()?.into_iter().any(|open| open);
-        Ok(open || self.needs_fold()? || self.is_anything_unsent()?)
+        Ok(self.is_upload_open()? || self.needs_fold()? || self.is_anything_unsent()?)
     }
 
     /// Takes in the answer to the last request.
@@ -234,10 +232,20 @@ impl Replica {
         if sent.goal.pull {
             more |= self.take_download(sent, turn, &mut absorbed)?;
         }
-        more |=
-            sent.goal.push && (self.is_anything_unsent()? || storage::get_blob(&self.db, "round")?.is_some());
-        absorbed.more = more;
+        let unsent = self.is_upload_open()? || self.is_anything_unsent()?;
+        if !unsent {
+            // What the server sent need not be looked through for unsent changes ever again.
+            storage::set_u64(&self.db, "sent_version", changes::last_version(&self.db)?)?;
+        }
+        absorbed.more = more || sent.goal.push && unsent;
         Ok(absorbed)
+    }
+
+    /// True while a round is on its way, or must be begun whatever the change list says.
+    fn is_upload_open(&self) -> Result<bool> {
+        let keys = ["round", "resend", "unsent_position"].iter();
+        let set = keys.map(|key| storage::is_set(&self.db, key)).collect::<Result<Vec<_>>>()?;
+        Ok(set.into_iter().any(|set| set))
     }
 
     /// Stores how far the upload got. Gives true when there is more to send.
@@ -264,6 +272,7 @@ impl Replica {
             storage::set_u64(&self.db, "waiting_on_server", waiting + accepted.quarantined)?;
         }
         storage::unset(&self.db, "round")?;
+        storage::unset(&self.db, "offered")?;
         // What the server took was in its bounds; a later floor is that of notes which it has not seen.
         self.raise_settled(sent.floor.min(turn.now.saturating_add(CLOCK_AHEAD_MS_MAX - 1)))?;
         storage::set_u64(&self.db, "nonce", turn.nonce)?;

@@ -32,6 +32,7 @@ use cloudsync_core::merge::overlay;
 use cloudsync_core::value::ValueRef;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 /// Notes that one version takes at most; bounds the memory of a fold.
@@ -78,18 +79,20 @@ impl Replica {
         self.follow_schema()?;
         let mut folded = Folded::default();
         loop {
-            let last = self.db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?;
-            let Some(last) = last else { return Ok(folded) };
-            let slice = self.fold_slice()?;
-            folded.rows += slice.folded.rows;
-            folded.null_keys += slice.folded.null_keys;
-            if slice.last >= last {
+            let notes = NoteReader::read(self)?;
+            if notes.read == 0 {
+                return Ok(folded);
+            }
+            // The notes are in memory, and their pages are free for the clocks that take their place.
+            if notes.read < SLICE_NOTES {
                 // Without a condition SQLite frees whole pages instead of deleting row by row.
                 self.db.execute("DELETE FROM main.cloudsync_log")?;
             } else {
                 let sql = "DELETE FROM main.cloudsync_log WHERE rowid <= ?1";
-                self.db.prepare(sql)?.run(&[Value::Integer(slice.last)])?;
+                self.db.prepare(sql)?.run(&[Value::Integer(notes.last)])?;
             }
+            folded.null_keys += notes.null_keys;
+            folded.rows += self.fold_slice(notes)?;
         }
     }
 
@@ -102,14 +105,14 @@ impl Replica {
         Ok(())
     }
 
-    fn fold_slice(&mut self) -> Result<Slice> {
-        let mut notes = NoteReader::read(self)?;
+    /// Folds the notes of one slice as one version. Gives the rows that changed.
+    fn fold_slice(&mut self, mut notes: NoteReader) -> Result<u64> {
         notes.sort();
         let mut writer = ChangeWriter::begin(&self.db, self.now_ms())?;
         let mut folder = Folder {
             db: self.db,
             clocks: ClockStore::open(&self.db)?,
-            exists: HashMap::new(),
+            look_ups: HashMap::new(),
             sites: self.sites.ids().to_vec(),
             own: self.own_site()?,
             offset: storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),
@@ -136,19 +139,16 @@ impl Replica {
         writer.finish(&self.db, Origin::Local, base)?;
         storage::set_u64(&self.db, "floor", folder.floor)?;
         folder.clocks.finish(&self.db)?;
-        Ok(Slice { last: notes.last, folded: Folded { rows, null_keys: notes.null_keys } })
+        Ok(rows)
     }
-}
-
-struct Slice {
-    last: i64,
-    folded: Folded,
 }
 
 /// The notes of a slice, their keys packed in one arena.
 struct NoteReader {
     arena: Vec<u8>,
     notes: Vec<Note>,
+    /// Rows of the log that were read, and the last of them.
+    read: i64,
     last: i64,
     null_keys: u64,
 }
@@ -158,9 +158,10 @@ impl NoteReader {
         let sql = "SELECT rowid, * FROM main.cloudsync_log ORDER BY rowid LIMIT ?1";
         let mut select = replica.db.prepare(sql)?;
         select.bind(1, Value::Integer(SLICE_NOTES))?;
-        let mut reader = Self { arena: Vec::new(), notes: Vec::new(), last: 0, null_keys: 0 };
+        let mut reader = Self { arena: Vec::new(), notes: Vec::new(), read: 0, last: 0, null_keys: 0 };
         let mut tables: HashMap<i64, Option<Rc<Table>>> = HashMap::new();
         while select.step()? {
+            reader.read += 1;
             reader.last = select.column_i64(0);
             let layout = select.column_i64(2);
             let table = match tables.get(&layout) {
@@ -297,7 +298,7 @@ fn touch(table: &Table, notes: &[Note]) -> Touch {
 struct Folder {
     db: Connection,
     clocks: ClockStore,
-    exists: HashMap<i64, Statement>,
+    look_ups: HashMap<i64, Statement>,
     sites: Vec<SiteId>,
     own: SiteOrdinal,
     /// What to add to the local clock to get the server's, in milliseconds.
@@ -316,8 +317,7 @@ impl Folder {
         key: &[u8],
         mut touch: Touch,
     ) -> Result<Option<Mask>> {
-        let stored = self.clocks.read(pk)?;
-        let exists = self.exists(table, key)?;
+        let (stored, exists) = self.look_up(table, pk, key)?;
         let alive = stored.as_ref().is_some_and(RowClock::is_alive);
         if alive && exists {
             self.add_newer_columns(replica, table, key, &mut touch)?;
@@ -342,16 +342,27 @@ impl Folder {
         Ok(Some(mask))
     }
 
-    fn exists(&mut self, table: &Table, key: &[u8]) -> Result<bool> {
-        if !self.exists.contains_key(&table.id) {
-            let sql = format!("SELECT 1 FROM {} WHERE {}", table.quoted(), table.key_condition(1));
-            self.exists.insert(table.id, self.db.prepare(&sql)?);
-        }
-        let Some(statement) = self.exists.get_mut(&table.id) else { return Ok(false) };
-        clocks::bind_key(statement, 1, key)?;
-        let exists = statement.step()?;
+    /// The row's clock, and whether the row exists.
+    fn look_up(&mut self, table: &Table, pk: &[u8], key: &[u8]) -> Result<(Option<RowClock>, bool)> {
+        let statement = match self.look_ups.entry(table.id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                // One statement for both costs little more than one of them.
+                place.insert(self.db.prepare(&format!(
+                    "SELECT (SELECT clock FROM main.cloudsync_clocks WHERE pk = ?1), \
+                     EXISTS(SELECT 1 FROM {} WHERE {})",
+                    table.quoted(),
+                    table.key_condition(2)
+                ))?)
+            }
+        };
+        statement.bind(1, Value::Blob(pk))?;
+        clocks::bind_key(statement, 2, key)?;
+        statement.step()?;
+        let clock = statement.column(0).as_blob().map(RowClock::decode).transpose()?;
+        let exists = statement.column_i64(1) != 0;
         statement.reset()?;
-        Ok(exists)
+        Ok((clock, exists))
     }
 
     fn new_life(&self, table: &Table, life: u64, touch: &Touch) -> RowClock {

@@ -43,31 +43,33 @@ impl Replica {
         self.fold_in_transaction()?;
         let offset = server_now as i64 - sent.sent_at_ms as i64;
         storage::set(&self.db, "clock_offset", Value::Integer(offset))?;
-        self.move_stamps(server_now, offset - before, sent.offered)
+        // What was offered before may have been taken, if it was in the server's bounds. The refused request was not.
+        self.raise_settled(sent.offered.min(latest_accepted(server_now)))?;
+        storage::unset(&self.db, "offered")?;
+        self.move_stamps(server_now, offset - before, storage::get_u64(&self.db, "settled")?)
     }
 
-    /// The latest clock in the requests of the open round, whose answers did not come; 0 without such a round.
+    /// The latest clock in requests whose answers did not come; 0 if there are none.
     pub(crate) fn offered(&self) -> Result<u64> {
-        if storage::is_set(&self.db, "round")? { storage::get_u64(&self.db, "offered") } else { Ok(0) }
+        storage::get_u64(&self.db, "offered")
     }
 
     /// Pulls the stamps of unsent edits back to the present, if any were made while the clock was far ahead: the
     /// server would refuse them.
     pub(crate) fn pull_back_stamps(&mut self) -> Result<()> {
         let now = self.server_now_ms()?;
-        let bound = now.saturating_add(CLOCK_AHEAD_MS_MAX).max(storage::get_u64(&self.db, "settled")? + 1);
-        if storage::get_u64(&self.db, "floor")? <= bound {
+        let settled = storage::get_u64(&self.db, "settled")?;
+        if storage::get_u64(&self.db, "floor")? <= latest_accepted(now).max(settled + 1) {
             return Ok(());
         }
-        let offered = self.offered()?;
-        self.move_stamps(now, 0, offered)
+        // The clock here may be the wrong one, so this is no knowledge of what the server has.
+        let settled = settled.max(self.offered()?.min(latest_accepted(now)));
+        self.move_stamps(now, 0, settled)
     }
 
-    fn move_stamps(&mut self, server_now: u64, by_ms: i64, offered: u64) -> Result<()> {
-        // What was offered may have been taken, if it was in the server's bounds.
-        self.raise_settled(offered.min(server_now.saturating_add(CLOCK_AHEAD_MS_MAX - 1)))?;
+    fn move_stamps(&mut self, server_now: u64, by_ms: i64, settled: u64) -> Result<()> {
         let own = self.own_site()?;
-        let after_settled = storage::get_u64(&self.db, "settled")? + 1;
+        let after_settled = settled + 1;
         let changed = self.restamp_unsent(|clock| {
             if clock.site != own || clock.time.0 <= 1 {
                 return clock;
@@ -160,6 +162,11 @@ impl Replica {
         clocks.finish(&self.db)?;
         Ok(changed)
     }
+}
+
+/// The latest time that a server accepts, and leaves room to be replaced in the same millisecond.
+fn latest_accepted(server_now: u64) -> u64 {
+    server_now.saturating_add(CLOCK_AHEAD_MS_MAX - 1)
 }
 
 /// Where a stamp goes that is moved by `by_ms`: not ahead of the server's clock, and not so far back that it could lie
