@@ -15,7 +15,9 @@ use crate::replica::Replica;
 use crate::storage;
 use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
 use cloudsync_protocol::client::{Absorbed, Goal};
-use cloudsync_protocol::limits::{CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX};
+use cloudsync_protocol::limits::{
+    CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX,
+};
 use cloudsync_protocol::message::{Reason, Refusal, Request, RoundId, Turn, Upload};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_sqlite_ffi::Value;
@@ -33,6 +35,9 @@ pub(crate) struct Round {
     /// True when the round sends all there is, not only what is unsent.
     everything: bool,
     position: Position,
+    /// Where the chunk ends, once it was sent and another one follows: however the rows change, and whichever of its
+    /// copies arrives, it brings the same rows.
+    end: Option<Position>,
 }
 
 impl Round {
@@ -43,19 +48,26 @@ impl Round {
         put_varint(&mut out, self.rows);
         out.push(u8::from(self.everything));
         put_bytes(&mut out, &self.position.encode());
+        if let Some(end) = &self.end {
+            put_bytes(&mut out, &end.encode());
+        }
         out
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes);
+        let position = |reader: &mut Reader<'_>| {
+            Position::decode(reader.bytes(1 << 20, "position")?)
+                .ok_or_else(|| Error::corrupt("setting round"))
+        };
         Ok(Self {
             id: RoundId(reader.array()?),
             last: reader.varint()?,
             chunk: reader.varint_max(u64::from(u32::MAX), "chunk")? as u32,
             rows: reader.varint()?,
             everything: reader.byte()? == 1,
-            position: Position::decode(reader.bytes(1 << 20, "position")?)
-                .ok_or_else(|| Error::corrupt("setting round"))?,
+            position: position(&mut reader)?,
+            end: if reader.is_empty() { None } else { Some(position(&mut reader)?) },
         })
     }
 }
@@ -111,16 +123,33 @@ impl Replica {
         }
         let mut upload = None;
         let mut sent_round = None;
-        if let Some(round) = round {
-            let chunk = self.extract_in_transaction(&Extraction {
+        if let Some(mut round) = round {
+            let extraction = Extraction {
                 from: round.position.clone(),
                 last: round.last,
                 filter: if round.everything { Filter::Everything } else { Filter::Unsent },
                 bytes_target: CHUNK_BYTES_TARGET,
-            })?;
+            };
+            let chunk = self.extract_until(&extraction, round.end.as_ref())?;
+            match (&round.end, &chunk.next) {
+                (None, None) => {}
+                (None, Some(next)) => {
+                    round.end = Some(next.clone());
+                    storage::set(&self.db, "round", Value::Blob(&round.encode()))?;
+                }
+                (Some(end), next) => {
+                    if next.as_ref().is_some_and(|next| !next.reaches(end)) {
+                        // Its rows have grown beyond what one chunk holds.
+                        storage::unset(&self.db, "round")?;
+                        return self.request(goal, schema);
+                    }
+                }
+            }
+            let next = round.end.clone();
+            self.note_oversized(&chunk.oversized)?;
             // A round that is too long for one commit ends here; what is left begins the next one.
-            let is_final = chunk.next.is_none() || round.chunk + 1 >= UPLOAD_CHUNKS_MAX;
-            sent_round = Some((round.clone(), chunk.next, chunk.rows));
+            let is_final = next.is_none() || round.chunk + 1 >= UPLOAD_CHUNKS_MAX;
+            sent_round = Some((round.clone(), next, chunk.rows));
             upload = Some((round, is_final, chunk.base, chunk.payload));
         }
         let request = Request {
@@ -158,6 +187,20 @@ impl Replica {
         Ok(bytes)
     }
 
+    /// Says of rows that cannot be sent, because they are too large, that they stay here only.
+    fn note_oversized(&self, rows: &[(String, Vec<u8>)]) -> Result<()> {
+        // language=SQLite
+        let sql = "INSERT INTO main.cloudsync_rejected(tbl, pk, reason, at, change) SELECT ?1, ?2, ?3, ?4, x'' \
+                   WHERE NOT EXISTS(SELECT 1 FROM main.cloudsync_rejected WHERE tbl = ?1 AND pk = ?2 AND reason = ?3)";
+        let reason = format!("too large to be sent: a row has at most {CHUNK_BYTES_MAX} bytes");
+        let now = self.server_now_ms()? as i64;
+        rows.iter().try_for_each(|(table, key)| {
+            let values =
+                [Value::from(table.as_str()), Value::Blob(key), Value::from(reason.as_str()), now.into()];
+            Ok(self.db.prepare(sql)?.run(&values)?)
+        })
+    }
+
     /// The round on its way, or a new one if there is something to send.
     fn round(&mut self) -> Result<Option<Round>> {
         if let Some(bytes) = storage::get_blob(&self.db, "round")? {
@@ -179,7 +222,7 @@ impl Replica {
             None => self.unsent_position()?,
         };
         let last = changes::last_version(&self.db)?;
-        let round = Round { id: RoundId(id), last, chunk: 0, rows: 0, everything, position };
+        let round = Round { id: RoundId(id), last, chunk: 0, rows: 0, everything, position, end: None };
         storage::set(&self.db, "round", Value::Blob(&round.encode()))?;
         Ok(Some(round))
     }
@@ -262,7 +305,13 @@ impl Replica {
             let Some(position) = next.clone() else {
                 return Err(Error::Protocol("the server did not commit a complete round".into()));
             };
-            let onward = Round { chunk: round.chunk + 1, rows: round.rows + rows, position, ..round.clone() };
+            let onward = Round {
+                chunk: round.chunk + 1,
+                rows: round.rows + rows,
+                position,
+                end: None,
+                ..round.clone()
+            };
             storage::set(&self.db, "round", Value::Blob(&onward.encode()))?;
             return Ok(true);
         }

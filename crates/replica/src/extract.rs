@@ -17,7 +17,7 @@ use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
 use cloudsync_core::clock::{Clock, ColumnSet, RowClock, SiteOrdinal};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::key::KEY_BYTES_MAX;
-use cloudsync_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET};
+use cloudsync_protocol::limits::CHUNK_BYTES_MAX;
 use cloudsync_protocol::payload::{Encoder, GroupId, Header};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 use std::collections::HashMap;
@@ -60,6 +60,19 @@ impl Position {
             }
         }
         out
+    }
+
+    /// True when an extraction that stands here has gone as far as `until`.
+    pub(crate) fn reaches(&self, until: &Self) -> bool {
+        match (self, until) {
+            (Self::Scan { after, .. }, Self::Scan { after: until, .. }) => after >= until,
+            (Self::List { after, skip }, Self::List { after: until, skip: until_skip }) => {
+                (after, skip) >= (until, until_skip)
+            }
+            // The list is read behind the scan.
+            (Self::List { .. }, Self::Scan { .. }) => true,
+            (Self::Scan { .. }, Self::List { .. }) => false,
+        }
     }
 
     /// Reads what [`Position::encode`] wrote; `None` for anything else.
@@ -131,6 +144,14 @@ pub struct Chunk {
     pub next: Option<Position>,
     /// The smallest server cursor at which any of the changes was made.
     pub base: u64,
+    /// Table and key of rows that were left out because they are larger than anything that travels.
+    pub oversized: Vec<(String, Vec<u8>)>,
+}
+
+impl Chunk {
+    fn leaving_out(self, oversized: Vec<(String, Vec<u8>)>) -> Self {
+        Self { oversized, ..self }
+    }
 }
 
 /// What to extract.
@@ -191,21 +212,30 @@ impl Replica {
     /// Extracts one chunk. The caller holds a transaction in which everything is folded.
     ///
     /// # Errors
-    /// When the file cannot be read, or a single row is larger than a chunk may be.
+    /// When the file cannot be read.
     pub fn extract_in_transaction(&mut self, extraction: &Extraction) -> Result<Chunk> {
+        self.extract_until(extraction, None)
+    }
+
+    /// The same, but ends where an earlier extraction from there ended, whatever the size; only a chunk that would
+    /// grow too large ends before.
+    pub(crate) fn extract_until(
+        &mut self,
+        extraction: &Extraction,
+        until: Option<&Position>,
+    ) -> Result<Chunk> {
         self.catalog.load(&self.db)?;
         self.sites.refresh(&self.db)?;
-        let mut builder = Builder::new(self, extraction)?;
-        let mut from = extraction.from.clone();
-        if let Position::Scan { head, after } = &from {
-            match builder.scan(*head, after)? {
-                Some(next) => return Ok(builder.finish(Some(next))),
-                None => from = Position::List { after: changes::entry_before(&self.db, *head)?, skip: 0 },
+        let mut oversized = Vec::new();
+        loop {
+            let mut builder = Builder::new(self, extraction, until, &oversized)?;
+            let outcome = builder.run();
+            match builder.overflow.take() {
+                // A row must not keep all others from being sent.
+                Some(row) => oversized.push(row),
+                None => return Ok(builder.finish(outcome?).leaving_out(oversized)),
             }
         }
-        let Position::List { after, skip } = from else { return Err(Error::corrupt("position")) };
-        let next = builder.list(after, skip)?;
-        Ok(builder.finish(next))
     }
 
     /// Everything that changed after `since`, or only the cells written by `site`, as one payload.
@@ -227,6 +257,11 @@ impl Replica {
             let last = changes::last_version(&replica.db)?;
             let from = replica.position_after(since)?;
             let chunk = replica.extract_in_transaction(&Extraction { from, last, filter, bytes_target: CHUNK_BYTES_MAX / 2 })?;
+            if let Some((table, _)) = chunk.oversized.first() {
+                return Err(Error::Limit(format!(
+                    "a row of table \"{table}\" does not fit the {CHUNK_BYTES_MAX} bytes that can travel: make its values smaller"
+                )));
+            }
             if chunk.next.is_some() {
                 return Err(Error::Limit(format!(
                     "the changes since version {since} do not fit one payload of {CHUNK_BYTES_MAX} bytes: encode them since a later version, or in parts with cloudsync_payload_chunks"
@@ -237,52 +272,96 @@ impl Replica {
                 let header = Header { first_version: 0, last_version: last, is_final: true };
                 return Ok(Encoder::new().finish(header, &Zstd));
             }
-            if chunk.rows == 0 {
-                let header = Header { first_version: 0, last_version: last, is_final: true };
-                return Ok(Encoder::new().finish(header, &Zstd));
-            }
             Ok(chunk.payload)
         })
     }
 }
 
-/// The rows of one table with one set of columns.
+/// What rows of one group have in common. Tombstones have no columns and are whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Shape {
+    table: i64,
+    columns: ColumnSet,
+    whole: bool,
+    alive: bool,
+}
+
+/// A group of the payload, and the statement that reads its rows' values.
 struct Open {
+    shape: Shape,
     id: GroupId,
     select: Statement,
-    columns: Vec<cloudsync_core::clock::ColumnNumber>,
+    width: usize,
 }
 
 struct Builder<'r> {
     db: Connection,
     replica: &'r Replica,
     extraction: &'r Extraction,
+    until: Option<&'r Position>,
     encoder: Encoder,
     clocks: ClockStore,
-    groups: HashMap<(i64, Option<ColumnSet>, bool), Open>,
+    groups: Vec<Open>,
+    by_shape: HashMap<Shape, usize>,
+    /// The group of the last row, which is mostly that of the next.
+    last_group: usize,
     wire_sites: Vec<Option<SiteOrdinal>>,
     /// Rows of this chunk whose entries came more than once: what was sent of them.
     sent: HashMap<Vec<u8>, Mask>,
     base: u64,
+    oversized: &'r [(String, Vec<u8>)],
+    /// The row that made the chunk too large.
+    overflow: Option<(String, Vec<u8>)>,
 }
 
 impl<'r> Builder<'r> {
-    fn new(replica: &'r Replica, extraction: &'r Extraction) -> Result<Self> {
+    fn new(
+        replica: &'r Replica,
+        extraction: &'r Extraction,
+        until: Option<&'r Position>,
+        oversized: &'r [(String, Vec<u8>)],
+    ) -> Result<Self> {
         Ok(Self {
             db: replica.db,
             replica,
             extraction,
+            until,
             encoder: Encoder::new(),
             clocks: ClockStore::open(&replica.db)?,
-            groups: HashMap::new(),
+            groups: Vec::new(),
+            by_shape: HashMap::new(),
+            last_group: 0,
             wire_sites: vec![None; replica.sites.ids().len()],
             sent: HashMap::new(),
             base: u64::MAX,
+            oversized,
+            overflow: None,
         })
     }
 
-    fn is_full(&self) -> bool {
-        self.encoder.is_full_at(self.extraction.bytes_target)
+    /// Fills the chunk; gives where to go on when it is full.
+    fn run(&mut self) -> Result<Option<Position>> {
+        let (after, skip) = match &self.extraction.from {
+            Position::Scan { head, after } => match self.scan(*head, after)? {
+                Some(next) => return Ok(Some(next)),
+                None => (changes::entry_before(&self.db, *head)?, 0),
+            },
+            Position::List { after, skip } => (*after, *skip),
+        };
+        self.list(after, skip)
+    }
+
+    /// False while a look at the position is not worth its price.
+    fn may_end(&self) -> bool {
+        self.until.is_some() || self.encoder.is_full_at(self.extraction.bytes_target)
+    }
+
+    /// True when the chunk ends at `position`.
+    fn ends_at(&self, position: &Position) -> bool {
+        match self.until {
+            Some(until) => position.reaches(until) || self.encoder.is_full_at(CHUNK_BYTES_MAX / 2),
+            None => self.encoder.is_full_at(self.extraction.bytes_target),
+        }
     }
 
     fn finish(self, next: Option<Position>) -> Chunk {
@@ -291,7 +370,7 @@ impl<'r> Builder<'r> {
         let header =
             Header { first_version: 0, last_version: self.extraction.last, is_final: next.is_none() };
         let payload = if rows == 0 { Vec::new() } else { self.encoder.finish(header, &Zstd) };
-        Chunk { payload, rows, next, base }
+        Chunk { payload, rows, next, base, oversized: Vec::new() }
     }
 
     /// Sends rows in order of keys; gives where to go on when the chunk is full.
@@ -309,8 +388,11 @@ impl<'r> Builder<'r> {
             if let Some(table) = table.filter(|_| filter.takes_row(&clock)) {
                 self.row(&table, key, &clock, &Mask::Whole)?;
             }
-            if self.is_full() {
-                return Ok(Some(Position::Scan { head, after: pk.to_vec() }));
+            if self.may_end() {
+                let position = Position::Scan { head, after: pk.to_vec() };
+                if self.ends_at(&position) {
+                    return Ok(Some(position));
+                }
             }
         }
         Ok(None)
@@ -328,12 +410,18 @@ impl<'r> Builder<'r> {
                 for (at, row) in entry.rows().enumerate().skip(skip as usize) {
                     let (key, mask) = row?;
                     self.listed(&table, key, mask)?;
-                    if self.is_full() {
-                        return Ok(Some(Position::List { after, skip: at as u64 + 1 }));
+                    let position = Position::List { after, skip: at as u64 + 1 };
+                    if self.ends_at(&position) {
+                        return Ok(Some(position));
                     }
                 }
             }
             (after, skip) = (entry.id, 0);
+            // A table that synced when the chunk ended in its rows may be gone.
+            let position = Position::List { after, skip };
+            if self.until.is_some_and(|until| position.reaches(until)) {
+                return Ok(Some(position));
+            }
         }
         Ok(None)
     }
@@ -383,15 +471,11 @@ impl<'r> Builder<'r> {
         if matches!(self.extraction.filter, Filter::BySite(site) if site != clock.common.site) {
             return Ok(());
         }
-        if !self.groups.contains_key(&(table.id, None, true)) {
-            let id = self.encoder.group(&table.name, &[], true);
-            let open = Open { id, select: self.db.prepare("SELECT 1")?, columns: Vec::new() };
-            self.groups.insert((table.id, None, true), open);
-        }
+        let shape = Shape { table: table.id, columns: ColumnSet::new(), whole: true, alive: false };
+        let group = self.group(table, shape)?;
         let common = self.wire_clock(clock.common)?;
-        if let Some(open) = self.groups.get(&(table.id, None, true)) {
-            self.encoder.push(open.id, key, clock.life, common, &[], std::iter::empty());
-        }
+        let id = self.groups[group].id;
+        self.encoder.push(id, key, clock.life, common, &[], std::iter::empty());
         Ok(())
     }
 
@@ -403,41 +487,52 @@ impl<'r> Builder<'r> {
         columns: ColumnSet,
         whole: bool,
     ) -> Result<()> {
-        let numbers: Vec<_> = columns.iter().collect();
-        let cells: Vec<_> =
-            numbers.iter().map(|column| clock.cell(*column).unwrap_or(clock.common)).collect();
-        // A part is sent under the clock of its first cell, which most of its cells share.
-        let common = if whole { clock.common } else { cells.first().copied().unwrap_or(clock.common) };
-        let mut exceptions = Vec::new();
-        for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| **cell != common) {
-            exceptions.push((at as u16, self.wire_clock(*cell)?));
+        let (mut common, mut exceptions) = (clock.common, Vec::new());
+        if !clock.exceptions.is_empty() {
+            let cells: Vec<_> = columns.iter().map(|column| clock.cell(column).unwrap_or(common)).collect();
+            // A part is sent under the clock of its first cell, which most of its cells share.
+            common = if whole { common } else { cells.first().copied().unwrap_or(common) };
+            for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| **cell != common) {
+                exceptions.push((at as u16, self.wire_clock(*cell)?));
+            }
+        }
+        if self.oversized.iter().any(|(name, large)| *name == table.name && large == key) {
+            return Ok(());
         }
         let common = self.wire_clock(common)?;
-        let group = (table.id, Some(columns), whole);
-        if !self.groups.contains_key(&group) {
-            let open = self.open(table, numbers, whole)?;
-            self.groups.insert(group.clone(), open);
-        }
-        let Some(open) = self.groups.get_mut(&group) else { return Ok(()) };
+        let group = self.group(table, Shape { table: table.id, columns, whole, alive: true })?;
+        let open = &mut self.groups[group];
         clocks::bind_key(&mut open.select, 1, key)?;
         if open.select.step()? {
-            let values = (0..open.columns.len()).map(|i| from_sqlite(open.select.column(i)));
-            let bytes: usize = values.clone().map(|value| value.size_bytes()).sum();
-            if bytes > CHUNK_BYTES_MAX - CHUNK_BYTES_TARGET {
-                return Err(too_large(table, bytes));
-            }
+            let values = (0..open.width).map(|i| from_sqlite(open.select.column(i)));
             self.encoder.push(open.id, key, clock.life, common, &exceptions, values);
         }
-        Ok(open.select.reset()?)
+        open.select.reset()?;
+        if self.encoder.size_bytes() > CHUNK_BYTES_MAX {
+            self.overflow = Some((table.name.clone(), key.to_vec()));
+            return Err(Error::Limit("a row is too large".to_owned()));
+        }
+        Ok(())
     }
 
-    fn open(
-        &mut self,
-        table: &Table,
-        columns: Vec<cloudsync_core::clock::ColumnNumber>,
-        whole: bool,
-    ) -> Result<Open> {
-        let cells: Vec<_> = columns.iter().filter_map(|number| table.cell(*number)).collect();
+    /// The group of such rows, begun now if there is none.
+    fn group(&mut self, table: &Table, shape: Shape) -> Result<usize> {
+        if !self.groups.get(self.last_group).is_some_and(|open| open.shape == shape) {
+            self.last_group = match self.by_shape.get(&shape) {
+                Some(group) => *group,
+                None => {
+                    let open = self.open(table, shape.clone())?;
+                    self.groups.push(open);
+                    self.by_shape.insert(shape, self.groups.len() - 1);
+                    self.groups.len() - 1
+                }
+            };
+        }
+        Ok(self.last_group)
+    }
+
+    fn open(&mut self, table: &Table, shape: Shape) -> Result<Open> {
+        let cells: Vec<_> = shape.columns.iter().filter_map(|number| table.cell(number)).collect();
         let names: Vec<_> = cells.iter().map(|cell| cell.column.name()).collect();
         let mut list: Vec<_> = names.iter().map(|name| quote_identifier(name)).collect();
         if list.is_empty() {
@@ -446,9 +541,10 @@ impl<'r> Builder<'r> {
         let sql =
             format!("SELECT {} FROM {} WHERE {}", list.join(", "), table.quoted(), table.key_condition(1));
         Ok(Open {
-            id: self.encoder.group(&table.name, &names, whole),
+            id: self.encoder.group(&table.name, &names, shape.whole),
             select: self.db.prepare(&sql)?,
-            columns,
+            width: names.len(),
+            shape,
         })
     }
 
@@ -469,14 +565,6 @@ impl<'r> Builder<'r> {
         };
         Ok(Clock::new(clock.time, site))
     }
-}
-
-fn too_large(table: &Table, bytes: usize) -> Error {
-    Error::Limit(format!(
-        "a row of table \"{}\" has {bytes} bytes, more than the {} that can be sent: make its values smaller",
-        table.name,
-        CHUNK_BYTES_MAX - CHUNK_BYTES_TARGET
-    ))
 }
 
 #[cfg(test)]
