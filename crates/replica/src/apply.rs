@@ -352,6 +352,7 @@ impl Applier {
             })
         };
         let decision = decide(stored.as_ref(), &incoming, group.whole(), replica.sites.ids(), &mut tie);
+        writer.end_ties()?;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -383,8 +384,8 @@ impl Applier {
         // What was accepted once must stay acceptable when it is replaced (S4 of the pitfalls: no livelock).
         let bound = self.source.time_max.map(|max| max.max(Time(self.floor_before.0.saturating_add(1_000))));
         if bound.is_some_and(|bound| incoming.time_max() > bound) {
-            return Err(Error::Protocol(format!(
-                "clock_ahead: a change of table \"{}\" is stamped {} ms since 1970, more than {CLOCK_AHEAD_MS_MAX} ms ahead of the clock here: set the clocks right and encode again",
+            return Err(Error::ClockAhead(format!(
+                "a change of table \"{}\" is stamped {} ms since 1970, more than {CLOCK_AHEAD_MS_MAX} ms ahead of the clock here: set the clocks right and encode again",
                 table.name,
                 incoming.time_max().0
             )));

@@ -100,7 +100,6 @@ impl Replica {
         self.require()?;
         self.transact(|replica| {
             replica.fold_in_transaction()?;
-            replica.pull_back_stamps()?;
             replica.request(goal, schema)
         })
     }

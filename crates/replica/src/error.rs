@@ -38,6 +38,9 @@ pub enum Error {
     /// A message of the peer cannot be read.
     #[error(transparent)]
     Message(#[from] MessageError),
+    /// Changes are stamped too far ahead of the clock here.
+    #[error("clock_ahead: {0}")]
+    ClockAhead(String),
     /// The peer broke the rules of the protocol.
     #[error("{0}")]
     Protocol(String),
@@ -75,7 +78,7 @@ impl Error {
             Self::Busy(_) => Class::Transient,
             Self::Corrupt(_) => Class::Corrupt,
             Self::Limit(_) => Class::Limit,
-            Self::Payload(_) | Self::Message(_) | Self::Protocol(_) => Class::Protocol,
+            Self::Payload(_) | Self::Message(_) | Self::ClockAhead(_) | Self::Protocol(_) => Class::Protocol,
         }
     }
 

@@ -33,7 +33,8 @@ impl Replica {
         storage::set_u64(&self.db, "settled", time)
     }
 
-    /// Learns how far the local clock is off, and moves the stamps of what is unsent by as much, in their order.
+    /// Learns how far the local clock is off, and moves the stamps of what is unsent by as much, in their order. The
+    /// clock may be right by now and the stamps be those of a time when it was wrong: none stays in the future.
     pub(crate) fn correct_clock(&mut self, server_now: u64, sent: &Sent) -> Result<()> {
         let before = self.clock_offset()?;
         if before != sent.offset {
@@ -46,7 +47,7 @@ impl Replica {
         // What was offered before may have been taken, if it was in the server's bounds. The refused request was not.
         self.raise_settled(sent.offered.min(latest_accepted(server_now)))?;
         storage::unset(&self.db, "offered")?;
-        self.move_stamps(server_now, offset - before, storage::get_u64(&self.db, "settled")?)
+        self.move_stamps(server_now, offset - before)
     }
 
     /// The latest clock in requests whose answers did not come; 0 if there are none.
@@ -54,22 +55,9 @@ impl Replica {
         storage::get_u64(&self.db, "offered")
     }
 
-    /// Pulls the stamps of unsent edits back to the present, if any were made while the clock was far ahead: the
-    /// server would refuse them.
-    pub(crate) fn pull_back_stamps(&mut self) -> Result<()> {
-        let now = self.server_now_ms()?;
-        let settled = storage::get_u64(&self.db, "settled")?;
-        if storage::get_u64(&self.db, "floor")? <= latest_accepted(now).max(settled + 1) {
-            return Ok(());
-        }
-        // The clock here may be the wrong one, so this is no knowledge of what the server has.
-        let settled = settled.max(self.offered()?.min(latest_accepted(now)));
-        self.move_stamps(now, 0, settled)
-    }
-
-    fn move_stamps(&mut self, server_now: u64, by_ms: i64, settled: u64) -> Result<()> {
+    fn move_stamps(&mut self, server_now: u64, by_ms: i64) -> Result<()> {
         let own = self.own_site()?;
-        let after_settled = settled + 1;
+        let after_settled = storage::get_u64(&self.db, "settled")? + 1;
         let changed = self.restamp_unsent(|clock| {
             if clock.site != own || clock.time.0 <= 1 {
                 return clock;

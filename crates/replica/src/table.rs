@@ -209,7 +209,17 @@ impl Table {
 
     /// The cell with that number.
     pub(crate) fn cell(&self, number: ColumnNumber) -> Option<&Cell> {
-        self.cells.iter().find(|cell| cell.number == number)
+        self.cells.get(self.cell_place(number)?)
+    }
+
+    /// The place of the cell with that number in `cells`.
+    pub(crate) fn cell_place(&self, number: ColumnNumber) -> Option<usize> {
+        // Until a column is dropped, numbers are places.
+        let near = usize::from(number.0);
+        if self.cells.get(near).is_some_and(|cell| cell.number == number) {
+            return Some(near);
+        }
+        self.cells.iter().position(|cell| cell.number == number)
     }
 
     /// The cell of that name; SQLite's names do not distinguish ASCII case.

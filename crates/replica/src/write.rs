@@ -49,7 +49,13 @@ pub(crate) struct Row<'p> {
 
 impl Row<'_> {
     fn value(&self, column: ColumnNumber) -> Option<ValueRef<'_>> {
-        let at = self.target.columns.iter().position(|known| *known == Some(column))?;
+        // Mostly the sender's columns are ours, in our order.
+        let near = usize::from(column.0);
+        let columns = &self.target.columns;
+        let at = match columns.get(near) {
+            Some(known) if *known == Some(column) => near,
+            _ => columns.iter().position(|known| *known == Some(column))?,
+        };
         Some(self.group.value(self.at, at))
     }
 }
@@ -62,8 +68,8 @@ pub(crate) struct Writer {
     delete: Statement,
     /// Rows that were taken out for a while, with their cells: see [`Writer::lift`].
     lifted: HashMap<Vec<u8>, Vec<Owned>>,
-    /// Reads one cell.
-    values: HashMap<ColumnNumber, Statement>,
+    /// Reads the cells of the row at hand, for ties.
+    stored: Option<StoredRow>,
     /// Reads all cells of a row, where triggers of the app may change it behind our write.
     watch: Option<Statement>,
     /// Finds a parent that is missing, where the app enforces foreign keys.
@@ -79,7 +85,7 @@ impl Writer {
             updates: HashMap::new(),
             delete: db.prepare(&sql)?,
             lifted: HashMap::new(),
-            values: HashMap::new(),
+            stored: None,
             watch: if triggers && has_user_triggers_on(&db, table)? {
                 Some(db.prepare(&row_sql(table))?)
             } else {
@@ -293,24 +299,45 @@ impl Writer {
         }
     }
 
-    /// Whether the incoming value of a cell is larger than the stored one, for clocks that are equal.
+    /// Whether the incoming value of a cell is larger than the stored one, for clocks that are equal. The row is read
+    /// at the first question; [`Writer::end_ties`] must follow the last one.
     pub(crate) fn incoming_is_larger(&mut self, row: &Row<'_>, column: ColumnNumber) -> Result<bool> {
-        let Some(incoming) = row.value(column) else { return Ok(false) };
-        let table = &row.target.table;
-        let Some(cell) = table.cell(column) else { return Ok(false) };
-        let name = quote_identifier(cell.column.name());
-        if !self.values.contains_key(&column) {
-            let sql = format!("SELECT {name} FROM {} WHERE {}", table.quoted(), table.key_condition(1));
-            self.values.insert(column, self.db.prepare(&sql)?);
-        }
-        let Some(select) = self.values.get_mut(&column) else { return Ok(false) };
-        clocks::bind_key(select, 1, row.packed)?;
+        let (Some(incoming), Some(place)) = (row.value(column), row.target.table.cell_place(column)) else {
+            return Ok(false);
+        };
+        let stored = match &mut self.stored {
+            Some(stored) => stored,
+            None => {
+                let select = self.db.prepare(&row_sql(&row.target.table))?;
+                self.stored.insert(StoredRow { select, read: None })
+            }
+        };
+        let exists = match stored.read {
+            Some(exists) => exists,
+            None => {
+                clocks::bind_key(&mut stored.select, 1, row.packed)?;
+                *stored.read.insert(stored.select.step()?)
+            }
+        };
         // Without a row there is nothing to be larger than: it was removed while nobody tracked.
-        let larger =
-            select.step()? && incoming.tie_order(&from_sqlite(select.column(0))) == Ordering::Greater;
-        select.reset()?;
-        Ok(larger)
+        Ok(exists && incoming.tie_order(&from_sqlite(stored.select.column(place))) == Ordering::Greater)
     }
+
+    /// Forgets the row that was read for ties.
+    pub(crate) fn end_ties(&mut self) -> Result<()> {
+        if let Some(stored) = &mut self.stored
+            && stored.read.take().is_some()
+        {
+            stored.select.reset()?;
+        }
+        Ok(())
+    }
+}
+
+/// A statement that reads all cells of a row, and whether it stands on one.
+struct StoredRow {
+    select: Statement,
+    read: Option<bool>,
 }
 
 /// Key parts first, then the cells; a key column that travels as a cell takes the cell's value.
