@@ -307,7 +307,11 @@ impl RowClock {
 
     /// The same row with every clock mapped by `map`, in canonical form again.
     #[must_use]
-    pub fn map_clocks(&self, sites: &[SiteId], mut map: impl FnMut(Option<ColumnNumber>, Clock) -> Clock) -> Self {
+    pub fn map_clocks(
+        &self,
+        sites: &[SiteId],
+        mut map: impl FnMut(Option<ColumnNumber>, Clock) -> Clock,
+    ) -> Self {
         if self.columns.is_empty() {
             return Self { common: map(None, self.common), ..self.clone() };
         }

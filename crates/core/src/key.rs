@@ -48,7 +48,7 @@ pub enum KeyCollation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// A part is NULL; such a row has no identity that other replicas could share.
+    /// A part is NULL, or NaN, which SQLite stores as NULL; such a row has no identity that other replicas could share.
     #[error("the primary key contains NULL")]
     Null,
     /// The key is longer than [`KEY_BYTES_MAX`] bytes.
@@ -68,6 +68,7 @@ pub fn pack_part(
 ) -> Result<(), KeyError> {
     match value {
         ValueRef::Null => return Err(KeyError::Null),
+        ValueRef::Real(real) if real.is_nan() => return Err(KeyError::Null),
         ValueRef::Integer(integer) => pack_integer(out, integer),
         ValueRef::Real(real) => match integral(real) {
             Some(integer) => pack_integer(out, integer),
@@ -222,17 +223,25 @@ impl<'a> KeyParts<'a> {
     }
 }
 
-/// Checks that `packed` is what [`pack_part`] makes of a key with `columns` parts.
+/// Checks that `packed` is what [`pack_part`] makes of a key with `columns` parts, of which each has the collation
+/// that `collation` gives for its place.
 ///
 /// # Errors
 /// [`BytesError`] when it is not: another number of parts, a form that is not the normal one, or damage.
-pub fn check(packed: &[u8], columns: usize) -> Result<(), BytesError> {
+pub fn check(
+    packed: &[u8],
+    columns: usize,
+    collation: impl Fn(usize) -> KeyCollation,
+) -> Result<(), BytesError> {
     let mut count = 0;
     let mut again = Vec::with_capacity(packed.len());
     for part in unpack(packed) {
         count += 1;
+        if count > columns {
+            return Err(BytesError::OutOfBounds("key"));
+        }
         let mut buffer = [0; 36];
-        pack_part(&mut again, part?.value(&mut buffer), KeyCollation::Binary, count == columns)
+        pack_part(&mut again, part?.value(&mut buffer), collation(count - 1), count == columns)
             .map_err(|_| BytesError::OutOfBounds("key"))?;
     }
     if count == columns && again == packed { Ok(()) } else { Err(BytesError::OutOfBounds("key")) }
@@ -267,7 +276,7 @@ mod tests {
         fn round_trips_up_to_sqlite_equality(values in prop::collection::vec(any_value(), 1..4)) {
             let refs: Vec<_> = values.iter().map(Value::borrow).collect();
             let packed = pack(&refs, KeyCollation::Binary);
-            check(&packed, values.len()).unwrap();
+            check(&packed, values.len(), |_| KeyCollation::Binary).unwrap();
             for (value, part) in values.iter().zip(unpack(&packed)) {
                 let part = part.unwrap().to_value();
                 match (value, &part) {
@@ -286,7 +295,7 @@ mod tests {
         #[test]
         fn any_bytes_open_or_fail(bytes: Vec<u8>) {
             let _ = unpack(&bytes).count();
-            let _ = check(&bytes, 2);
+            let _ = check(&bytes, 2, |_| KeyCollation::NoCase);
         }
     }
 
@@ -299,15 +308,26 @@ mod tests {
         assert_ne!(binary(ValueRef::Text(b"a")), binary(ValueRef::Blob(b"a")));
         let no_case = |text| pack(&[ValueRef::Text(text)], KeyCollation::NoCase);
         assert_eq!(no_case(b"Ab"), no_case(b"aB"));
+        assert!(check(&binary(ValueRef::Text(b"Ab")), 1, |_| KeyCollation::NoCase).is_err());
         let trimmed = |text| pack(&[ValueRef::Text(text)], KeyCollation::RTrim);
         assert_eq!(trimmed(b"a  "), trimmed(b"a"));
         assert_eq!(trimmed(b"   "), trimmed(b""));
     }
 
     #[test]
+    fn a_key_of_a_peer_cannot_be_null_in_disguise() {
+        let nan = [&[TAG_REAL][..], &f64::NAN.to_bits().to_be_bytes()].concat();
+        assert!(check(&nan, 1, |_| KeyCollation::Binary).is_err());
+        let half = [&[TAG_REAL][..], &0.5f64.to_bits().to_be_bytes()].concat();
+        assert_eq!(check(&half, 1, |_| KeyCollation::Binary), Ok(()));
+    }
+
+    #[test]
     fn null_and_endless_keys_are_refused() {
         let mut out = vec![];
-        assert_eq!(pack_part(&mut out, ValueRef::Null, KeyCollation::Binary, true), Err(KeyError::Null));
+        for null in [ValueRef::Null, ValueRef::Real(f64::NAN)] {
+            assert_eq!(pack_part(&mut out, null, KeyCollation::Binary, true), Err(KeyError::Null));
+        }
         let long = vec![0; KEY_BYTES_MAX];
         assert_eq!(
             pack_part(&mut out, ValueRef::Blob(&long), KeyCollation::Binary, true),

@@ -20,16 +20,37 @@ wrong type and a wrong number of arguments are errors. Functions work on the dat
 const TABLES: &str = "\
 ## Tables to read
 
-They are created with the first `cloudsync_init`; `cloudsync_pk_decode(pk, i)` opens their keys. Times are
-milliseconds since 1970.
+`cloudsync_changes` comes with the library, the others with the first `cloudsync_init`; `cloudsync_pk_decode(pk, i)`
+opens their keys. Times are milliseconds since 1970.
 
 | table | a row is | columns |
 | --- | --- | --- |
+| `cloudsync_changes` | a cell that was ever changed, or the insertion or deletion of a row | `tbl`, `pk`, `col_name`, `col_value`, `version`, `time`, `site_id`, `cl`, `seq` |
 | `cloudsync_quarantine` | a change that a constraint of this database does not let in yet; it is tried again after every apply | `tbl`, `pk`, `reason`, `at`; `origin` and `change` are internal |
 | `cloudsync_conflicts` | a value that lost against one written elsewhere; not filled in this version | `tbl`, `pk`, `col_name`, `col_value`, `time`, `site_id`, `at` |
 | `cloudsync_rejected` | an edit made here that the server refused; not filled in this version | `tbl`, `pk`, `reason`, `at`; `change` is internal |
 
 The other tables whose names begin with `cloudsync_` are internal: do not write to them.
+
+### cloudsync_changes
+
+```sql
+SELECT tbl, cloudsync_pk_decode(pk, 0), col_name, col_value FROM cloudsync_changes
+WHERE version > 1790000000000 AND tbl = 'my_data' ORDER BY version, seq;
+```
+
+- Each cell stands there once, under the last `version` in which it changed here, by a local write or by one that
+  came in. `col_value`, `time`, `site_id` and `cl` are the present ones: the value, when and by whom it was written, and
+  the causal length of its row, which is odd while the row is alive.
+- A row that was inserted or deleted also has a sentinel, a change whose `col_name` is NULL. A deleted row has nothing
+  else; its `time` and `site_id` are those of the deletion. Those of the sentinel of a living row are those that most of
+  its cells share.
+- `seq` orders the changes of one version, with gaps. Without ORDER BY the latest version comes first.
+- `version >` a number costs what changed since, and `version <` a number also what changed later, without its values.
+  Of other tables or sites nothing but keys and clocks is read. For each changed row within the bounds its key is kept
+  in memory.
+- Local writes are taken in first, unless a transaction is open, the file cannot be written, or another connection is
+  writing: then the table shows what was taken in before.
 ";
 
 const NOTES: &str = "\
@@ -41,12 +62,16 @@ const NOTES: &str = "\
   by another program, then needs it loaded. Writing `cloudsync_uuid()` in the INSERT does not.
 - **Versions** (`cloudsync_db_version()`) order what was taken in on this replica, local writes and applied changes
   alike. They grow, with gaps, and never go back; they mean nothing on another replica. A local write has its version once it was
-  taken in, at the next sync or `cloudsync_payload_encode`.
+  taken in: at the next sync, `cloudsync_payload_encode`, or reading of `cloudsync_changes`.
 - **Quarantine.** A change that a CHECK, UNIQUE, NOT NULL, foreign key or trigger here refuses does not stop the others:
   it waits in `cloudsync_quarantine` with the reason and is tried again after every apply. A later change of the same
   row makes it void.
 - **`cloudsync_disable`** pauses tracking, not the table: rows stay readable and writable. What is written while it is
   disabled is known only here, until the row is written again after `cloudsync_enable`.
+- **Chunks.** `cloudsync_payload_chunks` makes each payload when its row is read, from one state of the file. It fails
+  with `database is busy` if another connection is writing while there are local writes to take in, with `commit first`
+  if a transaction is opened before the last row was read; start again then, since applying twice does no harm. An
+  argument may also be given as `WHERE since_version = ...`.
 - **Transactions.** `cloudsync_init` and `cloudsync_payload_apply` work inside a transaction and roll back with it. What
   sends or encodes changes must see committed ones and answers `commit first`, as does a network function inside an
   INSERT, UPDATE or DELETE.
@@ -74,7 +99,7 @@ pub(crate) fn document() -> String {
         (Group::Payloads, "Payloads"),
         (Group::Network, "Network"),
     ] {
-        let now = |function: &&Function| matches!(function.availability, Availability::Now(_));
+        let now = |function: &&Function| !matches!(function.availability, Availability::Later);
         let _ = write!(text, "\n## {title}\n\n| call | gives | does |\n| --- | --- | --- |\n");
         for function in FUNCTIONS.iter().filter(|function| function.group == group).filter(now) {
             let _ = writeln!(text, "| `{}` | {} | {} |", function.signature(), function.gives, function.doc);

@@ -22,13 +22,21 @@ pub const CHUNK_EXCEPTIONS_MAX: usize = 1 << 20;
 pub const NAME_BYTES_MAX: usize = 1024;
 /// Most bytes of a request or answer: a chunk and what goes with it.
 pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX + (4 << 20);
+/// Most bytes of the place in a download that a server hands out: a key and what goes with it.
+pub const POSITION_BYTES_MAX: usize = 128 << 10;
 /// Most tables in a schema description.
 pub const SCHEMA_TABLES_MAX: usize = 10_000;
+/// Most columns, UNIQUE constraints and columns in such constraints, of all tables in a schema description together:
+/// each takes some twenty times the memory that it takes in a message.
+pub const SCHEMA_COLUMNS_MAX: usize = 1 << 18;
 /// Longest text of a type, default or collation in a schema description, in bytes.
 pub const SCHEMA_TEXT_BYTES_MAX: usize = 4096;
 /// How far ahead of its own clock a replica accepts a change, in milliseconds.
 pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 /// Longest error text in an answer, in bytes.
 pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
-/// Most chunks of one upload that the server stages before it commits them together.
+/// Most chunks of one round, which the server commits together; all but the last are staged on its disk.
 pub const UPLOAD_CHUNKS_MAX: u32 = 256;
+/// How long after its last chunk an unfinished round may be forgotten by the server, in milliseconds. The device then
+/// begins it again.
+pub const STAGED_MS_MAX: u64 = 24 * 3_600_000;

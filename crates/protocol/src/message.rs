@@ -7,15 +7,16 @@
 //!          [accepted: round id 8, rows in quarantine], payload (bytes)
 //! refusal  magic C5 41, version 1, kind 1, code, epoch, nonce, now, text (bytes)
 //! ```
-//! Integers are varints, `(bytes)` have their length before them. The last 4 bytes of each are the low half of xxh3-64
+//! Integers are varints of at most 63 bits, `(bytes)` have their length before them. The last 4 bytes of each are the low half of xxh3-64
 //! over all before them, little-endian: what was damaged on the way is not acted upon.
 
-use crate::limits::{ERROR_TEXT_BYTES_MAX, MESSAGE_BYTES_MAX, UPLOAD_CHUNKS_MAX};
+use crate::limits::{ERROR_TEXT_BYTES_MAX, MESSAGE_BYTES_MAX, POSITION_BYTES_MAX, UPLOAD_CHUNKS_MAX};
 use crate::schema::Schema;
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 use cloudsync_core::bytes::{BytesError, Reader, put_bytes, put_varint};
+use cloudsync_core::clock::TIME_MAX;
 use cloudsync_core::id::SiteId;
 
 /// The version of the protocol that this code speaks.
@@ -26,7 +27,6 @@ pub const MEDIA_TYPE: &str = "application/vnd.cloudsync";
 const MAGIC_REQUEST: [u8; 2] = [0xC5, 0x52];
 const MAGIC_ANSWER: [u8; 2] = [0xC5, 0x41];
 const CHECKSUM_BYTES: usize = 4;
-const POSITION_BYTES_MAX: u64 = 128 * 1024;
 
 /// A message that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -157,7 +157,7 @@ pub enum Reason {
     NeedSchema,
     /// The schemas differ in a way that changes stored bytes: only people can mend it.
     SchemaConflict,
-    /// The two clocks are too far apart: correct the stamps of what is unsent.
+    /// The two clocks are too far apart, or changes are stamped too far ahead: correct the stamps of what is unsent.
     ClockSkew,
     /// Another replica has gone on under this site id: take a new one.
     Clone,
@@ -230,7 +230,7 @@ impl<'a> Request<'a> {
         let flags = flags(&mut reader, 0b1111)?;
         let site = SiteId(reader.array()?);
         let [epoch, nonce, now, cursor] = numbers(&mut reader)?;
-        let position = reader.bytes(POSITION_BYTES_MAX, "position")?;
+        let position = reader.bytes(POSITION_BYTES_MAX as u64, "position")?;
         let fingerprint = u64::from_le_bytes(reader.array()?);
         let schema = if flags & 2 == 0 { None } else { Some(Schema::decode(&mut reader)?) };
         let upload = if flags & 4 == 0 { None } else { Some(Upload::decode(&mut reader)?) };
@@ -244,9 +244,9 @@ impl<'a> Upload<'a> {
     fn decode(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
         Ok(Self {
             round: RoundId(reader.array()?),
-            chunk: reader.varint_max(u64::from(UPLOAD_CHUNKS_MAX), "chunk number")? as u32,
+            chunk: reader.varint_max(u64::from(UPLOAD_CHUNKS_MAX) - 1, "chunk number")? as u32,
             is_final: flags(reader, 1)? == 1,
-            base: reader.varint()?,
+            base: number(reader)?,
             payload: reader.bytes(MESSAGE_BYTES_MAX as u64, "payload")?,
         })
     }
@@ -301,16 +301,17 @@ impl<'a> Turn<'a> {
     }
 
     fn decode(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
-        let [epoch, nonce, now] = numbers(reader)?;
+        let [epoch, nonce] = numbers(reader)?;
+        let now = server_time(reader)?;
         let flags = flags(reader, 0b111)?;
-        let cursor = reader.varint()?;
-        let position = reader.bytes(POSITION_BYTES_MAX, "position")?;
-        let rows_total = reader.varint()?;
+        let cursor = number(reader)?;
+        let position = reader.bytes(POSITION_BYTES_MAX as u64, "position")?;
+        let rows_total = number(reader)?;
         let accepted = if flags & 2 == 0 {
             None
         } else {
             let round = RoundId(reader.array()?);
-            Some(Accepted { round, committed: flags & 4 != 0, quarantined: reader.varint()? })
+            Some(Accepted { round, committed: flags & 4 != 0, quarantined: number(reader)? })
         };
         let payload = reader.bytes(MESSAGE_BYTES_MAX as u64, "payload")?;
         let drained = flags & 1 != 0;
@@ -324,13 +325,16 @@ impl Refusal {
         for number in [self.reason.code(), self.epoch, self.nonce, self.now] {
             put_varint(out, number);
         }
-        let whole = (0..=ERROR_TEXT_BYTES_MAX.min(self.text.len())).rev().find(|end| self.text.is_char_boundary(*end));
+        let whole = (0..=ERROR_TEXT_BYTES_MAX.min(self.text.len()))
+            .rev()
+            .find(|end| self.text.is_char_boundary(*end));
         let end = whole.unwrap_or(0);
         put_bytes(out, &self.text.as_bytes()[..end]);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let [code, epoch, nonce, now] = numbers(reader)?;
+        let [code, epoch, nonce] = numbers(reader)?;
+        let now = server_time(reader)?;
         let reason = Reason::from_code(code).ok_or(BytesError::OutOfBounds("refusal code"))?;
         let text = reader.bytes(ERROR_TEXT_BYTES_MAX as u64, "refusal text")?;
         let text =
@@ -370,9 +374,19 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
 fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u64; N], BytesError> {
     let mut numbers = [0; N];
     for number in &mut numbers {
-        *number = reader.varint_max(i64::MAX as u64, "number")?;
+        *number = self::number(reader)?;
     }
     Ok(numbers)
+}
+
+/// A number that SQLite can store, and that a sum of two does not overflow.
+fn number(reader: &mut Reader<'_>) -> Result<u64, BytesError> {
+    reader.varint_max(i64::MAX as u64, "number")
+}
+
+/// The server's clock: a device moves its own stamps by it, so it must be a time that stamps can bear.
+fn server_time(reader: &mut Reader<'_>) -> Result<u64, BytesError> {
+    reader.varint_max(TIME_MAX.0, "time")
 }
 
 fn flags(reader: &mut Reader<'_>, known: u8) -> Result<u8, BytesError> {
@@ -437,6 +451,34 @@ mod tests {
             let bytes = Answer::Refusal(refusal.clone()).encode();
             assert_eq!(Answer::decode(&bytes), Ok(Answer::Refusal(refusal)));
         }
+    }
+
+    #[test]
+    fn numbers_beyond_their_bounds_are_refused() {
+        let upload = |upload| Request { upload: Some(upload), ..request(b"") }.encode();
+        let good = Upload {
+            round: RoundId([1; 8]),
+            chunk: UPLOAD_CHUNKS_MAX - 1,
+            is_final: true,
+            base: 9,
+            payload: b"",
+        };
+        assert!(Request::decode(&upload(good.clone())).is_ok());
+        assert!(Request::decode(&upload(Upload { chunk: UPLOAD_CHUNKS_MAX, ..good.clone() })).is_err());
+        assert!(Request::decode(&upload(Upload { base: 1 << 63, ..good })).is_err());
+        let Answer::Turn(good) = turn(b"") else { unreachable!() };
+        let accepted = good.accepted.map(|accepted| Accepted { quarantined: u64::MAX, ..accepted });
+        for wrong in [
+            Turn { cursor: u64::MAX, ..good.clone() },
+            Turn { rows_total: u64::MAX, ..good.clone() },
+            Turn { now: TIME_MAX.0 + 1, ..good.clone() },
+            Turn { accepted, ..good },
+        ] {
+            assert!(Answer::decode(&Answer::Turn(wrong.clone()).encode()).is_err(), "{wrong:?}");
+        }
+        let refusal =
+            Refusal { reason: Reason::ClockSkew, epoch: 1, nonce: 2, now: TIME_MAX.0 + 1, text: "".into() };
+        assert!(Answer::decode(&Answer::Refusal(refusal).encode()).is_err());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What a device and the server tell each other about their tables, and how the two are compared.
 //!
-//! Only what changes the meaning of bytes is compared: key, type, collation, strictness and generated defaults.
+//! Only what changes the meaning of bytes is compared: algorithm, key, type, collation and strictness.
 //! Columns and tables that one side lacks are no conflict: the rest goes on syncing.
 
-use crate::limits::{NAME_BYTES_MAX, SCHEMA_TABLES_MAX, SCHEMA_TEXT_BYTES_MAX};
+use crate::limits::{NAME_BYTES_MAX, SCHEMA_COLUMNS_MAX, SCHEMA_TABLES_MAX, SCHEMA_TEXT_BYTES_MAX};
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
@@ -211,7 +211,8 @@ impl Schema {
     /// [`BytesError`] when the bytes are no schema within the limits.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, BytesError> {
         let count = reader.varint_max(SCHEMA_TABLES_MAX as u64, "table count")?;
-        let tables = (0..count).map(|_| decode_table(reader)).collect::<Result<_, _>>()?;
+        let mut columns_left = SCHEMA_COLUMNS_MAX as u64;
+        let tables = (0..count).map(|_| decode_table(reader, &mut columns_left)).collect::<Result<_, _>>()?;
         Ok(Self { tables })
     }
 }
@@ -227,31 +228,44 @@ fn encode_column(out: &mut Vec<u8>, column: &ColumnSchema) {
     }
 }
 
-fn decode_table(reader: &mut Reader<'_>) -> Result<TableSchema, BytesError> {
+/// A count of columns, which all tables together have no more of than `left`.
+fn decode_count(reader: &mut Reader<'_>, left: &mut u64, what: &'static str) -> Result<u64, BytesError> {
+    let count = reader.varint_max(COLUMNS_MAX.min(*left), what)?;
+    *left -= count;
+    Ok(count)
+}
+
+fn decode_flags(reader: &mut Reader<'_>) -> Result<[bool; 2], BytesError> {
+    match reader.byte()? {
+        flags @ 0..=3 => Ok([flags & 1 != 0, flags & 2 != 0]),
+        _ => Err(BytesError::OutOfBounds("flags")),
+    }
+}
+
+fn decode_table(reader: &mut Reader<'_>, left: &mut u64) -> Result<TableSchema, BytesError> {
     let name = decode_name(reader)?;
     let algorithm = decode_name(reader)?;
-    let flags = reader.byte()?;
-    let columns = (0..reader.varint_max(COLUMNS_MAX, "column count")?)
+    let [strict, without_rowid] = decode_flags(reader)?;
+    let columns = (0..decode_count(reader, left, "column count")?)
         .map(|_| decode_column(reader))
         .collect::<Result<_, _>>()?;
-    let uniques = (0..reader.varint_max(COLUMNS_MAX, "unique count")?)
+    let uniques = (0..decode_count(reader, left, "unique count")?)
         .map(|_| {
-            let count = reader.varint_max(COLUMNS_MAX, "unique columns")?;
+            let count = decode_count(reader, left, "unique columns")?;
             (0..count).map(|_| decode_name(reader)).collect()
         })
         .collect::<Result<_, _>>()?;
-    let (strict, without_rowid) = (flags & 1 != 0, flags & 2 != 0);
     Ok(TableSchema { name, algorithm, strict, without_rowid, columns, uniques })
 }
 
 fn decode_column(reader: &mut Reader<'_>) -> Result<ColumnSchema, BytesError> {
     let name = decode_name(reader)?;
     let declared_type = decode_text(reader, SCHEMA_TEXT_BYTES_MAX)?;
-    let flags = reader.byte()?;
+    let [not_null, has_default] = decode_flags(reader)?;
     let key_place = reader.varint_max(COLUMNS_MAX, "key place")? as u16;
     let collation = decode_name(reader)?;
-    let default = if flags & 2 == 0 { None } else { Some(decode_text(reader, SCHEMA_TEXT_BYTES_MAX)?) };
-    Ok(ColumnSchema { name, declared_type, not_null: flags & 1 != 0, key_place, collation, default })
+    let default = if has_default { Some(decode_text(reader, SCHEMA_TEXT_BYTES_MAX)?) } else { None };
+    Ok(ColumnSchema { name, declared_type, not_null, key_place, collation, default })
 }
 
 fn decode_name(reader: &mut Reader<'_>) -> Result<String, BytesError> {
@@ -300,6 +314,36 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(Schema::decode(&mut Reader::new(&bytes[..end])).is_err());
         }
+    }
+
+    #[test]
+    fn a_short_message_does_not_unfold_to_a_vast_schema() {
+        let columns = vec![column("c", "", 0); SCHEMA_COLUMNS_MAX / 16];
+        let wide = |count| {
+            let mut bytes = Vec::new();
+            Schema {
+                tables: vec![TableSchema { columns: columns.clone(), uniques: vec![], ..table() }; count],
+            }
+            .encode(&mut bytes);
+            Schema::decode(&mut Reader::new(&bytes))
+        };
+        assert!(wide(16).is_ok());
+        assert_eq!(wide(17), Err(BytesError::OutOfBounds("column count")));
+        let uniques = vec![vec![]; SCHEMA_COLUMNS_MAX / 16];
+        let tables = vec![TableSchema { uniques, ..table() }; 16];
+        let mut bytes = Vec::new();
+        Schema { tables }.encode(&mut bytes);
+        assert!(Schema::decode(&mut Reader::new(&bytes)).is_err());
+    }
+
+    #[test]
+    fn unknown_flags_are_errors() {
+        let mut bytes = Vec::new();
+        Schema { tables: vec![table()] }.encode(&mut bytes);
+        // Behind the count and two names with their lengths.
+        let at = 1 + 1 + "notes".len() + 1 + "cls".len();
+        bytes[at] |= 4;
+        assert_eq!(Schema::decode(&mut Reader::new(&bytes)), Err(BytesError::OutOfBounds("flags")));
     }
 
     #[test]

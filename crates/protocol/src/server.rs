@@ -10,6 +10,10 @@
 //! | older, or the one before it | another, or none | a copy of the file goes on under the same id: [`Standing::Clone`] |
 //! | newer, or any from an unknown site | any | this server was restored from a backup: [`Standing::Restored`] |
 //!
+//! A device that only reads has no nonce that could tell. Its cursor does: one that this server never gave comes from a
+//! time that the server has forgotten. That the cursor is not beyond the last version is not enough, because versions
+//! follow the wall clock: the first write after a restore has a greater one than all that were lost.
+//!
 //! Turns without an upload change no nonce, so an idle device writes nothing on either side.
 
 use crate::limits::CLOCK_AHEAD_MS_MAX;
@@ -39,12 +43,25 @@ pub enum Standing {
     Restored,
 }
 
-/// Judges the standing of a request. `epoch` is the server's own.
+/// What the server knows that a request is judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Knowledge {
+    /// The server's own epoch.
+    pub epoch: u64,
+    /// What is stored of the site; `None` for one that never uploaded.
+    pub record: Option<SiteRecord>,
+    /// True when the request's cursor and position are such as this server can have given: no cursor, 1 (the cursor of
+    /// an empty server), or one of its versions.
+    pub gave_cursor: bool,
+}
+
+/// Judges the standing of a request.
 #[must_use]
-pub fn standing(record: Option<&SiteRecord>, epoch: u64, request: &Request<'_>) -> Standing {
-    if request.epoch != 0 && request.epoch != epoch {
+pub fn standing(knowledge: &Knowledge, request: &Request<'_>) -> Standing {
+    if request.epoch != 0 && request.epoch != knowledge.epoch || !knowledge.gave_cursor {
         return Standing::Restored;
     }
+    let record = knowledge.record.as_ref();
     let Some(record) = record else {
         return if request.nonce == 0 { Standing::New } else { Standing::Restored };
     };
@@ -60,6 +77,14 @@ pub fn standing(record: Option<&SiteRecord>, epoch: u64, request: &Request<'_>) 
     } else {
         Standing::Clone
     }
+}
+
+/// True when a refusal as [`Standing::Restored`] begins a new epoch: the device remembers turns of this very epoch that
+/// the server has lost, so all devices must bring what they hold. Only a device that may write is believed: a new epoch
+/// makes every device send everything.
+#[must_use]
+pub const fn begins_epoch(epoch: u64, request: &Request<'_>, may_write: bool) -> bool {
+    may_write && request.epoch == epoch
 }
 
 /// True when the device's clock is too far from the server's for its stamps to be merged.
@@ -95,7 +120,7 @@ mod tests {
 
     fn judge(record: Option<(u64, u8)>, nonce: u64, round: Option<u8>) -> Standing {
         let record = record.map(|(nonce, round)| SiteRecord { nonce, round: Some(RoundId([round; 8])) });
-        standing(record.as_ref(), EPOCH, &request(nonce, round))
+        standing(&Knowledge { epoch: EPOCH, record, gave_cursor: true }, &request(nonce, round))
     }
 
     #[test]
@@ -113,7 +138,24 @@ mod tests {
     fn a_restored_server_is_told_from_a_restored_device() {
         assert_eq!(judge(Some((5, 1)), 6, None), Standing::Restored);
         assert_eq!(judge(None, 1, None), Standing::Restored);
+        let nothing = Knowledge { epoch: EPOCH, record: None, gave_cursor: true };
         let other_epoch = Request { epoch: EPOCH + 1, ..request(5, None) };
-        assert_eq!(standing(None, EPOCH, &other_epoch), Standing::Restored);
+        assert_eq!(standing(&nothing, &other_epoch), Standing::Restored);
+    }
+
+    #[test]
+    fn a_cursor_that_was_never_given_shows_a_restored_server_to_readers_too() {
+        let record = Some(SiteRecord { nonce: 5, round: None });
+        for (record, nonce) in [(None, 0), (record, 5)] {
+            let lost = Knowledge { epoch: EPOCH, record, gave_cursor: false };
+            assert_eq!(standing(&lost, &request(nonce, None)), Standing::Restored);
+        }
+    }
+
+    #[test]
+    fn only_who_may_write_and_knows_this_epoch_begins_another() {
+        assert!(begins_epoch(EPOCH, &request(5, None), true));
+        assert!(!begins_epoch(EPOCH, &request(5, None), false));
+        assert!(!begins_epoch(EPOCH + 1, &request(5, None), true));
     }
 }

@@ -19,7 +19,6 @@ use crate::table::Table;
 use crate::value::from_sqlite;
 use crate::write::{Refused, Row, Writer};
 use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, Time};
-use cloudsync_core::key;
 use cloudsync_core::merge::{Action, decide};
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::payload::{Group, Opened, Payload};
@@ -325,7 +324,7 @@ impl Applier {
         row: usize,
     ) -> Result<Option<String>> {
         let packed = group.key(row);
-        if key::check(packed, target.table.key.len()).is_err() {
+        if !target.table.is_key(packed) {
             let table = &target.table.name;
             return Err(Error::Protocol(format!("payload refused: a key of table \"{table}\" is damaged")));
         }

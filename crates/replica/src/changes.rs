@@ -173,10 +173,14 @@ impl Entry {
             if reader.is_empty() {
                 return None;
             }
-            let key = reader.bytes(KEY_BYTES_MAX as u64, "key").map_err(Error::from);
-            Some(key.and_then(|key| Ok((key, Mask::decode(&mut reader)?))))
+            Some(read_row(&mut reader))
         })
     }
+}
+
+/// Reads the next key and mask of an entry's `keys`.
+pub(crate) fn read_row<'k>(reader: &mut Reader<'k>) -> Result<(&'k [u8], Mask)> {
+    Ok((reader.bytes(KEY_BYTES_MAX as u64, "key")?, Mask::decode(reader)?))
 }
 
 /// Reads entries in order of their ids.

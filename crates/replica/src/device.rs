@@ -22,6 +22,9 @@ use cloudsync_protocol::message::{Reason, Refusal, Request, RoundId, Turn, Uploa
 use cloudsync_protocol::payload::Opened;
 use cloudsync_sqlite_ffi::Value;
 
+/// Chunks of one download that are staged at most; more of them come only from a server that goes round in circles.
+const INBOX_CHUNKS_MAX: i64 = 1 << 16;
+
 /// A round on its way, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Round {
@@ -75,6 +78,7 @@ impl Round {
 /// What the last request said, for the comparison with the file when its answer comes.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
+    epoch: u64,
     pub(crate) nonce: u64,
     cursor: u64,
     position: Vec<u8>,
@@ -110,11 +114,17 @@ impl Replica {
             self.restart_download()?;
         }
         let (nonce, cursor) = (storage::get_u64(&self.db, "nonce")?, storage::get_u64(&self.db, "cursor")?);
+        let epoch = storage::get_u64(&self.db, "epoch")?;
         let position = storage::get_blob(&self.db, "position")?.unwrap_or_default();
         let definition = self.catalog.schema();
         let fingerprint = definition.fingerprint();
         let tell = schema || storage::get_u64(&self.db, "fingerprint")? != fingerprint & i64::MAX as u64;
         let offered = self.offered()?;
+        if offered > 0 {
+            // An upload may have been taken without our knowing it, and if this file was copied meanwhile, then with
+            // the copy's values under our name: what this site uploaded must come back.
+            storage::set(&self.db, "echo", Value::Integer(1))?;
+        }
         let round = if goal.push { self.round()? } else { None };
         let floor = storage::get_u64(&self.db, "floor")?;
         if round.is_some() {
@@ -153,7 +163,7 @@ impl Replica {
         }
         let request = Request {
             site: self.site_id()?,
-            epoch: storage::get_u64(&self.db, "epoch")?,
+            epoch,
             nonce,
             now: self.server_now_ms()?,
             cursor,
@@ -172,6 +182,7 @@ impl Replica {
         };
         let bytes = request.encode();
         self.sent = Some(Sent {
+            epoch,
             nonce,
             cursor,
             position,
@@ -268,7 +279,9 @@ impl Replica {
     fn take_answer(&mut self, sent: &Sent, turn: &Turn<'_>) -> Result<Absorbed> {
         let mut absorbed = Absorbed::default();
         self.learn_offset(turn.now, sent.sent_at_ms)?;
-        storage::set_u64(&self.db, "epoch", turn.epoch)?;
+        if storage::get_u64(&self.db, "epoch")? == sent.epoch {
+            storage::set_u64(&self.db, "epoch", turn.epoch)?;
+        }
         storage::set_u64(&self.db, "fingerprint", sent.fingerprint & i64::MAX as u64)?;
         let mut more = self.take_acceptance(sent, turn, &mut absorbed)?;
         if sent.goal.pull {
@@ -351,6 +364,9 @@ impl Replica {
         } else if !turn.payload.is_empty() {
             let sql = "INSERT INTO main.cloudsync_inbox(payload) VALUES(?1)";
             self.db.prepare(sql)?.run(&[Value::Blob(turn.payload)])?;
+            if self.db.last_insert_rowid() > INBOX_CHUNKS_MAX {
+                return Err(Error::Protocol("the server's download does not end".into()));
+            }
         }
         if !turn.drained {
             if turn.position == sent.position {

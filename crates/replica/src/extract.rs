@@ -128,7 +128,7 @@ impl Filter {
         match self {
             Self::Everything | Self::BySite(_) => true,
             Self::Unsent => origin == Origin::Local.code() || origin == Origin::File.code(),
-            Self::ForSite { site, .. } => origin != Origin::Site(site).code(),
+            Self::ForSite { site, echo } => echo || origin != Origin::Site(site).code(),
         }
     }
 }

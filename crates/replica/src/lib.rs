@@ -12,6 +12,8 @@ mod apply;
 mod capture;
 mod catalog;
 mod changes;
+mod changes_view;
+mod chunks;
 mod clocks;
 mod codec;
 mod device;
@@ -33,6 +35,8 @@ mod write;
 
 pub use apply::{Applied, Source};
 pub use changes::Origin;
+pub use changes_view::{Change, Changes, ChangesQuery};
+pub use chunks::{Chunks, PayloadChunk};
 pub use cloudsync_core::id::SiteId;
 pub use codec::Zstd;
 pub use environment::{Environment, SystemEnvironment};

@@ -4,20 +4,23 @@ use crate::error::{Error, Result};
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_core::id::SiteId;
 use cloudsync_sqlite_ffi::{Connection, Value};
+use std::collections::HashMap;
 
 /// All known sites; the index is the ordinal. A site is only ever added.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sites {
     ids: Vec<SiteId>,
+    ordinals: HashMap<SiteId, SiteOrdinal>,
 }
 
 impl Sites {
     /// Reads what is stored beyond what is known. Another connection may have added sites, and a rollback removed
     /// some: then all are read again.
     pub(crate) fn refresh(&mut self, db: &Connection) -> Result<()> {
-        let stored = db.query_i64("SELECT count(*) FROM main.cloudsync_sites", &[])?.unwrap_or(0) as usize;
+        let last = db.query_i64("SELECT max(ordinal) FROM main.cloudsync_sites", &[])?;
+        let stored = last.map_or(0, |last| last as usize + 1);
         if stored < self.ids.len() || self.last_differs(db)? {
-            self.ids.clear();
+            self.clear();
         }
         if stored == self.ids.len() {
             return Ok(());
@@ -31,7 +34,7 @@ impl Sites {
             if statement.column_i64(0) != self.ids.len() as i64 {
                 return Err(Error::corrupt("cloudsync_sites"));
             }
-            self.ids.push(id);
+            self.push(id);
         }
         Ok(())
     }
@@ -47,6 +50,14 @@ impl Sites {
     /// Forgets everything, after a rollback that may have taken sites away.
     pub(crate) fn clear(&mut self) {
         self.ids.clear();
+        self.ordinals.clear();
+    }
+
+    fn push(&mut self, id: SiteId) -> SiteOrdinal {
+        let ordinal = SiteOrdinal(self.ids.len() as u32);
+        self.ids.push(id);
+        self.ordinals.insert(id, ordinal);
+        ordinal
     }
 
     /// The ids, indexed by ordinal.
@@ -67,12 +78,11 @@ impl Sites {
         let ordinal = self.ids.len();
         let sql = "INSERT INTO main.cloudsync_sites(ordinal, site_id) VALUES(?1, ?2)";
         db.prepare(sql)?.run(&[Value::Integer(ordinal as i64), Value::Blob(&id.0)])?;
-        self.ids.push(id);
-        Ok(SiteOrdinal(ordinal as u32))
+        Ok(self.push(id))
     }
 
     /// The ordinal of a known site.
     pub(crate) fn find(&self, id: SiteId) -> Option<SiteOrdinal> {
-        self.ids.iter().position(|known| *known == id).map(|at| SiteOrdinal(at as u32))
+        self.ordinals.get(&id).copied()
     }
 }

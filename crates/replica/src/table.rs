@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::storage::quote_identifier;
 use cloudsync_core::clock::{ColumnNumber, ColumnSet};
-use cloudsync_core::key::{self, KEY_COLUMNS_MAX, KeyCollation};
+use cloudsync_core::key::{self, KEY_COLUMNS_MAX, KeyCollation, KeyPart};
 use cloudsync_protocol::schema::{Affinity, ColumnSchema, TableSchema};
 use cloudsync_sqlite_ffi::{Connection, Value};
 
@@ -136,6 +136,7 @@ fn read_uniques(db: &Connection, table: &str) -> Result<Vec<Unique>> {
 pub(crate) struct KeyColumn {
     pub(crate) name: String,
     pub(crate) collation: KeyCollation,
+    pub(crate) affinity: Affinity,
     /// The cell that bears the literal value, if the packed key loses it.
     pub(crate) cell: Option<usize>,
 }
@@ -202,9 +203,22 @@ impl Table {
                     }
                 };
                 let cell = cells.iter().position(|cell| cell.column.name() == column.name());
-                Ok(KeyColumn { name: column.name().to_owned(), collation, cell })
+                let affinity = Affinity::of(&column.schema.declared_type);
+                Ok(KeyColumn { name: column.name().to_owned(), collation, affinity, cell })
             })
             .collect()
+    }
+
+    /// True when capture could have packed this key: one that SQLite would store as another value would get a clock
+    /// that no write of its row ever finds.
+    pub(crate) fn is_key(&self, packed: &[u8]) -> bool {
+        let fits = |(part, column): (KeyPart<'_>, &KeyColumn)| match (part, column.affinity) {
+            (KeyPart::Integer(_) | KeyPart::Real(_), Affinity::Text) => false,
+            (KeyPart::Text(text), Affinity::Integer | Affinity::Real | Affinity::Numeric) => !is_number(text),
+            _ => true,
+        };
+        key::check(packed, self.key.len(), |place| self.key[place].collation).is_ok()
+            && key::unpack(packed).flatten().zip(&self.key).all(fits)
     }
 
     /// The cell with that number.
@@ -263,6 +277,30 @@ impl Table {
             uniques: constraints
                 .map(|unique| unique.terms.iter().map(|(name, _)| name.clone()).collect())
                 .collect(),
+        }
+    }
+}
+
+/// True for text that a numeric column turns into a number.
+fn is_number(text: &[u8]) -> bool {
+    let number = |text: &str| {
+        let text = text.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+        text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && text.parse::<f64>().is_ok()
+    };
+    std::str::from_utf8(text).is_ok_and(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_what_sqlite_takes_for_numbers() {
+        for text in ["5", " 5 ", "-5", "+5.5", "1e3", ".5"] {
+            assert!(is_number(text.as_bytes()), "{text}");
+        }
+        for text in ["", "a", "inf", "nan", "5a", "0x10", "-"] {
+            assert!(!is_number(text.as_bytes()), "{text}");
         }
     }
 }

@@ -42,6 +42,19 @@ fn a_chunk_that_is_sent_again_brings_the_same_rows_though_they_changed() {
 }
 
 #[test]
+fn a_round_that_was_not_answered_asks_for_what_was_taken_under_its_name() {
+    let mut device =
+        Device::new(1, "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v); INSERT INTO t VALUES('a', 1)");
+    let echo = |device: &mut Device| {
+        let bytes = device.replica.prepare(BOTH, false).unwrap();
+        Request::decode(&bytes).unwrap().echo
+    };
+    assert!(!echo(&mut device));
+    // A copy of the file may have sent the round meanwhile, with values of its own.
+    assert!(echo(&mut device));
+}
+
+#[test]
 fn a_chunk_whose_rows_grew_beyond_all_bounds_begins_the_round_again() {
     let mut device = Device::new(1, "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v)");
     device.run_at(

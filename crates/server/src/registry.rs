@@ -50,8 +50,15 @@ impl Registry {
 /// Opens the store in an ordinary SQLite file.
 ///
 /// # Errors
-/// [`StoreError`] when the file cannot be opened.
+/// [`StoreError`] when the file cannot be opened, or is missing: an empty one in its place would look like a server that
+/// lost everything, while perhaps only a disk is not mounted.
 pub fn open_store(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    if !path.is_file() {
+        return Err(StoreError::Failed(format!(
+            "the file {} is missing: put it back, or restore it from a backup",
+            path.display()
+        )));
+    }
     Ok(Arc::new(SqliteStore::open(path)?))
 }
 
@@ -68,6 +75,14 @@ mod tests {
         fn turn(&self, _: &Request<'_>, _: Rights, _: u64) -> Result<Vec<u8>, StoreError> {
             Ok(Vec::new())
         }
+    }
+
+    #[test]
+    fn a_missing_file_is_not_replaced_by_an_empty_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("lost.db");
+        assert!(open_store(&path).is_err_and(|error| error.to_string().contains("missing")));
+        assert!(!path.exists());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 mod program;
 
 use program::{MEDIA_TYPE, Place};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
 #[test]
 fn health_and_ready_and_nothing_else() {
@@ -50,6 +52,27 @@ fn keys_made_and_revoked_elsewhere_are_obeyed_at_once() {
     assert_eq!(server.post("one", "Content-Length: 0\r\n", b"").error(), refused);
     assert_eq!(server.sync("one", key, b"").header("www-authenticate"), Some("Bearer"));
     assert_eq!(ask("one", all), good);
+}
+
+#[test]
+fn a_key_that_is_revoked_while_its_body_travels_is_refused() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    place.run(&["db", "create", "d"]);
+    let key = place.run(&["key", "create"]);
+    let key = key.trim_end();
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let head = format!(
+        "POST /v1/databases/d/sync HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\n\
+         Authorization: Bearer {key}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: 7\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut asked = [0; 25];
+    stream.read_exact(&mut asked).unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n", "the key was good when the body was asked for");
+    place.run(&["key", "revoke", &key[..12]]);
+    stream.write_all(b"rubbish").unwrap();
+    assert_eq!(program::read_answer(&mut stream).error(), (401, "CLOUDSYNC_REFUSED_KEY".into()));
 }
 
 #[test]

@@ -11,6 +11,9 @@
 use std::ffi::{c_char, c_int, c_uchar, c_uint, c_void};
 use std::marker::{PhantomData, PhantomPinned};
 
+mod virtual_table;
+pub use virtual_table::*;
+
 macro_rules! opaque {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -181,7 +184,7 @@ api_routines! {
     create_module,
     data_count: unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int,
     db_handle,
-    declare_vtab,
+    declare_vtab: unsafe extern "C" fn(*mut sqlite3, *const c_char) -> c_int,
     enable_shared_cache,
     errcode,
     errmsg: unsafe extern "C" fn(*mut sqlite3) -> *const c_char,
@@ -189,7 +192,7 @@ api_routines! {
     exec,
     expired,
     finalize: unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int,
-    free,
+    free: unsafe extern "C" fn(*mut c_void),
     free_table,
     get_autocommit: unsafe extern "C" fn(*mut sqlite3) -> c_int,
     get_auxdata,
@@ -253,7 +256,7 @@ api_routines! {
     prepare16_v2,
     clear_bindings: unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int,
     // Added by 3.4.1
-    create_module_v2,
+    create_module_v2: unsafe extern "C" fn(*mut sqlite3, *const c_char, *const sqlite3_module, *mut c_void, Option<DestroyFunction>) -> c_int,
     // Added by 3.5.0
     bind_zeroblob,
     blob_bytes,
@@ -312,7 +315,7 @@ api_routines! {
     wal_checkpoint,
     wal_hook,
     blob_reopen,
-    vtab_config,
+    vtab_config: unsafe extern "C" fn(*mut sqlite3, c_int, ...) -> c_int,
     vtab_on_conflict,
     // Version 3.7.16 and later
     close_v2,
@@ -359,7 +362,7 @@ api_routines! {
     trace_v2,
     expanded_sql,
     // Version 3.18.0 and later
-    set_last_insert_rowid,
+    set_last_insert_rowid: unsafe extern "C" fn(*mut sqlite3, i64),
     // Version 3.20.0 and later
     prepare_v3: unsafe extern "C" fn(*mut sqlite3, *const c_char, c_int, c_uint, *mut *mut sqlite3_stmt, *mut *const c_char) -> c_int,
     prepare16_v3,
@@ -368,7 +371,7 @@ api_routines! {
     value_pointer,
     vtab_nochange,
     value_nochange,
-    vtab_collation,
+    vtab_collation: unsafe extern "C" fn(*mut sqlite3_index_info, c_int) -> *const c_char,
     // Version 3.24.0 and later
     keyword_count,
     keyword_name,
@@ -409,7 +412,7 @@ api_routines! {
 
 #[cfg(test)]
 mod tests {
-    use std::mem::size_of;
+    use std::mem::{offset_of, size_of};
     use std::sync::atomic::{AtomicPtr, Ordering};
 
     use rusqlite::ffi;
@@ -502,6 +505,27 @@ mod tests {
             result_text64 = sqlite3_result_text64,
             prepare_v3 = sqlite3_prepare_v3,
             txn_state = sqlite3_txn_state,
+            create_module_v2 = sqlite3_create_module_v2,
+            declare_vtab = sqlite3_declare_vtab,
+            free = sqlite3_free,
+            vtab_config = sqlite3_vtab_config,
+            vtab_collation = sqlite3_vtab_collation,
+            set_last_insert_rowid = sqlite3_set_last_insert_rowid,
         }
+    }
+
+    /// Sizes and the places of the last fields, against the library's own header.
+    #[test]
+    fn structs_of_virtual_tables_are_laid_out_as_in_c() {
+        assert_eq!(size_of::<sqlite3_vtab>(), size_of::<ffi::sqlite3_vtab>());
+        assert_eq!(size_of::<sqlite3_vtab_cursor>(), size_of::<ffi::sqlite3_vtab_cursor>());
+        assert_eq!(size_of::<sqlite3_index_info>(), size_of::<ffi::sqlite3_index_info>());
+        assert_eq!(
+            offset_of!(sqlite3_index_info, columns_used),
+            offset_of!(ffi::sqlite3_index_info, colUsed)
+        );
+        assert_eq!(offset_of!(sqlite3_index_info, text), offset_of!(ffi::sqlite3_index_info, idxStr));
+        assert_eq!(offset_of!(sqlite3_module, rowid), offset_of!(ffi::sqlite3_module, xRowid));
+        assert_eq!(size_of::<sqlite3_module>(), offset_of!(ffi::sqlite3_module, xSavepoint));
     }
 }

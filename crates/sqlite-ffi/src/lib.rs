@@ -65,6 +65,7 @@ mod statement;
 mod trampoline;
 mod transaction;
 mod value;
+mod vtab;
 
 pub use api::{Api, MIN_VERSION};
 pub use connection::Connection;
@@ -75,3 +76,4 @@ pub use state::{ColumnMetadata, TransactionState};
 pub use statement::Statement;
 pub use transaction::{Savepoint, Transaction};
 pub use value::Value;
+pub use vtab::{Constraint, Operator, Order, Plan, Query, Sink, TableCursor, TableFunction, Use};

@@ -53,6 +53,13 @@ impl Connection {
         unsafe { call!(self.api(), last_insert_rowid(self.as_ptr())) }
     }
 
+    /// Makes [`last_insert_rowid`](Self::last_insert_rowid) say what it said before: for one who writes behind the
+    /// host's back, in a statement that seems to read only.
+    pub fn set_last_insert_rowid(&self, rowid: i64) {
+        // SAFETY: the connection is open.
+        unsafe { call!(self.api(), set_last_insert_rowid(self.as_ptr(), rowid)) }
+    }
+
     /// Tells whether no transaction is open (by BEGIN or an outermost SAVEPOINT).
     pub fn is_autocommit(&self) -> bool {
         // SAFETY: the connection is open.

@@ -87,6 +87,29 @@ fn rows_go_from_one_file_to_another_and_back() {
 }
 
 #[test]
+fn tables_that_are_computed_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (open(&folder.path().join("a.db")), open(&folder.path().join("b.db")));
+    a.execute_batch("INSERT INTO tasks (id, title) VALUES ('x', 'one'), ('y', 'two')").unwrap();
+    let count = |conn: &Connection, condition: &str| -> i64 {
+        let sql = format!("SELECT count(*) FROM cloudsync_changes WHERE {condition}");
+        conn.query_row(&sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(count(&a, "tbl = 'tasks'"), 10);
+    assert_eq!(count(&a, "version > 0 AND site_id = cloudsync_siteid() AND col_name = 'title'"), 2);
+    let mut stmt = a.prepare("SELECT payload FROM cloudsync_payload_chunks(0)").unwrap();
+    let chunks: Vec<Vec<u8>> =
+        stmt.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+    for chunk in &chunks {
+        apply(&b, chunk);
+    }
+    assert_eq!(rows(&a), rows(&b));
+    assert_eq!(count(&b, "1"), 10);
+    let result = a.query_row("SELECT * FROM cloudsync_payload_chunks(NULL)", [], |_| Ok(()));
+    assert!(result.unwrap_err().to_string().contains("must be an integer from 0, not NULL"));
+}
+
+#[test]
 fn damaged_bytes_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let conn = open(&folder.path().join("a.db"));

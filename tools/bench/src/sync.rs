@@ -64,7 +64,7 @@ impl Author {
         database.fold()?;
         let earlier = database.extract(before)?;
         let before = write(&mut database, &update_all_sql(columns), &data.third)?;
-        database.execute("UPDATE cloudsync_log SET at = at + 3600000")?;
+        database.execute("UPDATE cloudsync_log SET at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + 3600000")?;
         database.fold()?;
         let later = database.extract(before)?;
         let mut deltas = Vec::new();

@@ -8,6 +8,7 @@ mod network;
 mod oracle;
 mod random;
 mod server;
+mod settle;
 mod workload;
 mod world;
 

@@ -6,18 +6,14 @@ use crate::oracle::{self, Model};
 use crate::random::Dice;
 use crate::server::Server;
 use crate::workload;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use cloudsync_protocol::client::{Goal, Retry};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 const START_MS: u64 = 1_790_000_000_000;
-const BOTH: Goal = Goal { push: true, pull: true };
-/// Rounds of syncs in which everybody must come to rest.
-const SETTLING_ROUNDS_MAX: usize = 12;
-/// Turns that one sync may take.
-const TURNS_MAX: usize = 500;
+pub(crate) const BOTH: Goal = Goal { push: true, pull: true };
 
 /// What a run may contain.
 #[derive(Debug, Clone, Copy)]
@@ -52,12 +48,12 @@ impl Plan {
 /// The world of one seed.
 pub(crate) struct World {
     dice: Dice,
-    now_ms: Rc<Cell<u64>>,
+    pub(crate) now_ms: Rc<Cell<u64>>,
     network: Network,
-    server: Server,
-    devices: Vec<Device>,
+    pub(crate) server: Server,
+    pub(crate) devices: Vec<Device>,
     names: usize,
-    model: Model,
+    pub(crate) model: Model,
     plan: Plan,
     ticks: u64,
     trace: bool,
@@ -123,11 +119,11 @@ impl World {
         self.check()
     }
 
-    fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.now_ms.get()
     }
 
-    fn note(&self, text: impl FnOnce() -> String) {
+    pub(crate) fn note(&self, text: impl FnOnce() -> String) {
         if self.trace {
             println!("{:>8} {}", self.now() - START_MS, text());
         }
@@ -314,7 +310,7 @@ impl World {
     }
 
     /// Prints the clock of the watched row wherever it changed.
-    fn show_watched(&mut self) -> Result<()> {
+    pub(crate) fn show_watched(&mut self) -> Result<()> {
         let Some(row) = &self.watched else { return Ok(()) };
         let files = self.devices.iter().map(|device| (device.name.as_str(), &device.processes[0].db));
         for (name, db) in files.chain([("server", &self.server.db)]) {
@@ -325,62 +321,5 @@ impl World {
             }
         }
         Ok(())
-    }
-
-    /// Faults are over: everybody syncs until nothing moves any more.
-    fn settle(&mut self) -> Result<()> {
-        for _ in 0..SETTLING_ROUNDS_MAX {
-            let mut moved = 0;
-            for at in 0..self.devices.len() {
-                self.now_ms.set(self.now() + 50);
-                moved += self.sync(at)?;
-                self.show_watched()?;
-            }
-            if moved == 0 {
-                return Ok(());
-            }
-        }
-        bail!("still moving after {SETTLING_ROUNDS_MAX} rounds of syncs");
-    }
-
-    /// One whole sync over a perfect network. Gives the rows that moved.
-    fn sync(&mut self, at: usize) -> Result<u64> {
-        let device = &mut self.devices[at];
-        let name = device.name.clone();
-        device.crash()?;
-        let process = &mut device.processes[0];
-        let mut wish = process.start(BOTH, Retry::none()).with_context(|| format!("device {name}"))?;
-        for _ in 0..TURNS_MAX {
-            match wish {
-                Wish::Send(request) => {
-                    let answer = self.server.turn(&request, self.now_ms.get())?;
-                    wish = process.answered(&answer).with_context(|| format!("device {name}"))?;
-                }
-                Wish::Pause(_) => wish = process.resume()?,
-                Wish::Over { failed: true, .. } => bail!("device {name} does not get through to the server"),
-                Wish::Over { received, sent, .. } => {
-                    self.note(|| format!("{name} settles: received {received}, sent {sent}"));
-                    return Ok(received + sent);
-                }
-            }
-        }
-        bail!("device {name} does not come to an end of one sync")
-    }
-
-    fn check(&mut self) -> Result<()> {
-        oracle::check_file(&self.server.db, "the server")?;
-        let (rows, clocks) = (oracle::rows(&self.server.db)?, oracle::clocks(&self.server.db)?);
-        for device in &mut self.devices {
-            let name = &device.name;
-            oracle::check_at_rest(&mut device.processes[0], name)?;
-            let db = &device.processes[0].db;
-            if let Some(difference) = oracle::difference(&clocks, &oracle::clocks(db)?) {
-                bail!("server and {name} differ in a clock: {difference}");
-            }
-            if let Some(difference) = oracle::difference(&rows, &oracle::rows(db)?) {
-                bail!("server and {name} differ in a row under equal clocks: {difference}");
-            }
-        }
-        self.model.check(&rows)
     }
 }

@@ -79,9 +79,16 @@ impl<'c> Call<'c> {
 
     /// The error of an argument that is not what it has to be. Its value is not repeated: it may be a secret, or long.
     pub(crate) fn wrong(&self, index: usize, wanted: &str) -> Error {
-        let mut names = self.function.required.iter().chain(self.function.optional);
+        self.function.wrong_argument(index, wanted, self.args.get(index))
+    }
+}
+
+impl Function {
+    /// See [`Call::wrong`].
+    pub(super) fn wrong_argument(&self, index: usize, wanted: &str, given: Value<'_>) -> Error {
+        let mut names = self.required.iter().chain(self.optional);
         let name = names.nth(index).copied().unwrap_or("?");
-        let given = match self.args.get(index) {
+        let given = match given {
             Value::Null => "NULL".to_owned(),
             Value::Text(text) if std::str::from_utf8(text).is_err() => "text that is not UTF-8".to_owned(),
             value => value.kind().to_owned(),

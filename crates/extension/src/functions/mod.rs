@@ -1,9 +1,11 @@
 //! The SQL functions: one table of them, and how they are registered and called.
 //!
 //! [`FUNCTIONS`] is the only list. The implementations stand by group: `configuration`, `information`, `payloads`,
-//! `network`.
+//! `network`; `changes` and `chunks` are read as tables.
 
 mod call;
+mod changes;
+mod chunks;
 mod configuration;
 mod information;
 mod network;
@@ -15,7 +17,7 @@ pub use table::FUNCTIONS;
 
 use crate::error::{Error, Result};
 use crate::state::State;
-use cloudsync_sqlite_ffi::{Args, Connection, Context, FunctionError, FunctionFlags, Output};
+use cloudsync_sqlite_ffi::{self as ffi, Args, Connection, Context, FunctionError, FunctionFlags, Output};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
@@ -72,23 +74,33 @@ pub enum Reach {
 pub enum Availability {
     /// It can; with its implementation.
     Now(fn(&Call<'_>) -> Result<Output>),
+    /// It is a table to select from, registered by this; its arguments are given there.
+    Table(Registration),
     /// Its name is kept; calls answer `not available in this version`.
     Later,
 }
 
+/// Registers a table on a connection.
+#[derive(Clone, Copy)]
+pub struct Registration(fn(&'static Function, Connection, Rc<State>) -> ffi::Result<()>);
+
 impl Function {
-    /// How many arguments it takes. Those that are not available yet take any number.
+    /// How many arguments it takes. Those that are not available yet, and tables, take any
+    /// number where functions stand.
     #[must_use]
     pub fn arity(&self) -> RangeInclusive<usize> {
         match self.availability {
             Availability::Now(_) => self.required.len()..=self.required.len() + self.optional.len(),
-            Availability::Later => 0..=usize::MAX,
+            Availability::Table(_) | Availability::Later => 0..=usize::MAX,
         }
     }
 
     /// The call with the names of its arguments: `cloudsync_init(table [, algorithm [, flags]])`.
     #[must_use]
     pub fn signature(&self) -> String {
+        if matches!(self.availability, Availability::Table(_)) && self.required.is_empty() {
+            return self.name.to_owned();
+        }
         let mut text = format!("{}({}", self.name, self.required.join(", "));
         for (number, name) in self.optional.iter().enumerate() {
             let first = number == 0 && self.required.is_empty();
@@ -110,13 +122,22 @@ impl Function {
     }
 
     fn call(&'static self, context: &Context<'_>, args: &Args<'_>, state: &State) -> Result<Output> {
-        let Availability::Now(run) = self.availability else {
-            return Err(Error::NotAvailable);
+        let run = match self.availability {
+            Availability::Now(run) => run,
+            Availability::Table(_) => {
+                return Err(Error::usage(format!("it is read as a table: {}", self.example)));
+            }
+            Availability::Later => return Err(Error::NotAvailable),
         };
         if !self.arity().contains(&args.len()) {
             return Err(Error::usage(self.describe_arity(args.len())));
         }
         run(&Call::new(self, context.connection(), *args, state))
+    }
+
+    /// The failure of a statement, under the function's name.
+    fn failure(&self, error: &Error) -> FunctionError {
+        FunctionError::new(error.code(), format!("{}: {error}", self.name))
     }
 
     fn describe_arity(&self, given: usize) -> String {
@@ -140,15 +161,15 @@ impl Function {
 pub(crate) fn register(connection: Connection) -> Result<(), String> {
     let state = Rc::new(State::new(connection.api()));
     for function in FUNCTIONS {
+        let refused = |error| format!("cannot register {}: {error}", function.name);
+        if let Availability::Table(Registration(register)) = function.availability {
+            register(function, connection, Rc::clone(&state)).map_err(refused)?;
+        }
         let state = Rc::clone(&state);
         let run = move |context: &Context<'_>, args: &Args<'_>| {
-            function
-                .call(context, args, &state)
-                .map_err(|error| FunctionError::new(error.code(), format!("{}: {error}", function.name)))
+            function.call(context, args, &state).map_err(|error| function.failure(&error))
         };
-        connection
-            .create_function(function.name, -1, function.flags(), run)
-            .map_err(|error| format!("cannot register {}: {error}", function.name))?;
+        connection.create_function(function.name, -1, function.flags(), run).map_err(refused)?;
     }
     Ok(())
 }
@@ -175,6 +196,8 @@ mod tests {
         let signature = |name| FUNCTIONS.iter().find(|function| function.name == name).unwrap().signature();
         assert_eq!(signature("cloudsync_init"), "cloudsync_init(table [, algorithm [, flags]])");
         assert_eq!(signature("cloudsync_uuid"), "cloudsync_uuid()");
+        assert_eq!(signature("cloudsync_changes"), "cloudsync_changes");
+        assert_eq!(signature("cloudsync_payload_chunks"), "cloudsync_payload_chunks(since_version)");
         assert_eq!(signature("cloudsync_network_sync"), "cloudsync_network_sync([wait_ms [, max_retries]])");
     }
 }

@@ -135,7 +135,8 @@ fn is_idle(round: &Round) -> bool {
 /// Keeps the report of a sync: in the file too, unless it was idle and follows one that did not fail.
 fn record(call: &Call<'_>, replica: &mut Replica, report: &Json, idle: bool) {
     call.state().keep_report(report.to_string());
-    let stored = replica.last_round().ok().flatten().and_then(|text| serde_json::from_str::<Json>(&text).ok());
+    let stored =
+        replica.last_round().ok().flatten().and_then(|text| serde_json::from_str::<Json>(&text).ok());
     if idle && stored.is_some_and(|stored| stored["error"].is_null()) {
         return;
     }

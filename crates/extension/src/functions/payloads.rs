@@ -6,7 +6,6 @@
 use crate::error::{Error, Result};
 use crate::functions::Call;
 use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
-use cloudsync_protocol::payload::{Encoder, Header, Stored};
 use cloudsync_replica::SiteId;
 use cloudsync_sqlite_ffi::Output;
 use std::fs::{self, File, OpenOptions};
@@ -18,7 +17,7 @@ const SITE: &str = "a site id: a BLOB of 16 bytes or 32 hexadecimal digits as te
 pub(super) fn encode(call: &Call<'_>) -> Result<Output> {
     let since = since(call, 0)?;
     let site = if call.has(1) { Some(site(call, 1)?) } else { None };
-    Ok(Output::from(encode_changes(call, since, site)?))
+    Ok(Output::from(call.replica()?.payload_encode(since, site)?))
 }
 
 pub(super) fn apply(call: &Call<'_>) -> Result<Output> {
@@ -28,7 +27,7 @@ pub(super) fn apply(call: &Call<'_>) -> Result<Output> {
 
 pub(super) fn save(call: &Call<'_>) -> Result<Output> {
     let path = path(call)?;
-    let payload = encode_changes(call, since(call, 1)?, None)?;
+    let payload = call.replica()?.payload_encode(since(call, 1)?, None)?;
     write_file(call, path, &payload).map_err(|error| file_error("write", path, &error))?;
     rows(payload.len() as u64)
 }
@@ -43,18 +42,6 @@ pub(super) fn load(call: &Call<'_>) -> Result<Output> {
         )));
     }
     rows(replica.payload_apply(&payload)?)
-}
-
-/// No changes make a payload too: an empty BLOB or file is a damaged one.
-fn encode_changes(call: &Call<'_>, since: u64, site: Option<SiteId>) -> Result<Vec<u8>> {
-    let mut replica = call.replica()?;
-    replica.require_no_transaction("it")?;
-    let payload = replica.payload_encode(since, site)?;
-    if !payload.is_empty() {
-        return Ok(payload);
-    }
-    let header = Header { first_version: since, last_version: since, is_final: true };
-    Ok(Encoder::new().finish(header, &Stored))
 }
 
 fn rows(count: u64) -> Result<Output> {

@@ -2,10 +2,12 @@
 //!
 //! Registering, the check of arguments and `docs/sql.md` come from here; a name that is not in it does not exist.
 
-use crate::functions::Availability::{Later, Now};
+use crate::functions::Availability::{Later, Now, Table};
 use crate::functions::Group::{Configuration, Information, Network, Payloads};
 use crate::functions::Reach::{Direct, Everywhere, Pure, Trusted};
-use crate::functions::{Function, configuration, information, network, payloads};
+use crate::functions::{
+    Function, Registration, changes, chunks, configuration, information, network, payloads,
+};
 
 /// All functions, in the order of the documentation.
 pub const FUNCTIONS: &[Function] = &[
@@ -208,6 +210,17 @@ pub const FUNCTIONS: &[Function] = &[
         availability: Now(information::pk_decode),
     },
     Function {
+        name: "cloudsync_changes",
+        required: &[],
+        optional: &[],
+        group: Information,
+        gives: "rows, described below",
+        doc: "Has a row for each cell that was ever changed, under the last version in which it was; conditions on `version`, `tbl` and `site_id` are cheap.",
+        example: "SELECT tbl, col_name, col_value FROM cloudsync_changes WHERE version > 0;",
+        reach: Trusted,
+        availability: Table(Registration(changes::register)),
+    },
+    Function {
         name: "cloudsync_payload_encode",
         required: &[],
         optional: &["since_version", "site"],
@@ -256,11 +269,11 @@ pub const FUNCTIONS: &[Function] = &[
         required: &["since_version"],
         optional: &[],
         group: Payloads,
-        gives: "rows of payload, first_version, last_version, final",
-        doc: "Will give the changes after a version in chunks of bounded size.",
-        example: "SELECT * FROM cloudsync_payload_chunks(0);",
+        gives: "rows of `payload`, `first_version`, `last_version`, `final`",
+        doc: "Gives the changes after a version, 0 for all, as payloads of about 1 MiB, one in memory at a time: to be applied in this order. The one with `final` = 1 is the last, and there always is one; the next series goes on after `last_version`. Not inside a transaction.",
+        example: "SELECT payload FROM cloudsync_payload_chunks(0);",
         reach: Direct,
-        availability: Later,
+        availability: Table(Registration(chunks::register)),
     },
     Function {
         name: "cloudsync_network_init",

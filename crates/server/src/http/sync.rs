@@ -1,9 +1,9 @@
 //! `POST /v1/databases/{db}/sync`: one turn.
 //!
 //! The key is judged before the body is read, and before anything is said about the database: a caller without a good
-//! key learns the same whether the database exists or not.
+//! key learns the same whether the database exists or not. It is judged again when the body is there, which may take
+//! minutes: a key that was revoked meanwhile writes nothing.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,15 +21,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::HttpError;
 use super::idle::Activity;
 use super::{RequestId, Server, in_background, now_ms};
-use crate::control::Principal;
+use crate::control::{Control, Principal};
 use crate::folder::DatabaseName;
 use crate::key::Key;
-use crate::store::{Rights, StoreError};
+use crate::store::StoreError;
 
 /// Most bytes of bodies that are in memory at once; further requests wait for their turn.
 const BODIES_BYTES_MAX: usize = 8 * MESSAGE_BYTES_MAX;
 /// How long a request waits for room for its body.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
+/// How long a body may take to arrive. It holds room that others wait for.
+const BODY_WAIT: Duration = Duration::from_secs(600);
 /// Bodies are counted in units of this many bytes, because a semaphore counts to 2^32 at one go.
 const ROOM_UNIT_BYTES: usize = 1024;
 
@@ -47,50 +49,57 @@ pub(super) async fn sync(
 ) -> Result<Response, HttpError> {
     let begun = Instant::now();
     let name = path.map(|Path(name)| name).unwrap_or_default();
-    let (principal, database) = admit(&server, request.headers(), name).await?;
+    let caller = Caller { key: bearer_key(request.headers()).ok_or(HttpError::RefusedKey)?, name };
+    let caller = admit(&server, caller).await?;
     let room = check_head(request.headers())?;
     let room = take_room(&server.bodies, room).await?;
-    let body = Bytes::from_request(request, &()).await.map_err(|error| body_error(&error))?;
+    let body = tokio::time::timeout(BODY_WAIT, Bytes::from_request(request, &()));
+    let body =
+        body.await.map_err(|_| HttpError::BadRequest(too_slow()))?.map_err(|error| body_error(&error))?;
     let bytes = body.len();
     // The caller is silent while the turn is taken, and must not be taken for gone.
     let _busy = activity.busy();
-    let turn = Turn { server, database: database.clone(), rights: principal.rights, body, _room: room };
-    let (site, answer) = in_background(move || turn.take(request_id)).await??;
+    let turn = Turn { server, caller, body, _room: room };
+    let Taken { database, principal, site, answer } = in_background(move || turn.take(request_id)).await??;
     tracing::debug!(
-        db = %database, site = hex(site), principal = principal.key.0, request_id = %request_id, bytes,
+        db = %database, %site, principal = principal.key.0, request_id = %request_id, bytes,
         bytes_sent = answer.len(), elapsed_ms = begun.elapsed().as_millis() as u64, "turn"
     );
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], answer).into_response())
 }
 
-/// Lets a good key in, and only then says whether the database exists.
-async fn admit(
-    server: &Arc<Server>,
-    headers: &HeaderMap,
+/// Who asks, and for which database.
+struct Caller {
+    key: Key,
     name: String,
-) -> Result<(Principal, DatabaseName), HttpError> {
-    let key = bearer(headers).and_then(Key::parse).ok_or(HttpError::RefusedKey)?;
-    let server = Arc::clone(server);
-    let admitted = in_background(move || {
-        let database = DatabaseName::new(&name).ok();
-        let Some(principal) = server.control.principal(&key, database.as_ref(), now_ms())? else {
-            return Ok(Err(HttpError::RefusedKey));
-        };
-        match database {
-            Some(database) if server.control.has_database(&database)? => Ok(Ok((principal, database))),
-            _ => Ok(Err(HttpError::UnknownDatabase(name))),
-        }
-    });
-    admitted.await?.unwrap_or_else(|error: crate::Error| {
-        tracing::error!(error = error.to_line(), "a key could not be checked");
-        Err(HttpError::Internal)
-    })
 }
 
-/// The token of `Authorization: Bearer TOKEN`.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+impl Caller {
+    /// Lets a good key in, and only then says whether the database exists.
+    fn judge(&self, control: &Control) -> Result<(Principal, DatabaseName), HttpError> {
+        let failed = |error: crate::Error| {
+            tracing::error!(error = error.to_line(), "a key could not be checked");
+            HttpError::Internal
+        };
+        let database = DatabaseName::new(&self.name).ok();
+        let principal = control.principal(&self.key, database.as_ref(), now_ms()).map_err(failed)?;
+        let principal = principal.ok_or(HttpError::RefusedKey)?;
+        match database {
+            Some(database) if control.has_database(&database).map_err(failed)? => Ok((principal, database)),
+            _ => Err(HttpError::UnknownDatabase(self.name.clone())),
+        }
+    }
+}
+
+async fn admit(server: &Arc<Server>, caller: Caller) -> Result<Caller, HttpError> {
+    let server = Arc::clone(server);
+    in_background(move || caller.judge(&server.control).map(|_| caller)).await?
+}
+
+/// The key in `Authorization: Bearer KEY`.
+fn bearer_key(headers: &HeaderMap) -> Option<Key> {
+    let (scheme, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") { Key::parse(key.trim()) } else { None }
 }
 
 /// Checks what the headers say of the body, and gives the bytes that it may take.
@@ -122,40 +131,43 @@ fn body_error(error: &BytesRejection) -> HttpError {
     }
 }
 
+fn too_slow() -> String {
+    format!("the body did not arrive within {} s: send smaller chunks", BODY_WAIT.as_secs())
+}
+
 /// What one turn needs, on its way to a thread that may wait for the disk.
 struct Turn {
     server: Arc<Server>,
-    database: DatabaseName,
-    rights: Rights,
+    caller: Caller,
     body: Bytes,
     /// Given back with the body: the turn goes on when its caller has gone away.
     _room: OwnedSemaphorePermit,
 }
 
+/// A turn that a store answered.
+struct Taken {
+    database: DatabaseName,
+    principal: Principal,
+    site: SiteId,
+    answer: Vec<u8>,
+}
+
 impl Turn {
-    fn take(self, request_id: RequestId) -> Result<(SiteId, Vec<u8>), HttpError> {
+    fn take(self, request_id: RequestId) -> Result<Taken, HttpError> {
+        let (principal, database) = self.caller.judge(&self.server.control)?;
         let request = TurnRequest::decode(&self.body)?;
-        let store = self.server.registry.store(&self.database);
-        let answer = store.and_then(|store| store.turn(&request, self.rights, now_ms()));
-        let (db, site) = (&self.database, hex(request.site));
-        match answer {
-            Ok(answer) => Ok((request.site, answer)),
+        let (db, site) = (&database, request.site);
+        let store = self.server.registry.store(db);
+        match store.and_then(|store| store.turn(&request, principal.rights, now_ms())) {
+            Ok(answer) => Ok(Taken { database, principal, site, answer }),
             Err(StoreError::Busy(why)) => {
-                tracing::warn!(%db, site, %request_id, why, "busy");
+                tracing::warn!(%db, %site, %request_id, why, "busy");
                 Err(HttpError::Busy)
             }
             Err(StoreError::Failed(why)) => {
-                tracing::error!(%db, site, %request_id, why, "the turn failed");
+                tracing::error!(%db, %site, %request_id, why, "the turn failed");
                 Err(HttpError::Internal)
             }
         }
     }
-}
-
-fn hex(site: SiteId) -> String {
-    site.0.iter().fold(String::with_capacity(32), |mut text, byte| {
-        // Writing into a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -13,7 +13,7 @@ use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request, RoundId, Turn, Upload};
 use cloudsync_protocol::payload::{Opened, PayloadError};
 use cloudsync_protocol::schema::{Schema, TableSchema, compare};
-use cloudsync_protocol::server::{SiteRecord, Standing, is_skewed, standing};
+use cloudsync_protocol::server::{Knowledge, SiteRecord, Standing, begins_epoch, is_skewed, standing};
 use cloudsync_replica::Zstd;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -78,7 +78,7 @@ impl Store for MemoryStore {
             }
             Err(stop) => stop,
         };
-        if reason == Reason::Restored && request.epoch == state.epoch {
+        if reason == Reason::Restored && begins_epoch(state.epoch, request, rights.write) {
             state.epoch = now_ms.max(state.epoch + 1);
         }
         let (epoch, nonce) = (state.epoch, state.nonce(request.site));
@@ -97,7 +97,8 @@ impl State {
         }
         let last = self.uploads.get(&request.site).copied();
         let record = last.map(|(nonce, accepted)| SiteRecord { nonce, round: Some(accepted.round) });
-        match standing(record.as_ref(), self.epoch, request) {
+        let gave_cursor = request.cursor <= self.rows.version;
+        match standing(&Knowledge { epoch: self.epoch, record, gave_cursor }, request) {
             Standing::New | Standing::Current => {}
             Standing::Repeated => return Ok(last.map(|(_, accepted)| accepted)),
             Standing::Clone => {
@@ -107,7 +108,7 @@ impl State {
         }
         if let Some(schema) = &request.schema {
             schema.tables.iter().try_for_each(|table| self.adopt(table, rights))?;
-            self.fits.insert((request.fingerprint, self.enabled().fingerprint()));
+            self.fits.insert((schema.fingerprint(), self.enabled().fingerprint()));
         } else if !self.fits.contains(&(request.fingerprint, self.enabled().fingerprint())) {
             return refuse(Reason::NeedSchema, "the server does not know this schema");
         }

@@ -128,7 +128,7 @@ fn a_change_from_the_future_undoes_its_round(subject: &dyn Subject) {
     ahead.insert("in time", "title", "body");
     ahead.time += CLOCK_AHEAD_MS_MAX;
     ahead.insert("too far", "title", "body");
-    let text = send_refused(subject, &a, part(round, 1, true, &ahead.payload()), Reason::BadPayload);
+    let text = send_refused(subject, &a, part(round, 1, true, &ahead.payload()), Reason::ClockSkew);
     assert!(text.contains("clock_ahead"), "{text}");
     assert_eq!(snapshot(subject), before);
     let round = a.new_round();

@@ -2,6 +2,7 @@
 
 use crate::device::{BODY, Device, TITLE, assert_converged, column, key, notes, snapshot};
 use crate::subject::{ADMIN, NOW, READER, Sqlite, Subject as _, ask, ask_as};
+use cloudsync_protocol::limits::STAGED_MS_MAX;
 use cloudsync_protocol::message::{Reason, Request, Upload};
 use cloudsync_protocol::schema::TableSchema;
 use cloudsync_server::store::StoreError;
@@ -152,6 +153,55 @@ fn a_reopened_store_has_everything() {
     b.absorb(&ask(store.store(), &Request { upload: Some(upload), ..b.request() }).took());
     assert_converged(&store, &mut [&mut a, &mut b]);
     assert!(a.is_alive("l"));
+}
+
+#[test]
+fn a_version_that_was_never_given_is_no_cursor_though_later_ones_were() {
+    let store = Sqlite::new();
+    let (mut a, mut b) = (Device::new(1), Device::new(2));
+    a.insert("k", "title", "body");
+    a.sync(&store);
+    b.sync(&store);
+    let lost = Request { cursor: b.cursor - 1, ..b.request() };
+    let epoch = ask(store.store(), &lost).refused(Reason::Restored).epoch;
+    assert!(epoch > b.epoch);
+    // A place in the list of changes that the list has not reached.
+    let position = [2, 0x7f, 0];
+    let lost = Request { epoch, cursor: 0, position: &position, ..b.request() };
+    assert!(ask(store.store(), &lost).refused(Reason::Restored).epoch > epoch);
+}
+
+#[test]
+fn abandoned_rounds_are_forgotten_and_others_are_not() {
+    let store = Sqlite::new();
+    let mut devices: Vec<_> = (1..=3).map(Device::new).collect();
+    let chunk = Device::new(9).payload();
+    let mut rounds = Vec::new();
+    for device in &mut devices {
+        device.sync(&store);
+        let round = device.new_round();
+        let upload = Upload { round, chunk: 0, is_final: false, base: 0, payload: &chunk };
+        ask(store.store(), &Request { upload: Some(upload), ..device.request() }).took();
+        rounds.push(round);
+    }
+    let age = |store: &Sqlite, site: u8, ms: u64| {
+        let sql = "UPDATE cloudsync_server_staging SET staged_at = staged_at - ?1 WHERE hex(site_id) LIKE ?2";
+        store.shell().execute(sql, (ms as i64, format!("0{site}%"))).unwrap();
+    };
+    let staged = |store: &Sqlite| -> Vec<u8> {
+        let shell = store.shell();
+        let mut select = shell.prepare("SELECT site_id FROM cloudsync_server_staging ORDER BY 1").unwrap();
+        let sites = select.query_map([], |row| Ok(row.get::<_, Vec<u8>>(0)?[0])).unwrap();
+        sites.map(Result::unwrap).collect()
+    };
+    age(&store, 1, STAGED_MS_MAX + 1);
+    age(&store, 2, STAGED_MS_MAX - 1);
+    let mut other = Device::new(4);
+    other.insert("k", "title", "body");
+    other.sync(&store);
+    assert_eq!(staged(&store), [2, 3]);
+    let upload = Upload { round: rounds[0], chunk: 1, is_final: true, base: 0, payload: &[] };
+    ask(store.store(), &Request { upload: Some(upload), ..devices[0].request() }).refused(Reason::LostChunks);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use cloudsync_protocol::schema::{Schema, TableSchema};
 
 for_every_store!(
     an_unknown_schema_is_asked_for_once,
+    a_claimed_fingerprint_is_not_believed,
     a_key_with_the_right_brings_tables,
     a_key_with_the_right_brings_columns,
     a_conflict_names_both_definitions_and_creates_nothing,
@@ -46,6 +47,19 @@ fn an_unknown_schema_is_asked_for_once(subject: &dyn Subject) {
     ask_as(subject.store(), &b.introduction(), READER).took();
     ask_as(subject.store(), &b.request(), READER).took();
     ask_as(subject.store(), &more.request(), READER).took();
+}
+
+fn a_claimed_fingerprint_is_not_believed(subject: &dyn Subject) {
+    let mut a = Device::new(1);
+    a.insert("k", "title", "body");
+    a.sync(subject);
+    let mut other = notes();
+    other.columns[2].declared_type = "INTEGER".into();
+    let b = with(&Device::new(2), vec![other]);
+    // What fits, under the fingerprint of what does not.
+    ask(subject.store(), &Request { schema: Some(a.schema.clone()), ..b.request() }).took();
+    ask(subject.store(), &b.request()).refused(Reason::NeedSchema);
+    ask(subject.store(), &b.introduction()).refused(Reason::SchemaConflict);
 }
 
 fn a_key_with_the_right_brings_tables(subject: &dyn Subject) {

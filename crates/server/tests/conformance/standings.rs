@@ -10,6 +10,8 @@ for_every_store!(
     a_copy_that_goes_on_is_told_from_the_original,
     a_server_that_lost_turns_says_so,
     an_unknown_site_with_a_past_is_restored,
+    a_cursor_from_a_lost_time_shows_a_restored_server,
+    a_key_that_may_not_write_begins_no_epoch,
     another_epoch_is_refused,
     clocks_too_far_apart_are_refused,
     a_key_that_may_not_write_may_read,
@@ -96,6 +98,40 @@ fn an_unknown_site_with_a_past_is_restored(subject: &dyn Subject) {
     (a.epoch, a.nonce) = (refusal.epoch, refusal.nonce);
     a.insert("k", "title", "body");
     assert_converged(subject, &mut [&mut a]);
+}
+
+fn a_cursor_from_a_lost_time_shows_a_restored_server(subject: &dyn Subject) {
+    let (mut a, mut b) = (Device::new(1), Device::new(2));
+    a.insert("k", "title", "body");
+    a.sync(subject);
+    b.sync(subject);
+    // A device that only reads has no nonce that could tell.
+    assert_eq!(b.nonce, 0);
+    let before = snapshot(subject);
+    for cursor in [b.cursor + 1, i64::MAX as u64] {
+        let lost = Request { cursor, epoch: b.epoch, ..b.request() };
+        let refusal = ask(subject.store(), &lost).refused(Reason::Restored);
+        assert!(refusal.epoch > b.epoch && refusal.nonce == 0);
+        b.epoch = refusal.epoch;
+    }
+    assert_eq!(snapshot(subject), before);
+    (a.epoch, a.cursor, b.cursor) = (b.epoch, 0, 0);
+    assert_converged(subject, &mut [&mut a, &mut b]);
+}
+
+fn a_key_that_may_not_write_begins_no_epoch(subject: &dyn Subject) {
+    let mut a = Device::new(1);
+    a.insert("k", "title", "body");
+    a.sync(subject);
+    let (stranger, reader) = (Device::new(2), Device::new(3));
+    let (epoch, cursor) = (a.epoch, a.cursor + 1);
+    let lost =
+        [Request { epoch, nonce: 7, ..stranger.request() }, Request { epoch, cursor, ..reader.request() }];
+    for request in lost {
+        let refusal = ask_as(subject.store(), &request, READER).refused(Reason::Restored);
+        assert_eq!((refusal.epoch, refusal.nonce), (epoch, 0));
+    }
+    assert_eq!(a.sync(subject).rows, 0);
 }
 
 fn another_epoch_is_refused(subject: &dyn Subject) {

@@ -3,7 +3,7 @@
 use super::{Stop, damaged, refuse};
 use cloudsync_core::clock::{Clock, ColumnNumber, RowClock, SiteOrdinal, Time};
 use cloudsync_core::id::SiteId;
-use cloudsync_core::key;
+use cloudsync_core::key::{self, KeyCollation};
 use cloudsync_core::merge::{Action, decide};
 use cloudsync_core::value::Value;
 use cloudsync_protocol::message::{Reason, Request};
@@ -70,7 +70,7 @@ impl Rows {
         // What was accepted once must stay acceptable when it is replaced.
         let bound = time_max.max(Time(self.time_max.0 + 1_000));
         if changes.iter().any(|change| change.clock.time_max() > bound) {
-            return refuse(Reason::BadPayload, "clock_ahead: a change is stamped too far in the future");
+            return refuse(Reason::ClockSkew, "clock_ahead: a change is stamped too far in the future");
         }
         self.version += 1;
         let new: Vec<_> = changes.iter().filter(|change| !self.waiting.contains(change)).cloned().collect();
@@ -101,7 +101,7 @@ impl Rows {
                 format!("table \"{}\" does not sync on the server", group.table()),
             );
         };
-        if key::check(group.key(row), key_names(table).len()).is_err() {
+        if key::check(group.key(row), key_names(table).len(), |_| KeyCollation::Binary).is_err() {
             return refuse(Reason::BadPayload, format!("a key of table \"{}\" is damaged", table.name));
         }
         let clock = |clock: Clock| Clock::new(clock.time, ordinals[clock.site.0 as usize]);

@@ -1,7 +1,8 @@
 //! The embedded store: a database is one ordinary SQLite file, and the server is one more replica of it.
 //!
 //! One thread writes (`writer`); turns that wait while it commits are taken together in its next transaction, so that
-//! many devices share one flush to disk. What a device receives is read beside it (`reader`), on connections of their
+//! many devices share one flush to disk. `turn` is what it does with one of them: `standing` has what a request is
+//! judged by, `staging` the chunks of incomplete rounds, `schema` the tables of devices. What a device receives is read beside it (`reader`), on connections of their
 //! own. Whatever a plain `sqlite3` shell wrote to the file is folded before anything is read.
 //!
 //! Beside the replica's own tables the file holds:
@@ -15,11 +16,15 @@
 mod connection;
 mod reader;
 mod schema;
+mod staging;
+mod standing;
+mod turn;
 mod writer;
 
 use self::connection::Wrapped;
 use self::reader::Readers;
-use self::writer::{Outcome, Writer};
+use self::turn::Outcome;
+use self::writer::Writer;
 use super::{Rights, Store, StoreError};
 use cloudsync_protocol::message::{Answer, Refusal, Request, Turn};
 use cloudsync_replica::FLAG_INTEGER_KEY;
@@ -31,8 +36,8 @@ CREATE TABLE IF NOT EXISTS cloudsync_server_sites(
     site_id BLOB PRIMARY KEY, nonce INTEGER NOT NULL, round BLOB NOT NULL, quarantined INTEGER NOT NULL,
     seen_at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cloudsync_server_staging(
-    site_id BLOB NOT NULL, round BLOB NOT NULL, chunk INTEGER NOT NULL, payload BLOB NOT NULL,
-    PRIMARY KEY(site_id, chunk));
+    site_id BLOB NOT NULL, round BLOB NOT NULL, chunk INTEGER NOT NULL, staged_at INTEGER NOT NULL,
+    payload BLOB NOT NULL, PRIMARY KEY(site_id, chunk));
 CREATE TABLE IF NOT EXISTS cloudsync_server_schemas(
     device INTEGER NOT NULL, server INTEGER NOT NULL, PRIMARY KEY(device, server)) WITHOUT ROWID;
 ";
@@ -62,8 +67,10 @@ impl SqliteStore {
         let writer = Writer::start(&path)?;
         Ok(Self { writer, readers: Readers::new(path) })
     }
+}
 
-    fn answer(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+impl Store for SqliteStore {
+    fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
         // Most turns of most devices bring nothing and are answered without the writer.
         if request.upload.is_none()
             && request.schema.is_none()
@@ -95,12 +102,6 @@ impl SqliteStore {
                 Err(StoreError::Busy("another process writes to the database all the time".to_owned()))
             }
         }
-    }
-}
-
-impl Store for SqliteStore {
-    fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
-        self.answer(request, rights, now_ms)
     }
 }
 

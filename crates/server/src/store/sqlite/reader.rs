@@ -1,12 +1,12 @@
 //! Reading beside the writer: what is new for a device.
 
 use super::connection::Wrapped;
-use super::writer::{epoch, read_record, schema_fits};
+use super::{schema, standing};
 use crate::store::StoreError;
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
 use cloudsync_protocol::message::{Answer, Request, Turn};
-use cloudsync_protocol::server::{Standing, is_skewed, standing};
+use cloudsync_protocol::server::{self, Standing, is_skewed};
 use cloudsync_replica::{Extraction, Filter, Position};
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -65,17 +65,15 @@ impl Readers {
             if file.replica.needs_fold()? || is_skewed(request, now_ms) {
                 return Ok(None);
             }
-            let record = read_record(&file.db, request.site)?;
-            let epoch = epoch(&file.db)?;
-            let known =
-                matches!(standing(record.as_ref(), epoch, request), Standing::New | Standing::Current);
-            if !known || !schema_fits(file, request.fingerprint)? {
+            let known = standing::knowledge(&file.db, request)?;
+            let goes_on = matches!(server::standing(&known, request), Standing::New | Standing::Current);
+            if !goes_on || !schema::fits(&mut file.replica, request.fingerprint)? {
                 return Ok(None);
             }
             let pulled = pull(file, request)?;
             let turn = Turn {
-                epoch,
-                nonce: record.map_or(0, |record| record.nonce),
+                epoch: known.epoch,
+                nonce: known.record.map_or(0, |record| record.nonce),
                 now: now_ms,
                 accepted: None,
                 drained: pulled.next.is_none(),

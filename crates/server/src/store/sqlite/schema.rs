@@ -44,6 +44,36 @@ pub(super) fn adopt(replica: &mut Replica, device: &Schema, rights: Rights) -> R
     Ok(())
 }
 
+/// Fingerprints that are remembered at most; beyond it all are forgotten, and devices send their schemas again.
+const FINGERPRINTS_MAX: i64 = 10_000;
+
+/// Whether a device's schema was found to fit the present one of the server.
+pub(super) fn fits(replica: &mut Replica, device: u64) -> Result<bool, Error> {
+    let server = replica.schema()?.fingerprint();
+    // language=SQLite
+    let sql = "SELECT 1 FROM main.cloudsync_server_schemas WHERE device = ?1 AND server = ?2";
+    let pair = [Value::Integer(device as i64), Value::Integer(server as i64)];
+    Ok(replica.connection().query_i64(sql, &pair)?.is_some())
+}
+
+/// Remembers that a device's schema fits. Its fingerprint is worked out here: under one that is only claimed, a schema
+/// that does not fit could pass for one that does.
+pub(super) fn remember(replica: &mut Replica, device: &Schema) -> Result<(), Error> {
+    let fingerprint = device.fingerprint();
+    if fits(replica, fingerprint)? {
+        return Ok(());
+    }
+    let server = Value::Integer(replica.schema()?.fingerprint() as i64);
+    // language=SQLite
+    let void = "DELETE FROM main.cloudsync_server_schemas WHERE server <> ?1 \
+                OR (SELECT count(*) FROM main.cloudsync_server_schemas) >= ?2";
+    // language=SQLite
+    let sql = "INSERT INTO main.cloudsync_server_schemas(device, server) VALUES(?1, ?2)";
+    let db = replica.connection();
+    db.prepare(void)?.run(&[server, Value::Integer(FINGERPRINTS_MAX)])?;
+    Ok(db.prepare(sql)?.run(&[Value::Integer(fingerprint as i64), server])?)
+}
+
 fn adopt_table(replica: &mut Replica, table: &TableSchema, rights: Rights) -> Result<(), Stop> {
     let name = &table.name;
     if replica.is_enabled(name).is_ok_and(|enabled| !enabled) {

@@ -1,0 +1,100 @@
+//! Golden bytes of the messages of protocol version 1: what was once sent is still read, and still sent, byte for byte.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use cloudsync_core::id::{SiteId, hex};
+use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request, RoundId, Turn, Upload};
+use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema};
+
+fn schema() -> Schema {
+    let column = |name: &str, declared_type: &str, key_place, default: Option<&str>| ColumnSchema {
+        name: name.into(),
+        declared_type: declared_type.into(),
+        not_null: key_place > 0,
+        key_place,
+        collation: "BINARY".into(),
+        default: default.map(Into::into),
+    };
+    let table = TableSchema {
+        name: "notes".into(),
+        algorithm: "cls".into(),
+        strict: false,
+        without_rowid: true,
+        columns: vec![column("id", "TEXT", 1, None), column("body", "TEXT", 0, Some("''"))],
+        uniques: vec![vec!["body".into()]],
+    };
+    Schema { tables: vec![table] }
+}
+
+fn poll() -> Request<'static> {
+    Request {
+        site: SiteId([0xa1; 16]),
+        epoch: 1_700_000_000_000,
+        nonce: 7,
+        now: 1_700_000_001_000,
+        cursor: 1_700_000_000_900,
+        position: b"",
+        pull: true,
+        echo: false,
+        fingerprint: 0x0123_4567_89ab_cdef,
+        schema: None,
+        upload: None,
+    }
+}
+
+fn upload() -> Request<'static> {
+    let upload =
+        Upload { round: RoundId(*b"round id"), chunk: 3, is_final: true, base: 9, payload: b"payload" };
+    Request { position: b"here", echo: true, schema: Some(schema()), upload: Some(upload), ..poll() }
+}
+
+fn turn() -> Answer<'static> {
+    Answer::Turn(Turn {
+        epoch: 1_700_000_000_000,
+        nonce: 8,
+        now: 1_700_000_001_001,
+        accepted: Some(Accepted { round: RoundId(*b"round id"), committed: true, quarantined: 2 }),
+        drained: false,
+        cursor: 0,
+        position: b"here",
+        rows_total: 300,
+        payload: b"payload",
+    })
+}
+
+fn refusal() -> Answer<'static> {
+    let text = "a copy of this file has synced under its site id".into();
+    Answer::Refusal(Refusal { reason: Reason::Clone, epoch: 5, nonce: 8, now: 1_700_000_001_001, text })
+}
+
+#[test]
+fn requests_are_written_and_read_as_ever() {
+    for (request, bytes) in [(poll(), POLL), (upload(), UPLOAD)] {
+        let encoded = request.encode();
+        assert_eq!(hex(&encoded), bytes);
+        assert_eq!(Request::decode(&encoded), Ok(request));
+    }
+    assert_eq!(schema().fingerprint(), FINGERPRINT);
+}
+
+#[test]
+fn answers_are_written_and_read_as_ever() {
+    for (answer, bytes) in [(turn(), TURN), (refusal(), REFUSAL)] {
+        let encoded = answer.encode();
+        assert_eq!(hex(&encoded), bytes);
+        assert_eq!(Answer::decode(&encoded), Ok(answer));
+    }
+}
+
+const FINGERPRINT: u64 = 0xa559_5134_3e28_9765;
+const POLL: &str = "\
+    c5520101a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a180d095ffbc3107e8d795ffbc3184d795ffbc3100efcdab8967452301\
+    5968271a";
+const UPLOAD: &str = "\
+    c552010fa1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a180d095ffbc3107e8d795ffbc3184d795ffbc310468657265efcdab89\
+    6745230101056e6f74657303636c730202026964045445585401010642494e41525904626f6479045445585402000642\
+    494e415259022727010104626f6479726f756e64206964030109077061796c6f6164ee046b02";
+const TURN: &str = "\
+    c541010080d095ffbc3108e9d795ffbc3106000468657265ac02726f756e6420696402077061796c6f616408d58745";
+const REFUSAL: &str = "\
+    c5410101040508e9d795ffbc31306120636f7079206f6620746869732066696c65206861732073796e63656420756e64\
+    6572206974732073697465206964369d9c5b";

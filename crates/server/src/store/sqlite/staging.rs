@@ -1,0 +1,52 @@
+//! Chunks of rounds that are not complete. A site has one round at a time, so what it may leave here is one round: at
+//! most `UPLOAD_CHUNKS_MAX` chunks. A round whose last chunk came more than `STAGED_MS_MAX` ago is forgotten when any
+//! other round is committed; its device is told of lost chunks and begins it again.
+
+use cloudsync_core::id::SiteId;
+use cloudsync_protocol::limits::STAGED_MS_MAX;
+use cloudsync_protocol::message::{RoundId, Upload};
+use cloudsync_replica::Error;
+use cloudsync_sqlite_ffi::{Connection, Value};
+
+/// Keeps a chunk, in the place of those that it makes void: of other rounds, and behind it.
+pub(super) fn keep(db: &Connection, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<(), Error> {
+    let (site, round) = (Value::Blob(&site.0), Value::Blob(&upload.round.0));
+    let chunk = Value::Integer(i64::from(upload.chunk));
+    // language=SQLite
+    let void =
+        "DELETE FROM main.cloudsync_server_staging WHERE site_id = ?1 AND (round <> ?2 OR chunk >= ?3)";
+    db.prepare(void)?.run(&[site, round, chunk])?;
+    // language=SQLite
+    let sql = "INSERT INTO main.cloudsync_server_staging(site_id, round, chunk, staged_at, payload) VALUES(?1, ?2, ?3, ?4, ?5)";
+    let values = [site, round, chunk, Value::Integer(now_ms as i64), Value::Blob(upload.payload)];
+    Ok(db.prepare(sql)?.run(&values)?)
+}
+
+/// The payload of a chunk, if it is here.
+pub(super) fn payload(
+    db: &Connection,
+    site: SiteId,
+    round: RoundId,
+    chunk: u32,
+) -> Result<Option<Vec<u8>>, Error> {
+    // language=SQLite
+    let sql =
+        "SELECT payload FROM main.cloudsync_server_staging WHERE site_id = ?1 AND round = ?2 AND chunk = ?3";
+    let key = [Value::Blob(&site.0), Value::Blob(&round.0), Value::Integer(i64::from(chunk))];
+    Ok(db.query_blob(sql, &key)?)
+}
+
+/// Forgets what a site staged, once its round is committed.
+pub(super) fn forget(db: &Connection, site: SiteId) -> Result<(), Error> {
+    // language=SQLite
+    let sql = "DELETE FROM main.cloudsync_server_staging WHERE site_id = ?1";
+    Ok(db.prepare(sql)?.run(&[Value::Blob(&site.0)])?)
+}
+
+/// Forgets rounds that nobody goes on with.
+pub(super) fn forget_abandoned(db: &Connection, now_ms: u64) -> Result<(), Error> {
+    // language=SQLite
+    let sql = "DELETE FROM main.cloudsync_server_staging WHERE site_id IN \
+               (SELECT site_id FROM main.cloudsync_server_staging GROUP BY site_id HAVING max(staged_at) < ?1)";
+    Ok(db.prepare(sql)?.run(&[Value::Integer(now_ms.saturating_sub(STAGED_MS_MAX) as i64)])?)
+}

@@ -1,0 +1,80 @@
+//! What is stored of the sites that upload, and by which a request is judged.
+
+use crate::store::StoreError;
+use cloudsync_core::id::SiteId;
+use cloudsync_protocol::message::{Request, RoundId};
+use cloudsync_protocol::server::{Knowledge, SiteRecord};
+use cloudsync_replica::Position;
+use cloudsync_sqlite_ffi::{Connection, Error, Value};
+
+/// Reads what a request is judged by.
+pub(super) fn knowledge(db: &Connection, request: &Request<'_>) -> Result<Knowledge, StoreError> {
+    // language=SQLite
+    let sql = "SELECT value FROM main.cloudsync_settings WHERE key = 'epoch'";
+    let epoch = db.query_i64(sql, &[])?.unwrap_or(0) as u64;
+    Ok(Knowledge { epoch, record: record(db, request.site)?, gave_cursor: gave_cursor(db, request)? })
+}
+
+fn record(db: &Connection, site: SiteId) -> Result<Option<SiteRecord>, Error> {
+    // language=SQLite
+    let sql = "SELECT nonce, round FROM main.cloudsync_server_sites WHERE site_id = ?1";
+    db.query_row(sql, &[Value::Blob(&site.0)], |row| {
+        let round = row.column(1).as_blob().and_then(|bytes| bytes.try_into().ok()).map(RoundId);
+        Ok(SiteRecord { nonce: row.column_i64(0) as u64, round })
+    })
+}
+
+/// Whether this server can have given the cursor and the position. Of a position in the list only the place is known,
+/// which a restored server may have filled anew; the cursor of that device is then the better witness.
+fn gave_cursor(db: &Connection, request: &Request<'_>) -> Result<bool, Error> {
+    let gave_position = match Position::decode(request.position) {
+        Some(Position::Scan { head, .. }) => gave_version(db, head)?,
+        Some(Position::List { after, .. }) => {
+            // language=SQLite
+            let sql = "SELECT 1 FROM main.cloudsync_entries WHERE id = ?1";
+            after == 0 || db.query_i64(sql, &[Value::Integer(after)])?.is_some()
+        }
+        None => true,
+    };
+    Ok(gave_position && gave_version(db, request.cursor)?)
+}
+
+/// Whether the number is that of a version; 0 stands for none, and 1 for that of an empty server.
+fn gave_version(db: &Connection, version: u64) -> Result<bool, Error> {
+    if version <= 1 {
+        return Ok(true);
+    }
+    // language=SQLite
+    let sql = "SELECT 1 FROM main.cloudsync_versions WHERE version = ?1";
+    let Ok(version) = i64::try_from(version) else { return Ok(false) };
+    Ok(db.query_i64(sql, &[Value::Integer(version)])?.is_some())
+}
+
+/// Stores that a round is committed; `quarantined` of its rows wait.
+pub(super) fn write_record(
+    db: &Connection,
+    site: SiteId,
+    record: SiteRecord,
+    quarantined: u64,
+    now_ms: u64,
+) -> Result<(), Error> {
+    // language=SQLite
+    let sql = "INSERT INTO main.cloudsync_server_sites(site_id, nonce, round, quarantined, seen_at) VALUES(?1, ?2, ?3, ?4, ?5) \
+               ON CONFLICT(site_id) DO UPDATE SET nonce = ?2, round = ?3, quarantined = ?4, seen_at = ?5";
+    let round = record.round.map_or([0; 8], |round| round.0);
+    let values = [
+        Value::Blob(&site.0),
+        Value::Integer(record.nonce as i64),
+        Value::Blob(&round),
+        Value::Integer(quarantined as i64),
+        Value::Integer(now_ms as i64),
+    ];
+    db.prepare(sql)?.run(&values)
+}
+
+/// How many rows of the site's last committed round had to wait.
+pub(super) fn quarantined(db: &Connection, site: SiteId) -> Result<u64, Error> {
+    // language=SQLite
+    let sql = "SELECT quarantined FROM main.cloudsync_server_sites WHERE site_id = ?1";
+    Ok(db.query_i64(sql, &[Value::Blob(&site.0)])?.unwrap_or(0) as u64)
+}

@@ -1,0 +1,187 @@
+//! One turn in the writer: judged, then taken as a whole or refused without a trace.
+
+use super::{refusal, schema, staging, standing};
+use crate::store::{Rights, StoreError};
+use cloudsync_core::clock::Time;
+use cloudsync_core::id::SiteId;
+use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
+use cloudsync_protocol::message::{Accepted, Reason, Refusal, Request, Upload};
+use cloudsync_protocol::payload::Opened;
+use cloudsync_protocol::server::{self, Knowledge, SiteRecord, Standing, begins_epoch, is_skewed};
+use cloudsync_replica::{Error, Origin, Replica, Source, Zstd};
+
+/// What became of a turn.
+pub(super) enum Outcome {
+    /// It changed nothing.
+    Refused(Refusal),
+    /// It is on disk, once the transaction around it is.
+    Taken(Taken),
+}
+
+/// A turn that was taken.
+pub(super) struct Taken {
+    pub(super) epoch: u64,
+    pub(super) nonce: u64,
+    pub(super) accepted: Option<Accepted>,
+}
+
+/// Takes one turn in a savepoint of its own. Everything is folded.
+pub(super) fn turn(
+    replica: &mut Replica,
+    request: &Request<'_>,
+    rights: Rights,
+    now_ms: u64,
+) -> Result<Outcome, StoreError> {
+    let known = standing::knowledge(&replica.connection(), request)?;
+    let mut refused = None;
+    let taken = replica.transact(|replica| {
+        take(replica, request, &known, rights, now_ms).map_err(|stop| match stop {
+            Stop::Refused(refusal) => {
+                refused = Some(refusal);
+                // Undoes the savepoint; the text is not used.
+                Error::State(String::new())
+            }
+            Stop::Failed(error) => error,
+        })
+    });
+    let refusal = match (taken, refused) {
+        (Ok(taken), _) => return Ok(Outcome::Taken(taken)),
+        (Err(error), None) => return Err(error.into()),
+        (Err(_), Some(refusal)) => refusal,
+    };
+    let mut epoch = known.epoch;
+    if refusal.reason == Reason::Restored && begins_epoch(epoch, request, rights.write) {
+        epoch = now_ms.max(epoch + 1);
+        replica.transact(|replica| replica.set_state_number("epoch", epoch))?;
+    }
+    let nonce = known.record.map_or(0, |record| record.nonce);
+    Ok(Outcome::Refused(Refusal { epoch, nonce, now: now_ms, ..refusal }))
+}
+
+/// Why a turn is not taken.
+enum Stop {
+    Refused(Refusal),
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        let reason = match &error {
+            // The stamps were made while the device's clock was wrong, even if it is right by now.
+            Error::ClockAhead(_) => Reason::ClockSkew,
+            // The device's fault, not ours.
+            Error::Payload(_) | Error::Protocol(_) => Reason::BadPayload,
+            // A bound of this server: whoever syncs must hear which one, for trying again does not help.
+            Error::Limit(_) => Reason::Denied,
+            _ => return Self::Failed(error),
+        };
+        Self::Refused(refusal(reason, error.to_string()))
+    }
+}
+
+impl From<cloudsync_sqlite_ffi::Error> for Stop {
+    fn from(error: cloudsync_sqlite_ffi::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<schema::Stop> for Stop {
+    fn from(stop: schema::Stop) -> Self {
+        match stop {
+            schema::Stop::Conflict(text) => Self::Refused(refusal(Reason::SchemaConflict, text)),
+            schema::Stop::Denied(text) => Self::Refused(refusal(Reason::Denied, text)),
+            schema::Stop::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+fn refuse<T>(reason: Reason, text: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Refused(refusal(reason, text)))
+}
+
+fn take(
+    replica: &mut Replica,
+    request: &Request<'_>,
+    known: &Knowledge,
+    rights: Rights,
+    now_ms: u64,
+) -> Result<Taken, Stop> {
+    if is_skewed(request, now_ms) {
+        return refuse(Reason::ClockSkew, "the clocks of device and server are too far apart");
+    }
+    match server::standing(known, request) {
+        Standing::New | Standing::Current => {}
+        Standing::Repeated => return repeated(replica, request, known),
+        Standing::Clone => return refuse(Reason::Clone, "a copy of this file has synced under its site id"),
+        Standing::Restored => {
+            return refuse(
+                Reason::Restored,
+                "the server does not know what this device has sent or received",
+            );
+        }
+    }
+    let Knowledge { epoch, record, .. } = *known;
+    let nonce = record.map_or(0, |record| record.nonce);
+    if let Some(device) = &request.schema {
+        schema::adopt(replica, device, rights)?;
+        schema::remember(replica, device)?;
+    } else if !schema::fits(replica, request.fingerprint)? {
+        return refuse(Reason::NeedSchema, "the server does not know this schema");
+    }
+    let Some(upload) = &request.upload else { return Ok(Taken { epoch, nonce, accepted: None }) };
+    if !rights.write {
+        return refuse(Reason::Denied, "this key may read and not write");
+    }
+    if !upload.is_final {
+        // Damage is found now, while the device can send the chunk again, and not at the end of the round.
+        Opened::open(upload.payload, &Zstd).map_err(Error::from)?;
+        staging::keep(&replica.connection(), request.site, upload, now_ms)?;
+        let accepted = Accepted { round: upload.round, committed: false, quarantined: 0 };
+        return Ok(Taken { epoch, nonce, accepted: Some(accepted) });
+    }
+    let quarantined = commit(replica, request.site, upload, now_ms)?;
+    let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
+    standing::write_record(&replica.connection(), request.site, record, quarantined, now_ms)?;
+    let accepted = Accepted { round: upload.round, committed: true, quarantined };
+    Ok(Taken { epoch, nonce: record.nonce, accepted: Some(accepted) })
+}
+
+/// The answer that the round got when it was committed.
+fn repeated(replica: &Replica, request: &Request<'_>, known: &Knowledge) -> Result<Taken, Stop> {
+    let quarantined = standing::quarantined(&replica.connection(), request.site)?;
+    let accepted =
+        request.upload.as_ref().map(|upload| Accepted { round: upload.round, committed: true, quarantined });
+    Ok(Taken { epoch: known.epoch, nonce: known.record.map_or(0, |record| record.nonce), accepted })
+}
+
+/// Applies the staged chunks of a round and its last one. Gives the rows that wait in the quarantine.
+fn commit(replica: &mut Replica, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<u64, Stop> {
+    let mut quarantined = 0;
+    let db = replica.connection();
+    for chunk in 0..upload.chunk {
+        let Some(payload) = staging::payload(&db, site, upload.round, chunk)? else {
+            return refuse(Reason::LostChunks, format!("chunk {chunk} of the round is missing"));
+        };
+        quarantined += apply(replica, site, &payload, upload.base, now_ms)?;
+    }
+    if !upload.payload.is_empty() {
+        quarantined += apply(replica, site, upload.payload, upload.base, now_ms)?;
+    }
+    staging::forget(&db, site)?;
+    staging::forget_abandoned(&db, now_ms)?;
+    Ok(quarantined)
+}
+
+fn apply(replica: &mut Replica, site: SiteId, payload: &[u8], base: u64, now_ms: u64) -> Result<u64, Stop> {
+    let opened = Opened::open(payload, &Zstd).map_err(Error::from)?;
+    let payload = opened.payload().map_err(Error::from)?;
+    if let Some(unknown) = replica.unknown_name(&payload)? {
+        return refuse(Reason::NeedSchema, format!("{unknown} does not sync on the server"));
+    }
+    let source = Source {
+        origin: Origin::Site(replica.meet_site(site)?),
+        time_max: Some(Time(now_ms.saturating_add(CLOCK_AHEAD_MS_MAX))),
+        base,
+    };
+    Ok(replica.apply_in_transaction(&[payload], source)?.quarantined)
+}
