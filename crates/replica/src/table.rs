@@ -203,7 +203,10 @@ impl Table {
                     }
                 };
                 let cell = cells.iter().position(|cell| cell.column.name() == column.name());
-                let affinity = Affinity::of(&column.schema.declared_type);
+                // ANY stores numbers and texts as they come, in STRICT tables, and must be let in elsewhere.
+                let keeps_kinds = column.keeps_kinds();
+                let affinity =
+                    if keeps_kinds { Affinity::Blob } else { Affinity::of(&column.schema.declared_type) };
                 Ok(KeyColumn { name: column.name().to_owned(), collation, affinity, cell })
             })
             .collect()
