@@ -4,9 +4,9 @@
 //! [`Event`], until the action is [`Action::Done`] or [`Action::Fail`]:
 //!
 //! ```text
-//! Prepare ──Prepared──► Send ──Answered──► Absorb ──Absorbed──► Prepare … or Done
-//!                        │  └──Refused───► Mend ───Mended────► Prepare
-//!                        └──Unreachable──► Pause ──Resumed───► Prepare
+//! Prepare --Prepared--> Send --Answered--> Absorb --Absorbed--> Prepare ... or Done
+//!                        | `--Refused----> Mend ----Mended----> Prepare
+//!                        `----Unreachable-> Pause --Resumed---> Prepare
 //! ```
 //! In the common case that is one request: the first answer takes the changes and says that nothing more is there.
 //!

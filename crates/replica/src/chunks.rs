@@ -3,7 +3,8 @@
 use crate::changes;
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
-use crate::extract::{Extraction, Filter, Position};
+use crate::extract::{Extraction, Filter};
+use crate::position::Position;
 use crate::replica::Replica;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
 use cloudsync_protocol::payload::{Encoder, Header};

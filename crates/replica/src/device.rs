@@ -10,70 +10,17 @@ use crate::apply::Source;
 use crate::changes::{self, Origin};
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
-use crate::extract::{Extraction, Filter, Position};
+use crate::position::Position;
 use crate::replica::Replica;
 use crate::storage;
-use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
+use crate::upload::{Outgoing, Round};
 use cloudsync_protocol::client::{Absorbed, Goal};
-use cloudsync_protocol::limits::{
-    CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX,
-};
-use cloudsync_protocol::message::{Reason, Refusal, Request, RoundId, Turn, Upload};
+use cloudsync_protocol::message::{Reason, Refusal, Request, Turn};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_sqlite_ffi::Value;
 
 /// Chunks of one download that are staged at most; more of them come only from a server that goes round in circles.
 const INBOX_CHUNKS_MAX: i64 = 1 << 16;
-
-/// A round on its way, as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Round {
-    id: RoundId,
-    /// The last version that the round takes.
-    last: u64,
-    /// Number of the next chunk.
-    chunk: u32,
-    /// Rows in the chunks before.
-    rows: u64,
-    /// True when the round sends all there is, not only what is unsent.
-    everything: bool,
-    position: Position,
-    /// Where the chunk ends, once it was sent and another one follows: however the rows change, and whichever of its
-    /// copies arrives, it brings the same rows.
-    end: Option<Position>,
-}
-
-impl Round {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = self.id.0.to_vec();
-        put_varint(&mut out, self.last);
-        put_varint(&mut out, u64::from(self.chunk));
-        put_varint(&mut out, self.rows);
-        out.push(u8::from(self.everything));
-        put_bytes(&mut out, &self.position.encode());
-        if let Some(end) = &self.end {
-            put_bytes(&mut out, &end.encode());
-        }
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
-        let position = |reader: &mut Reader<'_>| {
-            Position::decode(reader.bytes(1 << 20, "position")?)
-                .ok_or_else(|| Error::corrupt("setting round"))
-        };
-        Ok(Self {
-            id: RoundId(reader.array()?),
-            last: reader.varint()?,
-            chunk: reader.varint_max(u64::from(u32::MAX), "chunk")? as u32,
-            rows: reader.varint()?,
-            everything: reader.byte()? == 1,
-            position: position(&mut reader)?,
-            end: if reader.is_empty() { None } else { Some(position(&mut reader)?) },
-        })
-    }
-}
 
 /// What the last request said, for the comparison with the file when its answer comes.
 #[derive(Debug, Clone)]
@@ -90,7 +37,7 @@ pub(crate) struct Sent {
     /// How far the local clock was thought to be off, in milliseconds.
     pub(crate) offset: i64,
     /// No clock in the request is later.
-    floor: u64,
+    pub(crate) floor: u64,
     /// No clock in the requests before it is later that were not answered and may have been taken.
     pub(crate) offered: u64,
 }
@@ -125,41 +72,10 @@ impl Replica {
             // the copy's values under our name: what this site uploaded must come back.
             storage::set(&self.db, "echo", Value::Integer(1))?;
         }
-        let round = if goal.push { self.round()? } else { None };
+        let upload = if goal.push { self.next_chunk()? } else { None };
         let floor = storage::get_u64(&self.db, "floor")?;
-        if round.is_some() {
+        if upload.is_some() {
             storage::set_u64(&self.db, "offered", floor)?;
-        }
-        let mut upload = None;
-        let mut sent_round = None;
-        if let Some(mut round) = round {
-            let extraction = Extraction {
-                from: round.position.clone(),
-                last: round.last,
-                filter: if round.everything { Filter::Everything } else { Filter::Unsent },
-                bytes_target: CHUNK_BYTES_TARGET,
-            };
-            let chunk = self.extract_until(&extraction, round.end.as_ref())?;
-            match (&round.end, &chunk.next) {
-                (None, None) => {}
-                (None, Some(next)) => {
-                    round.end = Some(next.clone());
-                    storage::set(&self.db, "round", Value::Blob(&round.encode()))?;
-                }
-                (Some(end), next) => {
-                    if next.as_ref().is_some_and(|next| !next.reaches(end)) {
-                        // Its rows have grown beyond what one chunk holds.
-                        storage::unset(&self.db, "round")?;
-                        return self.request(goal, schema);
-                    }
-                }
-            }
-            let next = round.end.clone();
-            self.note_oversized(&chunk.oversized)?;
-            // A round that is too long for one commit ends here; what is left begins the next one.
-            let is_final = next.is_none() || round.chunk + 1 >= UPLOAD_CHUNKS_MAX;
-            sent_round = Some((round.clone(), next, chunk.rows));
-            upload = Some((round, is_final, chunk.base, chunk.payload));
         }
         let request = Request {
             site: self.site_id()?,
@@ -172,13 +88,7 @@ impl Replica {
             echo: storage::is_set(&self.db, "echo")?,
             fingerprint,
             schema: tell.then_some(definition),
-            upload: upload.as_ref().map(|(round, is_final, base, payload)| Upload {
-                round: round.id,
-                chunk: round.chunk,
-                is_final: *is_final,
-                base: *base,
-                payload,
-            }),
+            upload: upload.as_ref().map(Outgoing::upload),
         };
         let bytes = request.encode();
         self.sent = Some(Sent {
@@ -187,7 +97,7 @@ impl Replica {
             cursor,
             position,
             fingerprint,
-            round: sent_round,
+            round: upload.map(|chunk| (chunk.round, chunk.next, chunk.rows)),
             goal,
             sent_at_ms: self.now_ms(),
             offset: self.clock_offset()?,
@@ -195,60 +105,6 @@ impl Replica {
             offered,
         });
         Ok(bytes)
-    }
-
-    /// Says of rows that cannot be sent, because they are too large, that they stay here only.
-    fn note_oversized(&self, rows: &[(String, Vec<u8>)]) -> Result<()> {
-        // language=SQLite
-        let sql = "INSERT INTO main.cloudsync_rejected(tbl, pk, reason, at, change) SELECT ?1, ?2, ?3, ?4, x'' \
-                   WHERE NOT EXISTS(SELECT 1 FROM main.cloudsync_rejected WHERE tbl = ?1 AND pk = ?2 AND reason = ?3)";
-        let reason = format!("too large to be sent: a row has at most {CHUNK_BYTES_MAX} bytes");
-        let now = self.server_now_ms()? as i64;
-        rows.iter().try_for_each(|(table, key)| {
-            let values =
-                [Value::from(table.as_str()), Value::Blob(key), Value::from(reason.as_str()), now.into()];
-            Ok(self.db.prepare(sql)?.run(&values)?)
-        })
-    }
-
-    /// The round on its way, or a new one if there is something to send.
-    fn round(&mut self) -> Result<Option<Round>> {
-        if let Some(bytes) = storage::get_blob(&self.db, "round")? {
-            return Round::decode(&bytes).map(Some);
-        }
-        let everything = storage::get_i64(&self.db, "resend")?.is_some();
-        if !everything && !self.is_anything_unsent()? {
-            return Ok(None);
-        }
-        let mut id = [0; 8];
-        self.environment.random(&mut id);
-        let position = match storage::get_blob(&self.db, "unsent_position")? {
-            Some(bytes) => {
-                Position::decode(&bytes).ok_or_else(|| Error::corrupt("setting unsent_position"))?
-            }
-            None if everything => {
-                Position::Scan { head: changes::last_version(&self.db)?, after: Vec::new() }
-            }
-            None => self.unsent_position()?,
-        };
-        let last = changes::last_version(&self.db)?;
-        let round = Round { id: RoundId(id), last, chunk: 0, rows: 0, everything, position, end: None };
-        storage::set(&self.db, "round", Value::Blob(&round.encode()))?;
-        Ok(Some(round))
-    }
-
-    /// Where the unsent changes begin. The list is read from there even if it is the beginning: a scan would send
-    /// what came from the server as well.
-    fn unsent_position(&self) -> Result<Position> {
-        let sent = storage::get_u64(&self.db, "sent_version")?;
-        Ok(Position::List { after: changes::entry_before(&self.db, sent)?, skip: 0 })
-    }
-
-    fn is_anything_unsent(&self) -> Result<bool> {
-        // language=SQLite
-        let sql = "SELECT 1 FROM main.cloudsync_versions WHERE version > ?1 AND origin IN (-1, -2) LIMIT 1";
-        let sent = storage::get_u64(&self.db, "sent_version")?;
-        Ok(self.db.query_i64(sql, &[Value::Integer(sent as i64)])?.is_some())
     }
 
     /// True while there are changes that the server has not acknowledged.
@@ -294,58 +150,6 @@ impl Replica {
         }
         absorbed.more = more || sent.goal.push && unsent;
         Ok(absorbed)
-    }
-
-    /// True while a round is on its way, or must be begun whatever the change list says.
-    fn is_upload_open(&self) -> Result<bool> {
-        let keys = ["round", "resend", "unsent_position"].iter();
-        let set = keys.map(|key| storage::is_set(&self.db, key)).collect::<Result<Vec<_>>>()?;
-        Ok(set.into_iter().any(|set| set))
-    }
-
-    /// Stores how far the upload got. Gives true when there is more to send.
-    fn take_acceptance(&mut self, sent: &Sent, turn: &Turn<'_>, absorbed: &mut Absorbed) -> Result<bool> {
-        let (Some((round, next, rows)), Some(accepted)) = (&sent.round, turn.accepted) else {
-            return Ok(false);
-        };
-        let stored = storage::get_blob(&self.db, "round")?;
-        if accepted.round != round.id || stored.as_deref() != Some(&round.encode()[..]) {
-            // Another process took this round further meanwhile.
-            return Ok(true);
-        }
-        if !accepted.committed {
-            let Some(position) = next.clone() else {
-                return Err(Error::Protocol("the server did not commit a complete round".into()));
-            };
-            let onward = Round {
-                chunk: round.chunk + 1,
-                rows: round.rows + rows,
-                position,
-                end: None,
-                ..round.clone()
-            };
-            storage::set(&self.db, "round", Value::Blob(&onward.encode()))?;
-            return Ok(true);
-        }
-        absorbed.rows_sent = round.rows + rows;
-        if accepted.quarantined > 0 {
-            let waiting = storage::get_u64(&self.db, "waiting_on_server")?;
-            storage::set_u64(&self.db, "waiting_on_server", waiting + accepted.quarantined)?;
-        }
-        storage::unset(&self.db, "round")?;
-        storage::unset(&self.db, "offered")?;
-        // What the server took was in its bounds; a later floor is that of notes which it has not seen.
-        self.raise_settled(sent.floor.min(turn.now.saturating_add(CLOCK_AHEAD_MS_MAX - 1)))?;
-        storage::set_u64(&self.db, "nonce", turn.nonce)?;
-        match next {
-            Some(position) => storage::set(&self.db, "unsent_position", Value::Blob(&position.encode()))?,
-            None => {
-                storage::unset(&self.db, "unsent_position")?;
-                storage::unset(&self.db, "resend")?;
-                storage::set_u64(&self.db, "sent_version", round.last)?;
-            }
-        }
-        Ok(next.is_some())
     }
 
     /// Applies or stages what came. Gives true when there is more to receive.

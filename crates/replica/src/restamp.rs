@@ -9,7 +9,7 @@ use crate::changes::{self, EntryReader, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::device::Sent;
 use crate::error::Result;
-use crate::extract::Position;
+use crate::position::Position;
 use crate::replica::Replica;
 use crate::storage;
 use cloudsync_core::clock::{Clock, TIME_MAX, Time};

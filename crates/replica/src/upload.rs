@@ -1,0 +1,231 @@
+//! What a device sends: rounds, and the chunks of which they are made.
+
+use crate::changes;
+use crate::device::Sent;
+use crate::error::{Error, Result};
+use crate::extract::{Extraction, Filter};
+use crate::position::Position;
+use crate::replica::Replica;
+use crate::storage;
+use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
+use cloudsync_protocol::client::Absorbed;
+use cloudsync_protocol::limits::{
+    CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX,
+};
+use cloudsync_protocol::message::{RoundId, Turn, Upload};
+use cloudsync_sqlite_ffi::Value;
+
+/// A round on its way, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Round {
+    pub(crate) id: RoundId,
+    /// The last version that the round takes.
+    last: u64,
+    /// Number of the next chunk.
+    chunk: u32,
+    /// Rows in the chunks before.
+    rows: u64,
+    /// True when the round sends all there is, not only what is unsent.
+    everything: bool,
+    position: Position,
+    /// Where the chunk ends, once it was sent and another one follows: however the rows change, and whichever of its
+    /// copies arrives, it brings the same rows.
+    end: Option<Position>,
+}
+
+impl Round {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = self.id.0.to_vec();
+        put_varint(&mut out, self.last);
+        put_varint(&mut out, u64::from(self.chunk));
+        put_varint(&mut out, self.rows);
+        out.push(u8::from(self.everything));
+        put_bytes(&mut out, &self.position.encode());
+        if let Some(end) = &self.end {
+            put_bytes(&mut out, &end.encode());
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new(bytes);
+        let position = |reader: &mut Reader<'_>| {
+            Position::decode(reader.bytes(1 << 20, "position")?)
+                .ok_or_else(|| Error::corrupt("setting round"))
+        };
+        Ok(Self {
+            id: RoundId(reader.array()?),
+            last: reader.varint()?,
+            chunk: reader.varint_max(u64::from(u32::MAX), "chunk")? as u32,
+            rows: reader.varint()?,
+            everything: reader.byte()? == 1,
+            position: position(&mut reader)?,
+            end: if reader.is_empty() { None } else { Some(position(&mut reader)?) },
+        })
+    }
+}
+
+/// A chunk on its way.
+pub(crate) struct Outgoing {
+    /// The round as it stands with this chunk.
+    pub(crate) round: Round,
+    /// Where the round goes on after it; `None` at its end.
+    pub(crate) next: Option<Position>,
+    pub(crate) rows: u64,
+    is_final: bool,
+    base: u64,
+    payload: Vec<u8>,
+}
+
+impl Outgoing {
+    /// The chunk as a part of a request.
+    pub(crate) fn upload(&self) -> Upload<'_> {
+        let Self { round, is_final, base, payload, .. } = self;
+        Upload { round: round.id, chunk: round.chunk, is_final: *is_final, base: *base, payload }
+    }
+}
+
+impl Replica {
+    /// The next chunk to send, of the round on its way or of a new one; `None` when nothing is unsent.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<Outgoing>> {
+        while let Some(mut round) = self.round()? {
+            let extraction = Extraction {
+                from: round.position.clone(),
+                last: round.last,
+                filter: if round.everything { Filter::Everything } else { Filter::Unsent },
+                bytes_target: CHUNK_BYTES_TARGET,
+            };
+            let chunk = self.extract_until(&extraction, round.end.as_ref())?;
+            match (&round.end, chunk.next) {
+                (Some(end), Some(next)) if !next.reaches(end) => {
+                    // Its rows have grown beyond what one chunk holds: a round of another id takes them.
+                    storage::unset(&self.db, "round")?;
+                    continue;
+                }
+                (None, Some(next)) => {
+                    round.end = Some(next);
+                    storage::set(&self.db, "round", Value::Blob(&round.encode()))?;
+                }
+                (_, _) => {}
+            }
+            self.note_oversized(&chunk.oversized)?;
+            let next = round.end.clone();
+            // A round that is too long for one commit ends here; what is left begins the next one.
+            let is_final = next.is_none() || round.chunk + 1 >= UPLOAD_CHUNKS_MAX;
+            let (rows, base, payload) = (chunk.rows, chunk.base, chunk.payload);
+            return Ok(Some(Outgoing { round, next, rows, is_final, base, payload }));
+        }
+        Ok(None)
+    }
+
+    /// Says of rows that cannot be sent, because they are too large, that they stay here only.
+    fn note_oversized(&self, rows: &[(String, Vec<u8>)]) -> Result<()> {
+        // language=SQLite
+        let sql = "INSERT INTO main.cloudsync_rejected(tbl, pk, reason, at, change) SELECT ?1, ?2, ?3, ?4, x'' \
+                   WHERE NOT EXISTS(SELECT 1 FROM main.cloudsync_rejected WHERE tbl = ?1 AND pk = ?2 AND reason = ?3)";
+        let reason = format!("too large to be sent: a row has at most {CHUNK_BYTES_MAX} bytes");
+        let now = self.server_now_ms()? as i64;
+        rows.iter().try_for_each(|(table, key)| {
+            let values =
+                [Value::from(table.as_str()), Value::Blob(key), Value::from(reason.as_str()), now.into()];
+            Ok(self.db.prepare(sql)?.run(&values)?)
+        })
+    }
+
+    /// The round on its way, or a new one if there is something to send.
+    fn round(&mut self) -> Result<Option<Round>> {
+        if let Some(bytes) = storage::get_blob(&self.db, "round")? {
+            return Round::decode(&bytes).map(Some);
+        }
+        let everything = storage::get_i64(&self.db, "resend")?.is_some();
+        if !everything && !self.is_anything_unsent()? {
+            return Ok(None);
+        }
+        let mut id = [0; 8];
+        self.environment.random(&mut id);
+        let position = match storage::get_blob(&self.db, "unsent_position")? {
+            Some(bytes) => {
+                Position::decode(&bytes).ok_or_else(|| Error::corrupt("setting unsent_position"))?
+            }
+            None if everything => {
+                Position::Scan { head: changes::last_version(&self.db)?, after: Vec::new() }
+            }
+            None => self.unsent_position()?,
+        };
+        let last = changes::last_version(&self.db)?;
+        let round = Round { id: RoundId(id), last, chunk: 0, rows: 0, everything, position, end: None };
+        storage::set(&self.db, "round", Value::Blob(&round.encode()))?;
+        Ok(Some(round))
+    }
+
+    /// Where the unsent changes begin. The list is read from there even if it is the beginning: a scan would send
+    /// what came from the server as well.
+    fn unsent_position(&self) -> Result<Position> {
+        let sent = storage::get_u64(&self.db, "sent_version")?;
+        Ok(Position::List { after: changes::entry_before(&self.db, sent)?, skip: 0 })
+    }
+
+    pub(crate) fn is_anything_unsent(&self) -> Result<bool> {
+        // language=SQLite
+        let sql = "SELECT 1 FROM main.cloudsync_versions WHERE version > ?1 AND origin IN (-1, -2) LIMIT 1";
+        let sent = storage::get_u64(&self.db, "sent_version")?;
+        Ok(self.db.query_i64(sql, &[Value::Integer(sent as i64)])?.is_some())
+    }
+
+    /// True while a round is on its way, or must be begun whatever the change list says.
+    pub(crate) fn is_upload_open(&self) -> Result<bool> {
+        let keys = ["round", "resend", "unsent_position"].iter();
+        let set = keys.map(|key| storage::is_set(&self.db, key)).collect::<Result<Vec<_>>>()?;
+        Ok(set.into_iter().any(|set| set))
+    }
+
+    /// Stores how far the upload got. Gives true when there is more to send.
+    pub(crate) fn take_acceptance(
+        &mut self,
+        sent: &Sent,
+        turn: &Turn<'_>,
+        absorbed: &mut Absorbed,
+    ) -> Result<bool> {
+        let (Some((round, next, rows)), Some(accepted)) = (&sent.round, turn.accepted) else {
+            return Ok(false);
+        };
+        let stored = storage::get_blob(&self.db, "round")?;
+        if accepted.round != round.id || stored.as_deref() != Some(&round.encode()[..]) {
+            // Another process took this round further meanwhile.
+            return Ok(true);
+        }
+        if !accepted.committed {
+            let Some(position) = next.clone() else {
+                return Err(Error::Protocol("the server did not commit a complete round".into()));
+            };
+            let onward = Round {
+                chunk: round.chunk + 1,
+                rows: round.rows + rows,
+                position,
+                end: None,
+                ..round.clone()
+            };
+            storage::set(&self.db, "round", Value::Blob(&onward.encode()))?;
+            return Ok(true);
+        }
+        absorbed.rows_sent = round.rows + rows;
+        if accepted.quarantined > 0 {
+            let waiting = storage::get_u64(&self.db, "waiting_on_server")?;
+            storage::set_u64(&self.db, "waiting_on_server", waiting + accepted.quarantined)?;
+        }
+        storage::unset(&self.db, "round")?;
+        storage::unset(&self.db, "offered")?;
+        // What the server took was in its bounds; a later floor is that of notes which it has not seen.
+        self.raise_settled(sent.floor.min(turn.now.saturating_add(CLOCK_AHEAD_MS_MAX - 1)))?;
+        storage::set_u64(&self.db, "nonce", turn.nonce)?;
+        match next {
+            Some(position) => storage::set(&self.db, "unsent_position", Value::Blob(&position.encode()))?,
+            None => {
+                storage::unset(&self.db, "unsent_position")?;
+                storage::unset(&self.db, "resend")?;
+                storage::set_u64(&self.db, "sent_version", round.last)?;
+            }
+        }
+        Ok(next.is_some())
+    }
+}
