@@ -161,3 +161,60 @@ def test_a_read_only_file_says_so(device, library, binding):
     again.value("SELECT cloudsync_version()")
     again.error("SELECT cloudsync_init('other')")
     assert again.value("SELECT v FROM t") == "x"
+
+
+@pytest.mark.parametrize("binding", ["sqlite3"], indirect=True)
+def test_a_full_disk_loses_nothing(server, device):
+    a, b = (device(name, server, SCHEMA, ["t"]) for name in "ab")
+    b.query("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
+            "INSERT INTO t SELECT 'b' || i, hex(randomblob(100)) FROM n")
+    b.sync()
+    a.script("INSERT INTO t VALUES ('1', 'mine')")
+    a.query(f"PRAGMA max_page_count = {a.value('PRAGMA page_count') + 10}")
+    for _ in range(2):
+        assert "full" in a.error("SELECT cloudsync_network_sync()")
+        assert not a.conn.in_transaction
+        assert a.query("SELECT id FROM t") == [("1",)]
+        assert a.integrity() == "ok"
+    a.query("PRAGMA max_page_count = 100000")
+    sync_until_still(a, b)
+    assert_same("t", a, b)
+    assert a.value("SELECT count(*) FROM t") == 5001
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_databases_in_other_encodings(server, device, encoding):
+    a = device("a", server, f"PRAGMA encoding = '{encoding}';" + SCHEMA, ["t"])
+    b = device("b", server, SCHEMA, ["t"])
+    assert a.value("PRAGMA encoding") == encoding
+    a.query("INSERT INTO t VALUES (?, ?)", "\u00e4\U0001f600", "with\0nul \uffff")
+    b.query("INSERT INTO t VALUES (?, ?)", "\ue000", "\U0001f600")
+    a.query("INSERT INTO t VALUES (?, ?)", "gone", "")
+    sync_until_still(a, b)
+    b.query("UPDATE t SET v = v || '!'")
+    b.query("DELETE FROM t WHERE id = 'gone'")
+    sync_until_still(a, b)
+    rows = [device.query("SELECT id, v, typeof(v) FROM t ORDER BY id COLLATE BINARY") for device in (a, b)]
+    assert sorted(rows[0]) == sorted(rows[1])
+    assert len(rows[0]) == 2 and a.integrity() == b.integrity() == "ok"
+
+
+@pytest.mark.parametrize("binding", ["sqlite3"], indirect=True)
+def test_a_copy_by_the_backup_api_goes_on_beside_the_original(server, device, tmp_path):
+    a, b = (device(name, server, SCHEMA, ["t"]) for name in "ab")
+    a.script("INSERT INTO t VALUES ('1', 'x'), ('2', 'x')")
+    sync_until_still(a, b)
+    a.script("INSERT INTO t VALUES ('unsent', 'a'); UPDATE t SET v = 'unsent' WHERE id = '1'")
+    copy = device("copy", extension=False)
+    a.conn.backup(copy.conn)
+    copy.close()
+    copy = device("copy", server)
+    for number in range(4):
+        a.query("INSERT INTO t VALUES (?, 'a')", f"a{number}")
+        copy.query("INSERT INTO t VALUES (?, 'copy')", f"copy{number}")
+        (a if number % 2 else copy).sync()
+        (copy if number % 2 else a).sync()
+    sync_until_still(a, b, copy, rounds_max=10)
+    assert_same("t", a, b, copy)
+    assert a.value("SELECT count(*) FROM t") == 11
+    assert a.value("SELECT cloudsync_siteid()") != copy.value("SELECT cloudsync_siteid()")

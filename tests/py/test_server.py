@@ -2,6 +2,7 @@
 
 import sqlite3
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,36 @@ def test_an_idle_sync_writes_nothing(server, device):
     for _ in range(3):
         assert a.sync() == 0
     assert [file.read_bytes() if file.exists() else None for file in files] == before
+
+
+def test_a_level_of_the_log_that_does_not_exist(program, tmp_path, binding):
+    done = subprocess.run(
+        [program, "serve", "--log", "loud", "--data-dir", tmp_path / "other", "--addr", "127.0.0.1:0"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.strip().splitlines()
+    assert "loud" in line and "debug" in line
+
+
+def test_many_tables_join_at_once(server, device):
+    # Work that grows with the square of the tables would take minutes, and the device would give up first.
+    names = [f"t{number}" for number in range(1000)]
+    schema = "BEGIN;" + "".join(f"CREATE TABLE {name} (id TEXT PRIMARY KEY NOT NULL, v TEXT);" for name in names)
+    a, b = (device(name, server, schema + "COMMIT;") for name in "ab")
+    started = time.monotonic()
+    for each in (a, b):
+        each.init("*")
+    a.script("BEGIN;" + "".join(f"INSERT INTO {name} VALUES ('1', '{name}');" for name in names) + "COMMIT;")
+    assert a.sync() == 0
+    assert b.sync() == len(names)
+    assert time.monotonic() - started < 60
+    for name in names[::100]:
+        assert_same(name, a, b)
+    a.script("ALTER TABLE t7 ADD COLUMN w TEXT; UPDATE t7 SET w = 'new'")
+    b.script("ALTER TABLE t7 ADD COLUMN w TEXT")
+    sync_until_still(a, b)
+    assert b.query("SELECT * FROM t7") == [("1", "t7", "new")]

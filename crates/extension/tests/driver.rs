@@ -80,6 +80,7 @@ fn drive(
 fn turn(request: &Request<'_>, payload: &[u8]) -> Reply {
     let accepted = request.upload.as_ref().map(|upload| Accepted {
         round: upload.round,
+        repeated: false,
         committed: upload.is_final,
         quarantined: 0,
     });

@@ -131,6 +131,9 @@ pub struct Accepted {
     pub round: RoundId,
     /// True once the round is committed and on disk; false while chunks are staged.
     pub committed: bool,
+    /// True when the round had been committed before this request, by one whose answer was lost, or by a copy of the
+    /// device's file. The download then carries what came under the device's name since its cursor, too.
+    pub repeated: bool,
     /// Rows of the round that wait in the server's quarantine.
     pub quarantined: u64,
 }
@@ -288,8 +291,10 @@ impl<'a> Turn<'a> {
         for number in [self.epoch, self.nonce, self.now] {
             put_varint(out, number);
         }
-        let committed = self.accepted.is_some_and(|accepted| accepted.committed);
-        out.push(u8::from(self.drained) | u8::from(self.accepted.is_some()) << 1 | u8::from(committed) << 2);
+        let accepted = |fact: fn(&Accepted) -> bool| self.accepted.as_ref().is_some_and(fact);
+        let flags =
+            [self.drained, accepted(|_| true), accepted(|it| it.committed), accepted(|it| it.repeated)];
+        out.push((0..).zip(flags).map(|(bit, flag)| u8::from(flag) << bit).sum());
         put_varint(out, self.cursor);
         put_bytes(out, self.position);
         put_varint(out, self.rows_total);
@@ -303,7 +308,7 @@ impl<'a> Turn<'a> {
     fn decode(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
         let [epoch, nonce] = numbers(reader)?;
         let now = server_time(reader)?;
-        let flags = flags(reader, 0b111)?;
+        let flags = flags(reader, 0b1111)?;
         let cursor = number(reader)?;
         let position = reader.bytes(POSITION_BYTES_MAX as u64, "position")?;
         let rows_total = number(reader)?;
@@ -311,7 +316,8 @@ impl<'a> Turn<'a> {
             None
         } else {
             let round = RoundId(reader.array()?);
-            Some(Accepted { round, committed: flags & 4 != 0, quarantined: number(reader)? })
+            let (committed, repeated) = (flags & 4 != 0, flags & 8 != 0);
+            Some(Accepted { round, committed, repeated, quarantined: number(reader)? })
         };
         let payload = reader.bytes(MESSAGE_BYTES_MAX as u64, "payload")?;
         let drained = flags & 1 != 0;
@@ -425,7 +431,12 @@ mod tests {
             epoch: 1,
             nonce: 8,
             now: 3,
-            accepted: Some(Accepted { round: RoundId([1; 8]), committed: true, quarantined: 2 }),
+            accepted: Some(Accepted {
+                round: RoundId([1; 8]),
+                committed: true,
+                repeated: true,
+                quarantined: 2,
+            }),
             drained: true,
             cursor: 12,
             position: b"",

@@ -52,7 +52,12 @@ fn turn() -> Answer<'static> {
         epoch: 1_700_000_000_000,
         nonce: 8,
         now: 1_700_000_001_001,
-        accepted: Some(Accepted { round: RoundId(*b"round id"), committed: true, quarantined: 2 }),
+        accepted: Some(Accepted {
+            round: RoundId(*b"round id"),
+            committed: true,
+            repeated: false,
+            quarantined: 2,
+        }),
         drained: false,
         cursor: 0,
         position: b"here",

@@ -7,7 +7,7 @@
 use crate::capture::{self, Triggers};
 use crate::error::{Error, Result};
 use crate::storage;
-use crate::table::{Cell, Column, Definition, Table, read_definition};
+use crate::table::{Cell, Column, Definition, Table, created_tables, define};
 use cloudsync_core::bytes::{Reader, put_varint};
 use cloudsync_core::clock::{COLUMNS_MAX, ColumnNumber, RowClock};
 use cloudsync_protocol::schema::Schema;
@@ -32,9 +32,11 @@ impl Catalog {
             return Ok(());
         }
         self.clear();
+        let created = created_tables(db)?;
         for row in read_rows(db)? {
             // One that was made again without a key cannot sync, and must not hold up the others.
-            let definition = read_definition(db, &row.name)?;
+            let found = created.get(&row.name.to_ascii_lowercase());
+            let definition = found.map(|(name, sql)| define(db, name, sql)).transpose()?;
             if let Some(definition) = definition.filter(|it| !Table::key_columns(it).is_empty()) {
                 let table = build(db, row, definition)?;
                 self.tables.insert(table.id, Rc::new(table));

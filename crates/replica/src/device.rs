@@ -67,11 +67,6 @@ impl Replica {
         let fingerprint = definition.fingerprint();
         let tell = schema || storage::get_u64(&self.db, "fingerprint")? != fingerprint & i64::MAX as u64;
         let offered = self.offered()?;
-        if offered > 0 {
-            // An upload may have been taken without our knowing it, and if this file was copied meanwhile, then with
-            // the copy's values under our name: what this site uploaded must come back.
-            storage::set(&self.db, "echo", Value::Integer(1))?;
-        }
         let upload = if goal.push { self.next_chunk()? } else { None };
         let floor = storage::get_u64(&self.db, "floor")?;
         if upload.is_some() {

@@ -23,35 +23,61 @@ impl Replica {
     /// # Errors
     /// When the table cannot sync; the text names table, column and remedy.
     pub fn init(&mut self, table: &str, algorithm: &str, flags: i64) -> Result<SiteId> {
-        check_algorithm(algorithm)?;
+        self.init_each(&[(table, algorithm)], flags)
+    }
+
+    /// Makes several tables sync, each by its algorithm, as [`Replica::init`] does one: all of them or none.
+    ///
+    /// # Errors
+    /// As for `init`; nothing is changed then.
+    pub fn init_each(&mut self, tables: &[(&str, &str)], flags: i64) -> Result<SiteId> {
+        tables.iter().try_for_each(|(_, algorithm)| check_algorithm(algorithm))?;
         if flags & !FLAGS != 0 {
             return Err(Error::usage(format!("unknown flags {flags}: 1, 2 and 4 and their sums are known")));
         }
         self.transact(|replica| {
             let site = replica.create()?;
             replica.follow_schema()?;
-            if table == "*" {
-                for name in eligible_tables(&replica.db)? {
-                    replica.init_table(&name, algorithm, flags)?;
+            let mut grown = false;
+            for (table, algorithm) in tables {
+                if *table != "*" {
+                    grown |= replica.init_table(table, algorithm, flags)?;
+                    continue;
                 }
-            } else {
-                replica.init_table(table, algorithm, flags)?;
+                for name in eligible_tables(&replica.db)? {
+                    grown |= replica.init_table(&name, algorithm, flags)?;
+                }
+            }
+            if grown {
+                replica.welcome_tables()?;
             }
             // A table that synced before may have asked for a new site.
             replica.site_id().or(Ok(site))
         })
     }
 
-    fn init_table(&mut self, name: &str, algorithm: &str, flags: i64) -> Result<()> {
+    /// Lets everybody know of tables that were registered now.
+    fn welcome_tables(&mut self) -> Result<()> {
+        catalog::bump(&self.db)?;
+        storage::set(&self.db, "schema_version", Value::Integer(catalog::schema_version(&self.db)?))?;
+        if storage::is_set(&self.db, "cursor")? {
+            // The server may have sent rows of these tables when they did not sync here.
+            storage::set(&self.db, "refetch", Value::Integer(1))?;
+        }
+        self.catalog.load(&self.db)
+    }
+
+    /// Registers a table; gives false if it syncs already. The catalog is not loaded anew, which costs as much as all
+    /// tables together.
+    fn init_table(&mut self, name: &str, algorithm: &str, flags: i64) -> Result<bool> {
         let definition = self.checked_definition(name, flags)?;
-        self.catalog.load(&self.db)?;
-        if let Some(known) = self.catalog.table_named(&definition.name) {
-            if known.algorithm == algorithm {
-                return Ok(());
+        let sql = "SELECT algorithm FROM main.cloudsync_tables WHERE name = ?1 COLLATE NOCASE";
+        if let Some(known) = self.db.query_text(sql, &[Value::from(definition.name.as_str())])? {
+            if known == algorithm {
+                return Ok(false);
             }
             return Err(Error::usage(format!(
-                "table \"{name}\" already syncs with the algorithm {}: call cloudsync_cleanup('{name}') before choosing another",
-                known.algorithm
+                "table \"{name}\" already syncs with the algorithm {known}: call cloudsync_cleanup('{name}') before choosing another",
             )));
         }
         self.forget_rows_of(&definition.name)?;
@@ -75,13 +101,7 @@ impl Replica {
         let cells: Vec<_> = Table::cell_columns(&definition).collect();
         capture::create_triggers(&self.db, &definition, layout, &cells)?;
         capture::note_all(&self.db, &definition, layout, "0", capture::NOTE_INSERT)?;
-        catalog::bump(&self.db)?;
-        storage::set(&self.db, "schema_version", Value::Integer(catalog::schema_version(&self.db)?))?;
-        if storage::is_set(&self.db, "cursor")? {
-            // The server may have sent rows of this table when it did not sync here.
-            storage::set(&self.db, "refetch", Value::Integer(1))?;
-        }
-        self.catalog.load(&self.db)
+        Ok(true)
     }
 
     fn checked_definition(&self, name: &str, flags: i64) -> Result<Definition> {

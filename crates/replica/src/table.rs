@@ -6,6 +6,7 @@ use cloudsync_core::clock::{ColumnNumber, ColumnSet};
 use cloudsync_core::key::{self, KEY_COLUMNS_MAX, KeyCollation, KeyPart};
 use cloudsync_protocol::schema::{Affinity, ColumnSchema, TableSchema};
 use cloudsync_sqlite_ffi::{Connection, Value};
+use std::collections::HashMap;
 
 /// A column as SQLite describes it.
 #[derive(Debug, Clone)]
@@ -66,19 +67,35 @@ pub(crate) fn read_definition(db: &Connection, table: &str) -> Result<Option<Def
         let text = |i| row.column(i).as_str().unwrap_or_default().to_owned();
         Ok((text(0), text(1)))
     })?;
-    let Some((name, sql)) = found else { return Ok(None) };
-    let columns = read_columns(db, &name)?;
+    found.map(|(name, sql)| define(db, &name, &sql)).transpose()
+}
+
+/// Name and CREATE statement of every table of the main database, by its name in lower case. SQLite has no index of
+/// its schema: to find many tables one by one costs the square of their number.
+pub(crate) fn created_tables(db: &Connection) -> Result<HashMap<String, (String, String)>> {
+    let sql = "SELECT name, sql FROM main.sqlite_master WHERE type = 'table'";
+    let mut created = HashMap::new();
+    db.prepare(sql)?.for_each(&[], |row| -> Result<()> {
+        let text = |i| row.column(i).as_str().unwrap_or_default().to_owned();
+        created.insert(text(0).to_ascii_lowercase(), (text(0), text(1)));
+        Ok(())
+    })?;
+    Ok(created)
+}
+
+/// The definition of a table, from its name as it is written in the schema and its CREATE statement.
+pub(crate) fn define(db: &Connection, name: &str, sql: &str) -> Result<Definition> {
     let options = sql.rsplit(')').next().unwrap_or_default().to_ascii_uppercase();
     let foreign_keys = "SELECT 1 FROM pragma_foreign_key_list(?1, 'main')";
-    Ok(Some(Definition {
-        columns,
+    Ok(Definition {
+        columns: read_columns(db, name)?,
         strict: options.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == "STRICT"),
         without_rowid: options.contains("WITHOUT"),
-        uniques: read_uniques(db, &name)?,
+        uniques: read_uniques(db, name)?,
         resolves_conflicts: sql.to_ascii_uppercase().contains("CONFLICT"),
-        has_foreign_keys: db.query_i64(foreign_keys, &[Value::from(name.as_str())])?.is_some(),
-        name,
-    }))
+        has_foreign_keys: db.query_i64(foreign_keys, &[Value::from(name)])?.is_some(),
+        name: name.to_owned(),
+    })
 }
 
 fn read_columns(db: &Connection, table: &str) -> Result<Vec<Column>> {

@@ -209,6 +209,11 @@ impl Replica {
             return Ok(true);
         }
         absorbed.rows_sent = round.rows + rows;
+        if accepted.repeated {
+            // If this file was copied meanwhile, the round was taken with the copy's values under our name: what this
+            // site uploaded comes back, with this download.
+            storage::set(&self.db, "echo", Value::Integer(1))?;
+        }
         if accepted.quarantined > 0 {
             let waiting = storage::get_u64(&self.db, "waiting_on_server")?;
             storage::set_u64(&self.db, "waiting_on_server", waiting + accepted.quarantined)?;

@@ -6,7 +6,7 @@ mod bench;
 
 use bench::{Device, NOW};
 use cloudsync_protocol::client::Goal;
-use cloudsync_protocol::message::Request;
+use cloudsync_protocol::message::{Accepted, Request, Turn};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_replica::Zstd;
 
@@ -41,17 +41,35 @@ fn a_chunk_that_is_sent_again_brings_the_same_rows_though_they_changed() {
     assert_eq!(prepare(&mut device), (first, false));
 }
 
-#[test]
-fn a_round_that_was_not_answered_asks_for_what_was_taken_under_its_name() {
-    let mut device =
-        Device::new(1, "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v); INSERT INTO t VALUES('a', 1)");
-    let echo = |device: &mut Device| {
-        let bytes = device.replica.prepare(BOTH, false).unwrap();
-        Request::decode(&bytes).unwrap().echo
+/// Answers the request, with a download that is not complete.
+fn answer(device: &mut Device, repeated: bool) {
+    let bytes = device.replica.prepare(BOTH, false).unwrap();
+    let round = Request::decode(&bytes).unwrap().upload.unwrap().round;
+    let accepted = Accepted { round, committed: true, repeated, quarantined: 0 };
+    let turn = Turn {
+        epoch: 1,
+        nonce: 1,
+        now: NOW,
+        accepted: Some(accepted),
+        drained: false,
+        cursor: 0,
+        position: b"on",
+        rows_total: 0,
+        payload: &[],
     };
-    assert!(!echo(&mut device));
-    // A copy of the file may have sent the round meanwhile, with values of its own.
-    assert!(echo(&mut device));
+    assert!(device.replica.absorb(&turn).unwrap().more);
+}
+
+#[test]
+fn a_round_that_was_taken_before_asks_for_what_was_taken_under_its_name() {
+    for repeated in [false, true] {
+        let mut device =
+            Device::new(1, "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v); INSERT INTO t VALUES('a', 1)");
+        // A copy of the file may have sent the round, with values of its own.
+        answer(&mut device, repeated);
+        let bytes = device.replica.prepare(BOTH, false).unwrap();
+        assert_eq!(Request::decode(&bytes).unwrap().echo, repeated);
+    }
 }
 
 #[test]

@@ -81,9 +81,11 @@ pub enum Error {
     /// The server's own machinery did not start.
     #[error("the server cannot run: {0}: check the limits on threads and open files")]
     Runtime(io::Error),
-    /// The filter of log lines cannot be read.
-    #[error("{0:?} is not a log filter: use error, warn, info, debug or trace in CLOUDSYNC_LOG")]
-    LogFilter(String),
+    /// No such level of the log.
+    #[error(
+        "{0:?} is not a level of the log: use error, warn, info, debug or trace in --log or CLOUDSYNC_LOG"
+    )]
+    LogLevel(String),
     /// A file named on the command line cannot be read.
     #[error("cannot read {path}: {source}: check the path, or use - for standard input")]
     Input {

@@ -57,7 +57,7 @@ fn request_bytes(columns: usize) -> Result<usize> {
         epoch: request.now,
         nonce: 1,
         now: request.now,
-        accepted: Some(Accepted { round, committed: true, quarantined: 0 }),
+        accepted: Some(Accepted { round, committed: true, repeated: false, quarantined: 0 }),
         drained: true,
         cursor: request.now,
         position: &[],

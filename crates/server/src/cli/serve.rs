@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
 
 use super::{Place, db, print_line};
 use crate::control::Control;
@@ -79,13 +79,19 @@ impl Serve {
 }
 
 fn start_log(level: &str, format: LogFormat) -> Result<()> {
-    let filter = EnvFilter::try_new(level).map_err(|_| Error::LogFilter(level.to_owned()))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let level = log_level(level).ok_or_else(|| Error::LogLevel(level.to_owned()))?;
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
     match format {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// The level of that name. A filter of targets would take any word for one, and log nothing.
+fn log_level(name: &str) -> Option<Level> {
+    let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+    levels.into_iter().find(|level| level.as_str().eq_ignore_ascii_case(name))
 }
 
 /// Creates the database if missing, and finds the key that an earlier start left or makes one.
@@ -166,6 +172,15 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_is_one_of_five_words() {
+        assert_eq!(log_level("info"), Some(Level::INFO));
+        assert_eq!(log_level("WARN"), Some(Level::WARN));
+        for name in ["", "loud", "info,hyper=debug", "3"] {
+            assert_eq!(log_level(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn the_lines_to_paste_fit_the_address() {

@@ -74,7 +74,9 @@ impl Store for MemoryStore {
         let (reason, text) = match next.take(request, rights, now_ms) {
             Ok(accepted) => {
                 *state = next;
-                return Ok(state.answer(request, accepted, now_ms));
+                let repeated = accepted.is_some_and(|accepted| accepted.repeated);
+                let request = Request { echo: request.echo || repeated, ..request.clone() };
+                return Ok(state.answer(&request, accepted, now_ms));
             }
             Err(stop) => stop,
         };
@@ -100,7 +102,9 @@ impl State {
         let gave_cursor = request.cursor <= self.rows.version;
         match standing(&Knowledge { epoch: self.epoch, record, gave_cursor }, request) {
             Standing::New | Standing::Current => {}
-            Standing::Repeated => return Ok(last.map(|(_, accepted)| accepted)),
+            Standing::Repeated => {
+                return Ok(last.map(|(_, accepted)| Accepted { repeated: true, ..accepted }));
+            }
             Standing::Clone => {
                 return refuse(Reason::Clone, "a copy of this file has synced under its site id");
             }
@@ -158,7 +162,8 @@ impl State {
         chunks.retain(|chunk, _| *chunk < upload.chunk && *round == upload.round);
         *round = upload.round;
         chunks.insert(upload.chunk, upload.payload.to_vec());
-        let mut accepted = Accepted { round: upload.round, committed: upload.is_final, quarantined: 0 };
+        let mut accepted =
+            Accepted { round: upload.round, committed: upload.is_final, repeated: false, quarantined: 0 };
         if !upload.is_final {
             Opened::open(upload.payload, &Zstd).map_err(damaged)?;
             return Ok(accepted);

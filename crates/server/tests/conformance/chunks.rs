@@ -57,7 +57,8 @@ fn chunks_are_seen_together_at_the_last_one(subject: &dyn Subject) {
     assert_eq!(snapshot(subject).0, a.show());
     let (_, after) = snapshot(subject);
     let repeated = Request { nonce: 0, upload: Some(part(round, 2, true, &chunks[2])), ..a.request() };
-    assert_eq!(ask(subject.store(), &repeated).took(), Took { cursor: after, ..took });
+    let again = ask(subject.store(), &repeated).took();
+    assert!(again.is_repeated() && again.upload() == took.upload() && again.cursor == after);
 }
 
 fn missing_chunks_are_noticed(subject: &dyn Subject) {
@@ -80,7 +81,8 @@ fn a_chunk_may_come_twice(subject: &dyn Subject) {
         assert!(!took.accepted.unwrap().committed);
     }
     let first = send(subject, &a, part(round, 2, true, &chunks[2]));
-    assert_eq!(send(subject, &a, part(round, 2, true, &chunks[2])), first);
+    let again = send(subject, &a, part(round, 2, true, &chunks[2]));
+    assert!(again.is_repeated() && again.upload() == first.upload());
     a.absorb(&first);
     assert_eq!(snapshot(subject).0, a.show());
     // A device that begins a round again may cut it otherwise: what was behind the chunk counts no more.

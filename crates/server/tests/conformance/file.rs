@@ -145,7 +145,7 @@ fn a_reopened_store_has_everything() {
     let before = snapshot(&store);
     let store = store.reopen();
     assert_eq!(snapshot(&store), before);
-    assert_eq!(ask(store.store(), &a.round()).took(), lost);
+    assert_eq!(ask(store.store(), &a.round()).took().upload(), lost.upload());
     ask(store.store(), &Request { nonce: 0, ..a.request() }).refused(Reason::Clone);
     a.absorb(&lost);
     assert_eq!((a.sync(&store).rows, a.nonce), (0, 2));

@@ -101,6 +101,18 @@ pub(crate) struct Took {
     pub(crate) payload: Vec<u8>,
 }
 
+impl Took {
+    /// What the answer says of the upload: the same, however often the round is repeated. The download of a repeated
+    /// one carries more.
+    pub(crate) fn upload(&self) -> (u64, u64, Option<Accepted>) {
+        (self.epoch, self.nonce, self.accepted.map(|accepted| Accepted { repeated: false, ..accepted }))
+    }
+
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.accepted.is_some_and(|accepted| accepted.repeated)
+    }
+}
+
 /// An answer, owned.
 #[derive(Debug)]
 pub(crate) enum Reply {

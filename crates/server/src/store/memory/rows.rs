@@ -190,7 +190,9 @@ impl Rows {
 
     fn news(&self, request: &Request<'_>) -> BTreeSet<&RowId> {
         if request.cursor > 0 {
-            let is_new = |version: u64, from: SiteId| version > request.cursor && from != request.site;
+            let is_new = |version: u64, from: SiteId| {
+                version > request.cursor && (request.echo || from != request.site)
+            };
             return self
                 .changes
                 .iter()

@@ -81,6 +81,9 @@ impl Store for SqliteStore {
         match self.writer.turn(request.encode(), rights, now_ms)? {
             Outcome::Refused(refusal) => Ok(Answer::Refusal(refusal).encode()),
             Outcome::Taken(taken) => {
+                // What was committed under the site's name before may be a copy's: it must come back.
+                let repeated = taken.accepted.is_some_and(|accepted| accepted.repeated);
+                let request = &Request { echo: request.echo || repeated, ..request.clone() };
                 // Another process may write the file all the while; the writer folds that too.
                 for _ in 0..8 {
                     if let Some(pulled) = self.readers.pull(request)? {

@@ -32,16 +32,22 @@ impl From<cloudsync_sqlite_ffi::Error> for Stop {
     }
 }
 
-/// Checks a device's schema against the server's, and creates what is missing if the key may.
+/// Checks a device's schema against the server's, and creates what is missing if the key may. Tables are brought
+/// together and columns after them, so that the server's catalog is loaded a few times and not for each of them.
 pub(super) fn adopt(replica: &mut Replica, device: &Schema, rights: Rights) -> Result<(), Stop> {
     let server = replica.schema()?;
-    for table in &device.tables {
-        match server.table(&table.name) {
-            Some(known) => adopt_columns(replica, table, known, rights)?,
-            None => adopt_table(replica, table, rights)?,
-        }
+    let missing: Vec<_> = device.tables.iter().filter(|table| server.table(&table.name).is_none()).collect();
+    if missing.is_empty() {
+        return adopt_columns(replica, device, &server, rights);
     }
-    Ok(())
+    missing.iter().try_for_each(|table| check_may_bring(replica, table, rights))?;
+    missing.iter().try_for_each(|table| create_table(replica, table))?;
+    let names: Vec<_> = missing.iter().map(|table| (&table.name[..], &table.algorithm[..])).collect();
+    replica.init_each(&names, FLAG_INTEGER_KEY).map_err(usage)?;
+    // Rows that were there count as older than any edit, also than those that come in this turn.
+    replica.fold_here()?;
+    let server = replica.schema()?;
+    adopt_columns(replica, device, &server, rights)
 }
 
 /// Fingerprints that are remembered at most; beyond it all are forgotten, and devices send their schemas again.
@@ -74,7 +80,7 @@ pub(super) fn remember(replica: &mut Replica, device: &Schema) -> Result<(), Err
     Ok(db.prepare(sql)?.run(&[Value::Integer(fingerprint as i64), server])?)
 }
 
-fn adopt_table(replica: &mut Replica, table: &TableSchema, rights: Rights) -> Result<(), Stop> {
+fn check_may_bring(replica: &mut Replica, table: &TableSchema, rights: Rights) -> Result<(), Stop> {
     let name = &table.name;
     if replica.is_enabled(name).is_ok_and(|enabled| !enabled) {
         return Err(Stop::Denied(format!(
@@ -86,20 +92,19 @@ fn adopt_table(replica: &mut Replica, table: &TableSchema, rights: Rights) -> Re
             "table \"{name}\" does not sync on the server, and this key may not bring it: run `cloudsync table enable <database> {name}` there"
         )));
     }
+    Ok(())
+}
+
+/// Creates a table that does not sync on the server yet, unless it is there.
+fn create_table(replica: &Replica, table: &TableSchema) -> Result<(), Stop> {
+    let name = &table.name;
     let sql = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
     let exists = replica.connection().query_i64(sql, &[Value::from(name.as_str())])?.is_some();
     if !exists {
         let sql = create_table_sql(table).map_err(Stop::Conflict)?;
         replica.connection().execute(&sql).map_err(|error| refused_sql(name, error))?;
     }
-    replica.init(name, &table.algorithm, FLAG_INTEGER_KEY).map_err(usage)?;
-    // Rows that were there count as older than any edit, also than those that come in this turn.
-    replica.fold_here()?;
-    let server = replica.schema()?;
-    match server.table(name) {
-        Some(known) => adopt_columns(replica, table, known, rights),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// What SQLite itself finds wrong with a description is the device's to change.
@@ -121,35 +126,46 @@ fn usage(error: Error) -> Stop {
     }
 }
 
+/// Compares each table with the server's, and adds the columns that only the device has.
 fn adopt_columns(
     replica: &mut Replica,
-    table: &TableSchema,
-    known: &TableSchema,
+    device: &Schema,
+    server: &Schema,
     rights: Rights,
 ) -> Result<(), Stop> {
-    compare(table, known).map_err(|conflict| Stop::Conflict(conflict.to_string()))?;
-    let missing = |column: &&ColumnSchema| {
-        !known.columns.iter().any(|other| other.name.eq_ignore_ascii_case(&column.name))
-    };
-    let missing: Vec<_> = table.columns.iter().filter(missing).collect();
-    if let (Some(first), false) = (missing.first(), rights.schema) {
-        return Err(Stop::Denied(format!(
-            "column \"{}\" of table \"{}\" does not exist on the server, and this key may not add it: add it there, or sync once with a key that may",
-            first.name, table.name
-        )));
+    let mut grown = false;
+    for table in &device.tables {
+        let Some(known) = server.table(&table.name) else { continue };
+        compare(table, known).map_err(|conflict| Stop::Conflict(conflict.to_string()))?;
+        let is_missing = |column: &&ColumnSchema| {
+            !known.columns.iter().any(|other| other.name.eq_ignore_ascii_case(&column.name))
+        };
+        for column in table.columns.iter().filter(is_missing) {
+            add_column(replica, table, column, rights)?;
+            grown = true;
+        }
     }
-    for column in &missing {
-        let sql = format!(
-            "ALTER TABLE main.{} ADD COLUMN {}",
-            quote(&table.name),
-            added_column(column).map_err(Stop::Conflict)?
-        );
-        replica.connection().execute(&sql).map_err(|error| refused_sql(&table.name, error))?;
-    }
-    if !missing.is_empty() {
+    if grown {
         replica.fold_here()?;
     }
     Ok(())
+}
+
+fn add_column(
+    replica: &mut Replica,
+    table: &TableSchema,
+    column: &ColumnSchema,
+    rights: Rights,
+) -> Result<(), Stop> {
+    if !rights.schema {
+        return Err(Stop::Denied(format!(
+            "column \"{}\" of table \"{}\" does not exist on the server, and this key may not add it: add it there, or sync once with a key that may",
+            column.name, table.name
+        )));
+    }
+    let definition = added_column(column).map_err(Stop::Conflict)?;
+    let sql = format!("ALTER TABLE main.{} ADD COLUMN {definition}", quote(&table.name));
+    replica.connection().execute(&sql).map_err(|error| refused_sql(&table.name, error))
 }
 
 /// The CREATE statement for a described table.

@@ -136,21 +136,22 @@ fn take(
         // Damage is found now, while the device can send the chunk again, and not at the end of the round.
         Opened::open(upload.payload, &Zstd).map_err(Error::from)?;
         staging::keep(&replica.connection(), request.site, upload, now_ms)?;
-        let accepted = Accepted { round: upload.round, committed: false, quarantined: 0 };
+        let accepted = Accepted { round: upload.round, committed: false, repeated: false, quarantined: 0 };
         return Ok(Taken { epoch, nonce, accepted: Some(accepted) });
     }
     let quarantined = commit(replica, request.site, upload, now_ms)?;
     let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
     standing::write_record(&replica.connection(), request.site, record, quarantined, now_ms)?;
-    let accepted = Accepted { round: upload.round, committed: true, quarantined };
+    let accepted = Accepted { round: upload.round, committed: true, repeated: false, quarantined };
     Ok(Taken { epoch, nonce: record.nonce, accepted: Some(accepted) })
 }
 
 /// The answer that the round got when it was committed.
 fn repeated(replica: &Replica, request: &Request<'_>, known: &Knowledge) -> Result<Taken, Stop> {
     let quarantined = standing::quarantined(&replica.connection(), request.site)?;
+    let upload = request.upload.as_ref();
     let accepted =
-        request.upload.as_ref().map(|upload| Accepted { round: upload.round, committed: true, quarantined });
+        upload.map(|upload| Accepted { round: upload.round, committed: true, repeated: true, quarantined });
     Ok(Taken { epoch: known.epoch, nonce: known.record.map_or(0, |record| record.nonce), accepted })
 }
 
