@@ -132,3 +132,25 @@ def test_many_tables_join_at_once(server, device):
     b.script("ALTER TABLE t7 ADD COLUMN w TEXT")
     sync_until_still(a, b)
     assert b.query("SELECT * FROM t7") == [("1", "t7", "new")]
+
+
+@pytest.mark.parametrize("made_again", [True, False])
+def test_a_table_dropped_on_the_server_comes_back_from_the_devices(server, device, made_again):
+    """Dropping a table is not deleting its rows, here as on devices."""
+    a, b = (device(name, server, SCHEMA, ["t"]) for name in "ab")
+    a.script("INSERT INTO t VALUES ('1', 'x'), ('2', 'y'), ('deleted', '')")
+    sync_until_still(a, b)
+    b.script("DELETE FROM t WHERE id = 'deleted'")
+    sync_until_still(a, b)
+    [path] = server.run("db", "path", server.database).splitlines()
+    with sqlite3.connect(path, timeout=30) as conn:
+        conn.execute("DROP TABLE t")
+        if made_again:
+            conn.execute(SCHEMA)
+    conn.close()
+    b.script("INSERT INTO t VALUES ('3', 'z')")
+    sync_until_still(b, a)
+    c = device("c", server, SCHEMA, ["t"])
+    sync_until_still(c)
+    assert_same("t", a, b, c)
+    assert c.value("SELECT count(*) FROM t") == 3

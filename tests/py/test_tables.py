@@ -1,6 +1,7 @@
 """Every kind of table and value: the receiver stores, bit for bit, what the sender's SQLite had stored."""
 
 import dataclasses
+import os
 
 import pytest
 
@@ -265,3 +266,18 @@ def test_init_is_idempotent_and_rolls_back(server, device):
     a.script("INSERT INTO t VALUES ('2', 'kept')")
     sync_until_still(a, b)
     assert b.query("SELECT id, v FROM t") == [("2", "kept")]
+
+
+@pytest.mark.parametrize("binding", ["sqlite3"], indirect=True)
+def test_a_payload_replaces_only_ordinary_files(device, tmp_path):
+    a = device("a", None, "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL);", ["t"])
+    pipe, folder, file, link = (tmp_path / name for name in ("pipe", "folder", "file", "link"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    file.write_text("old")
+    link.symlink_to(file)
+    for path in (pipe, folder):
+        assert str(path) in a.error("SELECT cloudsync_payload_save(?)", str(path))
+    assert pipe.is_fifo() and folder.is_dir()
+    written = a.value("SELECT cloudsync_payload_save(?)", str(link))
+    assert link.is_symlink() and file.stat().st_size == written

@@ -284,7 +284,9 @@ fn forget_vanished(db: &Connection, table: &Table) -> Result<()> {
     }
     let mut delete = db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?;
     vanished.iter().try_for_each(|pk| delete.run(&[Value::Blob(pk)]))?;
-    storage::set(db, "refetch", Value::Integer(1))
+    // A server has nobody to fetch them from: it asks its devices.
+    let is_server = storage::is_set(db, crate::clocks::NEXT_ORDINAL)?;
+    storage::set(db, if is_server { "lost_rows" } else { "refetch" }, Value::Integer(1))
 }
 
 /// Notes for a look every row that has a clock: some may have been thrown out by REPLACE, unseen.

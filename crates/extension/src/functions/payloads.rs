@@ -118,15 +118,21 @@ fn write_file(call: &Call<'_>, path: &str, payload: &[u8]) -> io::Result<()> {
     let Some(name) = path.file_name() else {
         return Err(io::Error::other("it names a folder"));
     };
-    if path.is_dir() {
+    // A link is followed, so that the file behind it is replaced and not the link.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if target.is_dir() {
         return Err(io::Error::other("it is a folder"));
+    }
+    // To replace a device or a pipe would take it away from everybody.
+    if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(io::Error::other("it is not an ordinary file"));
     }
     let mut mark = [0; 8];
     call.state().environment.random(&mut mark);
     let mut draft_name = name.to_os_string();
     draft_name.push(format!(".{:016x}.part", u64::from_le_bytes(mark)));
-    let draft = folder_of(path).join(draft_name);
-    let written = write_draft(&draft, payload).and_then(|()| fs::rename(&draft, path));
+    let draft = folder_of(&target).join(draft_name);
+    let written = write_draft(&draft, payload).and_then(|()| fs::rename(&draft, &target));
     if written.is_err() {
         // Nothing more can be done about a draft that cannot be removed either.
         let _ = fs::remove_file(&draft);

@@ -4,6 +4,7 @@
 //! characters, one of SQLite's own collations, and defaults only of literals and built-in functions; anything else of
 //! a default is left out, since rows arrive whole.
 
+use super::standing;
 use crate::store::Rights;
 use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema, compare, key_names};
 use cloudsync_replica::{Error, FLAG_INTEGER_KEY, Replica};
@@ -45,7 +46,7 @@ pub(super) fn adopt(replica: &mut Replica, device: &Schema, rights: Rights) -> R
     let names: Vec<_> = missing.iter().map(|table| (&table.name[..], &table.algorithm[..])).collect();
     replica.init_each(&names, FLAG_INTEGER_KEY).map_err(usage)?;
     // Rows that were there count as older than any edit, also than those that come in this turn.
-    replica.fold_here()?;
+    standing::fold(replica)?;
     let server = replica.schema()?;
     adopt_columns(replica, device, &server, rights)
 }

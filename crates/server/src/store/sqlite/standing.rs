@@ -4,7 +4,7 @@ use crate::store::StoreError;
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::{Request, RoundId};
 use cloudsync_protocol::server::{Knowledge, SiteRecord};
-use cloudsync_replica::Position;
+use cloudsync_replica::{Position, Replica};
 use cloudsync_sqlite_ffi::{Connection, Error, Value};
 
 /// Reads what a request is judged by.
@@ -13,6 +13,18 @@ pub(super) fn knowledge(db: &Connection, request: &Request<'_>) -> Result<Knowle
     let sql = "SELECT value FROM main.cloudsync_settings WHERE key = 'epoch'";
     let epoch = db.query_i64(sql, &[])?.unwrap_or(0) as u64;
     Ok(Knowledge { epoch, record: record(db, request.site)?, gave_cursor: gave_cursor(db, request)? })
+}
+
+/// Folds what was written to the file by hand. Rows that went with a dropped table are taken as lost, not as deleted:
+/// a new epoch makes every device send what it holds, as after a backup was restored.
+pub(super) fn fold(replica: &mut Replica) -> Result<(), cloudsync_replica::Error> {
+    replica.fold_here()?;
+    if replica.state_number("lost_rows")?.unwrap_or(0) == 0 {
+        return Ok(());
+    }
+    replica.set_state_number("lost_rows", 0)?;
+    let epoch = replica.state_number("epoch")?.unwrap_or(0) as u64;
+    replica.set_state_number("epoch", replica.now().max(epoch + 1))
 }
 
 fn record(db: &Connection, site: SiteId) -> Result<Option<SiteRecord>, Error> {

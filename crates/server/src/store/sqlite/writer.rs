@@ -5,6 +5,7 @@
 
 use super::CREATE;
 use super::connection::Wrapped;
+use super::standing;
 use super::turn::{self, Outcome};
 use crate::store::{Rights, StoreError};
 use cloudsync_protocol::message::Request;
@@ -132,7 +133,7 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>) {
         let mut outcomes = Vec::with_capacity(jobs.len());
         let committed = file.replica.with_apply_settings(|replica| {
             replica.transact(|replica| {
-                replica.fold_here()?;
+                standing::fold(replica)?;
                 for job in &jobs {
                     outcomes.push(match job {
                         Job::Turn { request, rights, now_ms, .. } => {
