@@ -50,7 +50,7 @@ impl Replica {
     /// A row must not be sent with a value that its clock does not speak of, so whatever was written since the last
     /// chunk is taken in, and what may yet be rolled back is not read at all.
     fn fold_for_chunks(&mut self) -> Result<()> {
-        self.require_no_transaction("it")?;
+        self.require_no_transaction()?;
         if self.fold_if_free()? {
             return Ok(());
         }

@@ -172,7 +172,7 @@ impl Replica {
     /// Inside a transaction that wrote, and when the changes do not fit one payload.
     pub fn payload_encode(&mut self, since: u64, site: Option<SiteId>) -> Result<Vec<u8>> {
         self.require()?;
-        self.require_no_transaction("cloudsync_payload_encode")?;
+        self.require_no_transaction()?;
         self.transact(|replica| {
             replica.fold_in_transaction()?;
             let filter = match site {

@@ -251,10 +251,10 @@ impl Replica {
     ///
     /// # Errors
     /// Inside an open transaction.
-    pub fn require_no_transaction(&self, function: &str) -> Result<()> {
+    pub fn require_no_transaction(&self) -> Result<()> {
         let writing = self.db.transaction_state(Some("main"))? == TransactionState::Write;
         if writing || !self.db.is_autocommit() {
-            return Err(Error::state(format!("{function} cannot run inside a transaction: commit first")));
+            return Err(Error::state("commit first: this does not run inside a transaction"));
         }
         Ok(())
     }

@@ -111,7 +111,7 @@ fn known_address(replica: &Replica) -> Result<Option<Address>> {
 /// Syncs, and leaves a report of it in the file, whether it succeeded or not.
 fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
     let mut replica = call.replica()?;
-    replica.require_no_transaction("it")?;
+    replica.require_no_transaction()?;
     let Some(address) = known_address(&replica)? else {
         return Err(Error::usage(
             "no server is known: call cloudsync_network_init('cloudsync://HOST/DATABASE') first",
