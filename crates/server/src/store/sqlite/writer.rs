@@ -65,7 +65,7 @@ impl Writer {
                 // The opener may have given up; then there are no jobs either.
                 drop(opened.send(Ok(())));
                 // A panic costs the turns of its group: their transaction is undone when the file is closed.
-                while catch_unwind(AssertUnwindSafe(|| run(file, &path, &queue))).is_err() {
+                while catch_unwind(AssertUnwindSafe(|| run(file, &queue))).is_err() {
                     file = match reopen(&path, &queue) {
                         Some(file) => file,
                         None => return,
@@ -94,13 +94,6 @@ impl Writer {
 
 fn gone() -> StoreError {
     StoreError::Failed("the writer of the database has stopped; restart the server".to_owned())
-}
-
-fn removed(path: &Path) -> StoreError {
-    let path = path.display();
-    StoreError::Failed(format!(
-        "the file {path} was removed: put it back, from a backup perhaps, and restart the server"
-    ))
 }
 
 fn broken_off() -> StoreError {
@@ -133,15 +126,10 @@ fn open(path: &Path) -> Result<Wrapped, StoreError> {
     Ok(file)
 }
 
-fn run(mut file: Wrapped, path: &Path, queue: &Receiver<Job>) {
+fn run(mut file: Wrapped, queue: &Receiver<Job>) {
     while let Ok(first) = queue.recv() {
         let mut jobs = vec![first];
         jobs.extend(queue.try_iter().take(GROUP_TURNS_MAX - 1));
-        if !path.exists() {
-            // What is written to a file without a name is gone with the process, however often it is flushed.
-            jobs.into_iter().for_each(|job| job.fail(removed(path)));
-            continue;
-        }
         let mut outcomes = Vec::with_capacity(jobs.len());
         let committed = file.replica.with_apply_settings(|replica| {
             replica.transact(|replica| {
@@ -201,17 +189,6 @@ mod tests {
         let _ = writer.fold();
         writer.fold().unwrap();
     }
-
-    #[test]
-    fn nothing_is_acknowledged_into_a_file_that_was_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store.db");
-        let writer = Writer::start(&path).unwrap();
-        writer.fold().unwrap();
-        std::fs::remove_file(&path).unwrap();
-        assert!(writer.fold().unwrap_err().to_string().contains("was removed"));
-    }
-
     #[test]
     fn a_file_that_cannot_be_opened_again_costs_turns_only_while_it_lasts() {
         let temp = tempfile::tempdir().unwrap();
