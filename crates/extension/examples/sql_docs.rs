@@ -28,7 +28,7 @@ opens their keys. Times are milliseconds since 1970.
 | `cloudsync_changes` | a cell that was ever changed, or the insertion or deletion of a row | `tbl`, `pk`, `col_name`, `col_value`, `version`, `time`, `site_id`, `cl`, `seq` |
 | `cloudsync_quarantine` | a change that a constraint of this database does not let in yet; it is tried again after every apply | `tbl`, `pk`, `reason`, `at`; `origin` and `change` are internal |
 | `cloudsync_conflicts` | a value that lost against one written elsewhere; not filled in this version | `tbl`, `pk`, `col_name`, `col_value`, `time`, `site_id`, `at` |
-| `cloudsync_rejected` | an edit made here that the server refused; not filled in this version | `tbl`, `pk`, `reason`, `at`; `change` is internal |
+| `cloudsync_rejected` | a row that cannot be sent because it is too large; edits that the server refused will be here too | `tbl`, `pk`, `reason`, `at`; `change` is internal |
 
 The other tables whose names begin with `cloudsync_` are internal: do not write to them.
 
