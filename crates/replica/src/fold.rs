@@ -151,6 +151,8 @@ struct NoteReader {
     read: i64,
     last: i64,
     null_keys: u64,
+    /// The local clock, for notes that do not say when.
+    now_ms: u64,
 }
 
 impl NoteReader {
@@ -158,7 +160,9 @@ impl NoteReader {
         let sql = "SELECT rowid, * FROM main.cloudsync_log ORDER BY rowid LIMIT ?1";
         let mut select = replica.db.prepare(sql)?;
         select.bind(1, Value::Integer(SLICE_NOTES))?;
-        let mut reader = Self { arena: Vec::new(), notes: Vec::new(), read: 0, last: 0, null_keys: 0 };
+        let now_ms = replica.now_ms();
+        let mut reader =
+            Self { arena: Vec::new(), notes: Vec::new(), read: 0, last: 0, null_keys: 0, now_ms };
         let mut tables: HashMap<i64, Option<Rc<Table>>> = HashMap::new();
         while select.step()? {
             reader.read += 1;
@@ -179,7 +183,7 @@ impl NoteReader {
     }
 
     fn note(&mut self, replica: &mut Replica, row: &Statement, layout: i64, table: &Table) -> Result<()> {
-        let at = note_time_ms(row.column(1)).min(TIME_MAX.0 / 2);
+        let at = note_time_ms(row.column(1), self.now_ms).min(TIME_MAX.0 / 2);
         let what = match row.column(3) {
             Value::Integer(NOTE_INSERT) => What::Insert,
             Value::Integer(NOTE_DELETE) => What::Delete,
