@@ -93,6 +93,7 @@ fn turn(request: &Request<'_>, payload: &[u8]) -> Reply {
         cursor: 11,
         position: b"",
         rows_total: 0,
+        verdicts: &[],
         payload,
     };
     Reply::Answered(Answer::Turn(turn).encode())

@@ -40,3 +40,13 @@ pub const UPLOAD_CHUNKS_MAX: u32 = 256;
 /// How long after its last chunk an unfinished round may be forgotten by the server, in milliseconds. The device then
 /// begins it again.
 pub const STAGED_MS_MAX: u64 = 24 * 3_600_000;
+/// Most verdicts in one answer; more of them come with the next rounds.
+pub const VERDICTS_MAX: usize = 4_096;
+/// Longest reason of a verdict, in bytes.
+pub const VERDICT_REASON_BYTES_MAX: usize = 512;
+/// Bytes of tables, keys and reasons in one answer at which its list of verdicts ends.
+pub const VERDICT_LIST_BYTES_TARGET: usize = 1 << 20;
+/// Largest row that goes with verdicts, and bytes of such rows at which the list of verdicts ends.
+pub const VERDICT_ROWS_BYTES_TARGET: usize = 512 << 10;
+/// Most bytes of the payload that goes with verdicts: an answer has room for it beside a chunk of any size.
+pub const VERDICT_PAYLOAD_BYTES_MAX: usize = 2 << 20;

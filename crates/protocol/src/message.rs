@@ -4,7 +4,7 @@
 //! request  magic C5 52, version 1, flags, site 16, epoch, nonce, now, cursor, position (bytes), schema
 //!          fingerprint 8, [schema], [upload: round id 8, chunk, flags, base, payload (bytes)]
 //! answer   magic C5 41, version 1, kind 0, epoch, nonce, now, flags, cursor, position (bytes), total rows,
-//!          [accepted: round id 8, rows in quarantine], payload (bytes)
+//!          [accepted: round id 8, rows in quarantine], [verdicts (bytes)], payload (bytes)
 //! refusal  magic C5 41, version 1, kind 1, code, epoch, nonce, now, text (bytes)
 //! ```
 //! Integers are varints of at most 63 bits, `(bytes)` have their length before them. The last 4 bytes of each are the low half of xxh3-64
@@ -86,6 +86,8 @@ pub struct Upload<'a> {
     pub chunk: u32,
     /// True for the round's last chunk: the round is committed now.
     pub is_final: bool,
+    /// True when more rounds of the same batch follow: a parent that is missing may be in them. Only for a last chunk.
+    pub continues: bool,
     /// The smallest cursor at which any of the changes was made (S8 of the design: what their author had seen).
     pub base: u64,
     /// The payload.
@@ -120,6 +122,9 @@ pub struct Turn<'a> {
     pub position: &'a [u8],
     /// Rows that the whole download will bring, as far as known; for progress only.
     pub rows_total: u64,
+    /// What became of rows that were not let in: encoded [`Verdicts`](crate::verdict::Verdicts), empty when there are
+    /// none. They are laid before the payload.
+    pub verdicts: &'a [u8],
     /// Changes for the device; empty when there are none.
     pub payload: &'a [u8],
 }
@@ -134,7 +139,7 @@ pub struct Accepted {
     /// True when the round had been committed before this request, by one whose answer was lost, or by a copy of the
     /// device's file. The download then carries what came under the device's name since its cursor, too.
     pub repeated: bool,
-    /// Rows of the round that wait in the server's quarantine.
+    /// Changes of the site that wait in the server's quarantine: for the rest of a row, or for later rounds of a batch.
     pub quarantined: u64,
 }
 
@@ -217,7 +222,7 @@ impl<'a> Request<'a> {
         if let Some(upload) = &self.upload {
             out.extend_from_slice(&upload.round.0);
             put_varint(&mut out, u64::from(upload.chunk));
-            out.push(u8::from(upload.is_final));
+            out.push(u8::from(upload.is_final) | u8::from(upload.continues) << 1);
             put_varint(&mut out, upload.base);
             put_bytes(&mut out, upload.payload);
         }
@@ -245,10 +250,17 @@ impl<'a> Request<'a> {
 
 impl<'a> Upload<'a> {
     fn decode(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
+        let round = RoundId(reader.array()?);
+        let chunk = reader.varint_max(u64::from(UPLOAD_CHUNKS_MAX) - 1, "chunk number")? as u32;
+        let (is_final, continues) = match flags(reader, 0b11)? {
+            0b10 => return Err(BytesError::OutOfBounds("flags").into()),
+            flags => (flags & 1 != 0, flags & 2 != 0),
+        };
         Ok(Self {
-            round: RoundId(reader.array()?),
-            chunk: reader.varint_max(u64::from(UPLOAD_CHUNKS_MAX) - 1, "chunk number")? as u32,
-            is_final: flags(reader, 1)? == 1,
+            round,
+            chunk,
+            is_final,
+            continues,
             base: number(reader)?,
             payload: reader.bytes(MESSAGE_BYTES_MAX as u64, "payload")?,
         })
@@ -292,8 +304,13 @@ impl<'a> Turn<'a> {
             put_varint(out, number);
         }
         let accepted = |fact: fn(&Accepted) -> bool| self.accepted.as_ref().is_some_and(fact);
-        let flags =
-            [self.drained, accepted(|_| true), accepted(|it| it.committed), accepted(|it| it.repeated)];
+        let flags = [
+            self.drained,
+            accepted(|_| true),
+            accepted(|it| it.committed),
+            accepted(|it| it.repeated),
+            !self.verdicts.is_empty(),
+        ];
         out.push((0..).zip(flags).map(|(bit, flag)| u8::from(flag) << bit).sum());
         put_varint(out, self.cursor);
         put_bytes(out, self.position);
@@ -302,13 +319,16 @@ impl<'a> Turn<'a> {
             out.extend_from_slice(&accepted.round.0);
             put_varint(out, accepted.quarantined);
         }
+        if !self.verdicts.is_empty() {
+            put_bytes(out, self.verdicts);
+        }
         put_bytes(out, self.payload);
     }
 
     fn decode(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
         let [epoch, nonce] = numbers(reader)?;
         let now = server_time(reader)?;
-        let flags = flags(reader, 0b1111)?;
+        let flags = flags(reader, 0b1_1111)?;
         let cursor = number(reader)?;
         let position = reader.bytes(POSITION_BYTES_MAX as u64, "position")?;
         let rows_total = number(reader)?;
@@ -319,9 +339,11 @@ impl<'a> Turn<'a> {
             let (committed, repeated) = (flags & 4 != 0, flags & 8 != 0);
             Some(Accepted { round, committed, repeated, quarantined: number(reader)? })
         };
+        let verdicts =
+            if flags & 16 == 0 { &[][..] } else { reader.bytes(MESSAGE_BYTES_MAX as u64, "verdicts")? };
         let payload = reader.bytes(MESSAGE_BYTES_MAX as u64, "payload")?;
         let drained = flags & 1 != 0;
-        Ok(Self { epoch, nonce, now, accepted, drained, cursor, position, rows_total, payload })
+        Ok(Self { epoch, nonce, now, accepted, drained, cursor, position, rows_total, verdicts, payload })
     }
 }
 
@@ -331,11 +353,7 @@ impl Refusal {
         for number in [self.reason.code(), self.epoch, self.nonce, self.now] {
             put_varint(out, number);
         }
-        let whole = (0..=ERROR_TEXT_BYTES_MAX.min(self.text.len()))
-            .rev()
-            .find(|end| self.text.is_char_boundary(*end));
-        let end = whole.unwrap_or(0);
-        put_bytes(out, &self.text.as_bytes()[..end]);
+        put_bytes(out, bounded_text(&self.text, ERROR_TEXT_BYTES_MAX).as_bytes());
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
@@ -375,6 +393,12 @@ fn seal(mut message: Vec<u8>) -> Vec<u8> {
 
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     (xxhash_rust::xxh3::xxh3_64(bytes) as u32).to_le_bytes()
+}
+
+/// The text, cut at a character if it is longer than that.
+pub(crate) fn bounded_text(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u64; N], BytesError> {
@@ -422,7 +446,14 @@ mod tests {
             echo: false,
             fingerprint: u64::MAX,
             schema: Some(Schema { tables: vec![] }),
-            upload: Some(Upload { round: RoundId([1; 8]), chunk: 3, is_final: true, base: 9, payload }),
+            upload: Some(Upload {
+                round: RoundId([1; 8]),
+                chunk: 3,
+                is_final: true,
+                continues: false,
+                base: 9,
+                payload,
+            }),
         }
     }
 
@@ -441,6 +472,7 @@ mod tests {
             cursor: 12,
             position: b"",
             rows_total: 100,
+            verdicts: b"verdicts",
             payload,
         })
     }
@@ -471,12 +503,15 @@ mod tests {
             round: RoundId([1; 8]),
             chunk: UPLOAD_CHUNKS_MAX - 1,
             is_final: true,
+            continues: false,
             base: 9,
             payload: b"",
         };
         assert!(Request::decode(&upload(good.clone())).is_ok());
         assert!(Request::decode(&upload(Upload { chunk: UPLOAD_CHUNKS_MAX, ..good.clone() })).is_err());
-        assert!(Request::decode(&upload(Upload { base: 1 << 63, ..good })).is_err());
+        assert!(Request::decode(&upload(Upload { base: 1 << 63, ..good.clone() })).is_err());
+        let inner = Upload { is_final: false, continues: true, ..good };
+        assert!(Request::decode(&upload(inner)).is_err(), "only a round's end can be followed by a round");
         let Answer::Turn(good) = turn(b"") else { unreachable!() };
         let accepted = good.accepted.map(|accepted| Accepted { quarantined: u64::MAX, ..accepted });
         for wrong in [

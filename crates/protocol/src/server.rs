@@ -102,7 +102,14 @@ mod tests {
     const EPOCH: u64 = 4;
 
     fn request(nonce: u64, round: Option<u8>) -> Request<'static> {
-        let upload = |id| Upload { round: RoundId([id; 8]), chunk: 0, is_final: true, base: 0, payload: &[] };
+        let upload = |id| Upload {
+            round: RoundId([id; 8]),
+            chunk: 0,
+            is_final: true,
+            continues: false,
+            base: 0,
+            payload: &[],
+        };
         Request {
             site: SiteId([1; 16]),
             epoch: EPOCH,

@@ -4,6 +4,7 @@
 use cloudsync_core::id::{SiteId, hex};
 use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request, RoundId, Turn, Upload};
 use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema};
+use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
 
 fn schema() -> Schema {
     let column = |name: &str, declared_type: &str, key_place, default: Option<&str>| ColumnSchema {
@@ -42,8 +43,14 @@ fn poll() -> Request<'static> {
 }
 
 fn upload() -> Request<'static> {
-    let upload =
-        Upload { round: RoundId(*b"round id"), chunk: 3, is_final: true, base: 9, payload: b"payload" };
+    let upload = Upload {
+        round: RoundId(*b"round id"),
+        chunk: 3,
+        is_final: true,
+        continues: false,
+        base: 9,
+        payload: b"payload",
+    };
     Request { position: b"here", echo: true, schema: Some(schema()), upload: Some(upload), ..poll() }
 }
 
@@ -62,8 +69,29 @@ fn turn() -> Answer<'static> {
         cursor: 0,
         position: b"here",
         rows_total: 300,
+        verdicts: &[],
         payload: b"payload",
     })
+}
+
+/// A round of a batch that goes on.
+fn upload_that_goes_on() -> Request<'static> {
+    let upload = upload().upload.map(|upload| Upload { continues: true, ..upload });
+    Request { upload, ..poll() }
+}
+
+fn verdicts() -> Verdicts<'static> {
+    let verdict = |key, reason, state| Verdict { table: "notes", key, reason, state };
+    Verdicts {
+        list: vec![
+            verdict(b"\x32a" as &[u8], "UNIQUE constraint failed: notes.body", State::Absent),
+            verdict(b"\x32b", "CHECK constraint failed: body <> ''", State::Given),
+            verdict(b"\x32c", "too large", State::Fetch),
+            verdict(b"\x32d", "waits for the rest of the row", State::Wanted),
+        ],
+        payload: b"rows",
+        more: true,
+    }
 }
 
 fn refusal() -> Answer<'static> {
@@ -73,7 +101,8 @@ fn refusal() -> Answer<'static> {
 
 #[test]
 fn requests_are_written_and_read_as_ever() {
-    for (request, bytes) in [(poll(), POLL), (upload(), UPLOAD)] {
+    for (request, bytes) in [(poll(), POLL), (upload(), UPLOAD), (upload_that_goes_on(), UPLOAD_THAT_GOES_ON)]
+    {
         let encoded = request.encode();
         assert_eq!(hex(&encoded), bytes);
         assert_eq!(Request::decode(&encoded), Ok(request));
@@ -90,6 +119,17 @@ fn answers_are_written_and_read_as_ever() {
     }
 }
 
+#[test]
+fn verdicts_are_written_and_read_as_ever() {
+    let section = verdicts().encode();
+    assert_eq!(Verdicts::decode(&section), Ok(verdicts()));
+    let Answer::Turn(turn) = turn() else { unreachable!() };
+    let answer = Answer::Turn(Turn { verdicts: &section, ..turn });
+    let encoded = answer.encode();
+    assert_eq!(hex(&encoded), TURN_WITH_VERDICTS);
+    assert_eq!(Answer::decode(&encoded), Ok(answer));
+}
+
 const FINGERPRINT: u64 = 0xa559_5134_3e28_9765;
 const POLL: &str = "\
     c5520101a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a180d095ffbc3107e8d795ffbc3184d795ffbc3100efcdab8967452301\
@@ -103,3 +143,12 @@ const TURN: &str = "\
 const REFUSAL: &str = "\
     c5410101040508e9d795ffbc31306120636f7079206f6620746869732066696c65206861732073796e63656420756e64\
     6572206974732073697465206964369d9c5b";
+const UPLOAD_THAT_GOES_ON: &str = "\
+    c5520105a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a180d095ffbc3107e8d795ffbc3184d795ffbc3100efcdab8967452301\
+    726f756e64206964030309077061796c6f6164e8f505da";
+const TURN_WITH_VERDICTS: &str = "\
+    c541010080d095ffbc3108e9d795ffbc3116000468657265ac02726f756e6420696402a001010400056e6f7465730232\
+    6124554e4951554520636f6e73747261696e74206661696c65643a206e6f7465732e626f647901056e6f746573023262\
+    23434845434b20636f6e73747261696e74206661696c65643a20626f6479203c3e20272702056e6f7465730232630974\
+    6f6f206c6172676503056e6f7465730232641d776169747320666f72207468652072657374206f662074686520726f77\
+    04726f7773077061796c6f616499c9802d";

@@ -81,7 +81,14 @@ impl Outgoing {
     /// The chunk as a part of a request.
     pub(crate) fn upload(&self) -> Upload<'_> {
         let Self { round, is_final, base, payload, .. } = self;
-        Upload { round: round.id, chunk: round.chunk, is_final: *is_final, base: *base, payload }
+        Upload {
+            round: round.id,
+            chunk: round.chunk,
+            is_final: *is_final,
+            continues: *is_final && self.next.is_some(),
+            base: *base,
+            payload,
+        }
     }
 }
 

@@ -55,6 +55,7 @@ fn answer(device: &mut Device, repeated: bool) {
         cursor: 0,
         position: b"on",
         rows_total: 0,
+        verdicts: &[],
         payload: &[],
     };
     assert!(device.replica.absorb(&turn).unwrap().more);

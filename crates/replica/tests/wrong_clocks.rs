@@ -37,6 +37,7 @@ fn accept(device: &mut Device, server_now: u64, round: Option<RoundId>, nonce: u
         cursor: nonce,
         position: &[],
         rows_total: 0,
+        verdicts: &[],
         payload: &[],
     };
     device.replica.absorb(&turn).unwrap();

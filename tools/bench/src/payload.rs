@@ -62,6 +62,7 @@ fn request_bytes(columns: usize) -> Result<usize> {
         cursor: request.now,
         position: &[],
         rows_total: 0,
+        verdicts: &[],
         payload: &[],
     })?;
     database

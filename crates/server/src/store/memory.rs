@@ -191,6 +191,7 @@ impl State {
             cursor: if request.pull { self.rows.version } else { request.cursor },
             position: &[],
             rows_total: 0,
+            verdicts: &[],
             payload: &payload,
         };
         Answer::Turn(turn).encode()

@@ -18,7 +18,7 @@ for_every_store!(
 );
 
 fn part(round: RoundId, chunk: u32, is_final: bool, payload: &[u8]) -> Upload<'_> {
-    Upload { round, chunk, is_final, base: 0, payload }
+    Upload { round, chunk, is_final, continues: false, base: 0, payload }
 }
 
 fn send(subject: &dyn Subject, device: &Device, upload: Upload<'_>) -> Took {

@@ -207,6 +207,7 @@ impl Device {
             round: *round,
             chunk: 0,
             is_final: true,
+            continues: false,
             base: 0,
             payload,
         });

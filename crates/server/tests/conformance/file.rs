@@ -138,7 +138,7 @@ fn a_reopened_store_has_everything() {
     };
     let round = b.new_round();
     b.sync(&store);
-    let upload = Upload { round, chunk: 0, is_final: false, base: 0, payload: &staged };
+    let upload = Upload { round, chunk: 0, is_final: false, continues: false, base: 0, payload: &staged };
     ask(store.store(), &Request { upload: Some(upload), ..b.request() }).took();
     a.update("k", TITLE, "answer lost");
     let lost = ask(store.store(), &a.round()).took();
@@ -149,7 +149,7 @@ fn a_reopened_store_has_everything() {
     ask(store.store(), &Request { nonce: 0, ..a.request() }).refused(Reason::Clone);
     a.absorb(&lost);
     assert_eq!((a.sync(&store).rows, a.nonce), (0, 2));
-    let upload = Upload { round, chunk: 1, is_final: true, base: 0, payload: &[] };
+    let upload = Upload { round, chunk: 1, is_final: true, continues: false, base: 0, payload: &[] };
     b.absorb(&ask(store.store(), &Request { upload: Some(upload), ..b.request() }).took());
     assert_converged(&store, &mut [&mut a, &mut b]);
     assert!(a.is_alive("l"));
@@ -180,7 +180,7 @@ fn abandoned_rounds_are_forgotten_and_others_are_not() {
     for device in &mut devices {
         device.sync(&store);
         let round = device.new_round();
-        let upload = Upload { round, chunk: 0, is_final: false, base: 0, payload: &chunk };
+        let upload = Upload { round, chunk: 0, is_final: false, continues: false, base: 0, payload: &chunk };
         ask(store.store(), &Request { upload: Some(upload), ..device.request() }).took();
         rounds.push(round);
     }
@@ -200,7 +200,8 @@ fn abandoned_rounds_are_forgotten_and_others_are_not() {
     other.insert("k", "title", "body");
     other.sync(&store);
     assert_eq!(staged(&store), [2, 3]);
-    let upload = Upload { round: rounds[0], chunk: 1, is_final: true, base: 0, payload: &[] };
+    let upload =
+        Upload { round: rounds[0], chunk: 1, is_final: true, continues: false, base: 0, payload: &[] };
     ask(store.store(), &Request { upload: Some(upload), ..devices[0].request() }).refused(Reason::LostChunks);
 }
 

@@ -204,10 +204,12 @@ fn sites_that_upload_at_once_lose_nothing(subject: &dyn Subject) {
             device.sync(subject);
             // Turns that are refused undo nothing of those that are taken beside them.
             let round = device.new_round();
-            let upload = Upload { round, chunk: 1, is_final: true, base: 0, payload: b"damaged" };
+            let upload =
+                Upload { round, chunk: 1, is_final: true, continues: false, base: 0, payload: b"damaged" };
             ask(subject.store(), &Request { upload: Some(upload), ..device.request() })
                 .refused(Reason::LostChunks);
-            let upload = Upload { round, chunk: 0, is_final: true, base: 0, payload: b"damaged" };
+            let upload =
+                Upload { round, chunk: 0, is_final: true, continues: false, base: 0, payload: b"damaged" };
             ask(subject.store(), &Request { upload: Some(upload), ..device.request() })
                 .refused(Reason::BadPayload);
             let mut schema = device.schema.clone();

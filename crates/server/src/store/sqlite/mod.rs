@@ -96,6 +96,7 @@ impl Store for SqliteStore {
                             cursor: pulled.cursor,
                             position: pulled.next.as_deref().unwrap_or_default(),
                             rows_total: pulled.rows_total,
+                            verdicts: &[],
                             payload: &pulled.payload,
                         })
                         .encode());

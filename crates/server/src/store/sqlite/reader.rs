@@ -80,6 +80,7 @@ impl Readers {
                 cursor: pulled.cursor,
                 position: pulled.next.as_deref().unwrap_or_default(),
                 rows_total: pulled.rows_total,
+                verdicts: &[],
                 payload: &pulled.payload,
             };
             Ok(Some(Answer::Turn(turn).encode()))
