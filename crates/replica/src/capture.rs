@@ -14,7 +14,7 @@
 
 use crate::error::Result;
 use crate::storage::{quote_identifier, quote_text};
-use crate::table::{Column, Definition, Table};
+use crate::table::{Column, Definition, Table, Unique};
 use cloudsync_sqlite_ffi::{Connection, Value};
 
 /// The row was inserted, or given this key.
@@ -123,9 +123,16 @@ pub(crate) fn log_columns(definition: &Definition) -> String {
 }
 
 fn trigger_names(table: &str) -> Vec<String> {
-    // No kind begins with another one and an underscore, or two tables could share a name.
     let kinds = ["insert", "update", "delete", "before_insert", "before_update"];
-    kinds.iter().map(|kind| format!("cloudsync_{kind}_{table}")).collect()
+    kinds.iter().map(|kind| trigger_name(kind, table)).collect()
+}
+
+/// No kind begins with another one and an underscore, or two tables could share a name. SQLite's own error names the
+/// trigger that a dropped column would break, so the names of those that look at columns say what to do.
+fn trigger_name(kind: &str, table: &str) -> String {
+    let remedy =
+        if kind == "delete" || kind == "insert" { "" } else { " (call cloudsync_begin_alter first)" };
+    format!("cloudsync_{kind}_{table}{remedy}")
 }
 
 fn key_list(definition: &Definition, prefix: &str) -> String {
@@ -140,8 +147,7 @@ fn triggers(definition: &Definition, layout: i64, cells: &[&Column]) -> Vec<Stri
     let table = quote_identifier(&definition.name);
     let columns = log_columns(definition);
     let (new, old) = (key_list(definition, "NEW."), key_list(definition, "OLD."));
-    let name =
-        |kind: &str| format!("main.{}", quote_identifier(&format!("cloudsync_{kind}_{}", definition.name)));
+    let name = |kind: &str| format!("main.{}", quote_identifier(&trigger_name(kind, &definition.name)));
     let key_stays: Vec<_> = Table::key_columns(definition).into_iter().map(same).collect();
     let key_stays = key_stays.join(" AND ");
     let what = format!("CASE WHEN {key_stays} THEN {} ELSE {NOTE_REKEY} END", mask(cells));
@@ -182,33 +188,24 @@ fn victim_triggers(
     let table = quote_identifier(&definition.name);
     let other_row: Vec<_> = Table::key_columns(definition)
         .iter()
-        .map(|column| format!("v.{0} IS NOT NEW.{0}", quote_identifier(column.name())))
+        .map(|column| format!("{table}.{0} IS NOT NEW.{0}", quote_identifier(column.name())))
         .collect();
     let (mut notes, mut changes) = (String::new(), Vec::new());
-    for unique in definition.uniques.iter().filter(|unique| !unique.terms.is_empty()) {
-        let equal = unique.terms.iter().map(|(column, collation)| {
-            format!("v.{0} = NEW.{0} COLLATE {1}", quote_identifier(column), quote_identifier(collation))
-        });
-        let equal: Vec<_> = equal.collect();
+    for unique in &definition.uniques {
+        let (equal, changed) = victim_terms(definition, unique);
         notes.push_str(&format!(
             "INSERT INTO cloudsync_log(at, layout, what, {columns}) SELECT {NOW}, {layout}, {NOTE_LOOK}, {} \
-             FROM {table} AS v WHERE {} AND ({}); ",
-            key_list(definition, "v."),
+             FROM {table} WHERE {} AND ({}); ",
+            key_list(definition, &format!("{table}.")),
             equal.join(" AND "),
             other_row.join(" OR "),
         ));
-        let terms = unique
-            .terms
-            .iter()
-            .map(|(column, collation)| (quote_identifier(column), quote_identifier(collation)));
-        changes.extend(
-            terms.map(|(column, collation)| format!("OLD.{column} IS NOT NEW.{column} COLLATE {collation}")),
-        );
+        changes.extend(changed);
     }
     if notes.is_empty() {
         return Vec::new();
     }
-    let changed = changes.join(" OR ");
+    let changed = if changes.is_empty() { "1".to_owned() } else { changes.join(" OR ") };
     vec![
         format!("CREATE TRIGGER {} BEFORE INSERT ON {table} BEGIN {notes}END", name("before_insert")),
         format!(
@@ -216,6 +213,44 @@ fn victim_triggers(
             name("before_update")
         ),
     ]
+}
+
+/// The conditions under which a row of the table collides with the new row in an index, and those under which an
+/// update may make it collide.
+fn victim_terms(definition: &Definition, unique: &Unique) -> (Vec<String>, Vec<String>) {
+    let table = quote_identifier(&definition.name);
+    let (mut equal, mut changed) = (Vec::new(), Vec::new());
+    if unique.expressions.is_empty() {
+        for (column, collation) in &unique.terms {
+            let (column, collation) = (quote_identifier(column), quote_identifier(collation));
+            equal.push(format!("{table}.{column} = NEW.{column} COLLATE {collation}"));
+            changed.push(format!("OLD.{column} IS NOT NEW.{column} COLLATE {collation}"));
+        }
+    } else {
+        // The expressions name columns as if the table stood alone: for the new row a table of its columns is put
+        // together.
+        let named = named_columns(definition, &unique.expressions.join(" "));
+        let row: Vec<_> = named.iter().map(|column| quote_identifier(column.name())).collect();
+        let row: Vec<_> = row.iter().map(|name| format!("NEW.{name} AS {name}")).collect();
+        let from = if row.is_empty() { String::new() } else { format!(" FROM (SELECT {})", row.join(", ")) };
+        let terms = unique.expressions.iter();
+        equal.extend(terms.map(|term| format!("({term}\n) = (SELECT ({term}\n){from})")));
+        changed.extend(named.into_iter().map(|column| format!("NOT ({})", same(column))));
+    }
+    if let Some(condition) = &unique.condition {
+        // Only a query that has the condition of a partial index can use it.
+        equal.push(format!("({condition}\n)"));
+        let named = named_columns(definition, condition).into_iter();
+        changed.extend(named.map(|column| format!("NOT ({})", same(column))));
+    }
+    (equal, changed)
+}
+
+/// The columns that a text of SQL names, and perhaps some that it does not.
+fn named_columns<'d>(definition: &'d Definition, text: &str) -> Vec<&'d Column> {
+    let text = text.to_ascii_lowercase();
+    let named = |column: &&Column| text.contains(&column.name().to_ascii_lowercase());
+    definition.columns.iter().filter(named).collect()
 }
 
 /// The expression that is true when the stored bytes of a column stayed what they were.

@@ -1,6 +1,7 @@
 //! A synced table as it is defined now: its key, its cells, and what else syncing must know of it.
 
 use crate::error::{Error, Result};
+use crate::index_text;
 use crate::storage::quote_identifier;
 use cloudsync_core::clock::{ColumnNumber, ColumnSet};
 use cloudsync_core::key::{self, KEY_COLUMNS_MAX, KeyCollation, KeyPart};
@@ -55,6 +56,10 @@ pub(crate) struct Definition {
 pub(crate) struct Unique {
     /// Column and collation of each term; expressions are left out.
     pub(crate) terms: Vec<(String, String)>,
+    /// All terms as they were written, if every one of them is an expression.
+    pub(crate) expressions: Vec<String>,
+    /// Which rows are in a partial index, as it was written.
+    pub(crate) condition: Option<String>,
     /// Declared in the table, not by CREATE INDEX.
     pub(crate) is_constraint: bool,
 }
@@ -126,15 +131,18 @@ fn read_columns(db: &Connection, table: &str) -> Result<Vec<Column>> {
 
 fn read_uniques(db: &Connection, table: &str) -> Result<Vec<Unique>> {
     // language=SQLite
-    let sql = "SELECT name, origin FROM pragma_index_list(?1, 'main') WHERE \"unique\" AND origin <> 'pk' ORDER BY name";
+    let sql = "SELECT i.name, i.origin, m.sql FROM pragma_index_list(?1, 'main') AS i \
+               JOIN main.sqlite_master AS m ON m.type = 'index' AND m.name = i.name \
+               WHERE i.\"unique\" AND i.origin <> 'pk' ORDER BY i.name";
     let mut indexes = Vec::new();
     db.prepare(sql)?.for_each(&[Value::from(table)], |row| -> Result<()> {
         let text = |i| row.column(i).as_str().unwrap_or_default().to_owned();
-        indexes.push((text(0), text(1) == "u"));
+        indexes.push((text(0), text(1) == "u", text(2)));
         Ok(())
     })?;
     let mut uniques = Vec::new();
-    for (index, is_constraint) in indexes {
+    for (index, is_constraint, sql) in indexes {
+        let written = index_text::split(&sql);
         let mut terms = Vec::new();
         // language=SQLite
         let sql = "SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key AND name IS NOT NULL ORDER BY seqno";
@@ -143,7 +151,8 @@ fn read_uniques(db: &Connection, table: &str) -> Result<Vec<Unique>> {
             terms.push((text(0), text(1)));
             Ok(())
         })?;
-        uniques.push(Unique { terms, is_constraint });
+        let expressions = if terms.is_empty() { written.terms } else { Vec::new() };
+        uniques.push(Unique { terms, expressions, condition: written.condition, is_constraint });
     }
     Ok(uniques)
 }
