@@ -4,7 +4,7 @@
 //! While we write in a transaction of our own, foreign keys are not enforced by SQLite, so that cascades do not act
 //! behind the clocks' back; where the app has them on, the parents of every written row are looked up by us. If no
 //! trigger but ours watches a synced table, triggers are off; otherwise they run, so that the app's search index
-//! stays right, and our own notes of the rows we wrote are taken back.
+//! stays right, `guard` cancels what they write to synced tables, and our own notes of the rows we wrote are taken back.
 //!
 //! A row that a constraint does not let in waits in the quarantine, with its reason, and is tried again after every
 //! apply. All others go on.
@@ -12,6 +12,7 @@
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
+use crate::guard::{Guards, has_user_triggers};
 use crate::quarantine::{Quarantine, RETRY_ROWS_MAX, Waiting};
 use crate::replica::Replica;
 use crate::storage;
@@ -70,17 +71,29 @@ impl Replica {
         })
     }
 
-    /// Runs `act` with foreign keys and, where nobody needs them, triggers off; both are put back afterwards.
-    /// Inside the app's transaction nothing is changed.
+    /// Runs `act` with foreign keys and, where nobody needs them, triggers off; where triggers of the app run, they are
+    /// guarded. All is put back afterwards. Inside the app's transaction foreign keys and triggers stay as they are.
+    ///
+    /// # Errors
+    /// Those of `act`, and when triggers cannot be guarded.
     pub fn with_apply_settings<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if !self.db.is_autocommit() {
-            return act(self);
-        }
-        let settings = ApplySettings::set(self.db)?;
-        self.checks_parents = settings.foreign_keys;
+        let settings = if self.db.is_autocommit() { Some(ApplySettings::set(self.db)?) } else { None };
+        self.checks_parents = settings.as_ref().is_some_and(|settings| settings.foreign_keys);
+        let guards = self.guards()?;
+        self.guard = guards.as_ref().map(|guards| Rc::clone(&guards.guard));
         let outcome = act(self);
+        self.guard = None;
         self.checks_parents = false;
         outcome
+    }
+
+    /// Guards from what triggers of the app would write, if any run.
+    fn guards(&mut self) -> Result<Option<Guards>> {
+        if !storage::exists(&self.db)? || !has_user_triggers(&self.db)? {
+            return Ok(None);
+        }
+        self.catalog.load(&self.db)?;
+        Guards::set(self.db, &self.catalog)
     }
 
     /// Applies payloads as one version. The caller holds the transaction, and everything is folded.
@@ -123,18 +136,6 @@ impl Drop for ApplySettings {
         let _ = self.db.set_foreign_keys_enabled(self.foreign_keys);
         let _ = self.db.set_triggers_enabled(self.triggers);
     }
-}
-
-/// True when a trigger that is not ours watches a synced table.
-fn has_user_triggers(db: &Connection) -> Result<bool> {
-    if !storage::exists(db)? {
-        return Ok(true);
-    }
-    // language=SQLite
-    let sql = "SELECT 1 FROM main.sqlite_master AS m JOIN main.cloudsync_tables AS t ON m.tbl_name = t.name COLLATE NOCASE \
-               WHERE m.type = 'trigger' AND m.name NOT LIKE 'cloudsync\\_%' ESCAPE '\\' \
-               UNION ALL SELECT 1 FROM temp.sqlite_master WHERE type = 'trigger' LIMIT 1";
-    Ok(db.query_i64(sql, &[])?.is_some())
 }
 
 /// A row that was refused: its group, its place in it, and the reason.
@@ -268,7 +269,7 @@ impl Applier {
             self.changes.flush()?;
             let (rows, savepoint) = (self.applied.rows, self.db.savepoint("cloudsync_swap")?);
             let failed = self.swap_all(replica, payload, sites, &chosen)?;
-            self.writers.values_mut().for_each(Writer::settle);
+            self.writers.values_mut().for_each(Writer::forget_lifted);
             if failed.is_empty() {
                 savepoint.commit()?;
                 return Ok(others);
@@ -338,8 +339,8 @@ impl Applier {
         let writer = match self.writers.get_mut(&target.table.id) {
             Some(writer) => writer,
             None => {
-                let writer =
-                    Writer::new(self.db, &target.table, replica.checks_parents, self.written.is_some())?;
+                let guard = replica.guard.as_ref();
+                let writer = Writer::new(self.db, &target.table, replica.checks_parents, guard)?;
                 self.writers.entry(target.table.id).or_insert(writer)
             }
         };
@@ -357,6 +358,10 @@ impl Applier {
         }
         match writer.carry_out(&row, &decision.action) {
             Ok(()) => {}
+            Err(Refused::Constraint(reason)) if self.db.is_autocommit() => {
+                // A trigger with RAISE(ROLLBACK) leaves nothing that the other rows could be added to.
+                return Err(Error::State(format!("the apply was rolled back by the database: {reason}")));
+            }
             Err(Refused::Constraint(reason)) => return Ok(Some(reason)),
             Err(Refused::Part) => return Ok(Some(WAITS_FOR_REST.to_owned())),
             Err(Refused::Error(error)) => return Err(error),

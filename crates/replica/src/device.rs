@@ -119,12 +119,15 @@ impl Replica {
         let Some(sent) = self.sent.take() else {
             return Err(Error::state("there is no request to be answered"));
         };
-        self.with_apply_settings(|replica| {
+        let take = |replica: &mut Self| {
             replica.transact(|replica| {
                 replica.fold_in_transaction()?;
                 replica.take_answer(&sent, turn)
             })
-        })
+        };
+        // An idle poll applies nothing.
+        let idle = turn.payload.is_empty() && sent.position.is_empty() && sent.round.is_none();
+        if idle { take(self) } else { self.with_apply_settings(take) }
     }
 
     fn take_answer(&mut self, sent: &Sent, turn: &Turn<'_>) -> Result<Absorbed> {

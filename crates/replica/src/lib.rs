@@ -21,6 +21,7 @@ mod environment;
 mod error;
 mod extract;
 mod fold;
+mod guard;
 mod index_text;
 mod init;
 mod position;

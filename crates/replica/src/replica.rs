@@ -27,6 +27,8 @@ pub struct Replica {
     transacting: bool,
     /// Set while an apply runs for an app that enforces foreign keys.
     pub(crate) checks_parents: bool,
+    /// Set while an apply runs beside triggers of the app.
+    pub(crate) guard: Option<Rc<crate::guard::Guard>>,
 }
 
 /// A transaction of our own, or a savepoint inside the app's.
@@ -49,6 +51,7 @@ impl Replica {
             sent: None,
             transacting: false,
             checks_parents: false,
+            guard: None,
         };
         if storage::exists(&replica.db)? {
             storage::check_format(&replica.db)?;

@@ -1,11 +1,9 @@
 //! Writing the base rows of a table, for an apply.
-//!
-//! Where the app has triggers on the table, what they do to the row itself is undone again: the row is what its clocks
-//! say, and what the trigger did at its author's came along with the row.
 
 use crate::apply::Target;
 use crate::clocks;
 use crate::error::{Error, Result};
+use crate::guard::{Guard, Verb};
 use crate::storage::{self, quote_identifier};
 use crate::table::Table;
 use crate::value::{from_sqlite, to_sqlite};
@@ -16,6 +14,7 @@ use cloudsync_protocol::payload::Group;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value, bindings};
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Why a row could not be written.
 pub(crate) enum Refused {
@@ -70,14 +69,19 @@ pub(crate) struct Writer {
     lifted: HashMap<Vec<u8>, Vec<Owned>>,
     /// Reads the cells of the row at hand, for ties.
     stored: Option<StoredRow>,
-    /// Reads all cells of a row, where triggers of the app may change it behind our write.
-    watch: Option<Statement>,
+    /// Keeps the app's triggers from writing to synced tables, where there are any.
+    guard: Option<Rc<Guard>>,
     /// Finds a parent that is missing, where the app enforces foreign keys.
     orphan: Option<Statement>,
 }
 
 impl Writer {
-    pub(crate) fn new(db: Connection, table: &Table, parents: bool, triggers: bool) -> Result<Self> {
+    pub(crate) fn new(
+        db: Connection,
+        table: &Table,
+        parents: bool,
+        guard: Option<&Rc<Guard>>,
+    ) -> Result<Self> {
         let sql = format!("DELETE FROM {} WHERE {}", table.quoted(), table.key_condition(1));
         Ok(Self {
             db,
@@ -86,11 +90,7 @@ impl Writer {
             delete: db.prepare(&sql)?,
             lifted: HashMap::new(),
             stored: None,
-            watch: if triggers && has_user_triggers_on(&db, table)? {
-                Some(db.prepare(&row_sql(table))?)
-            } else {
-                None
-            },
+            guard: guard.filter(|guard| guard.covers(table.id)).map(Rc::clone),
             orphan: if parents { orphan_query(&db, table)? } else { None },
         })
     }
@@ -103,9 +103,7 @@ impl Writer {
                 Err(Refused::Constraint("the row's causal length leaps beyond its bound".into()))
             }
             Action::Delete => self.delete(row),
-            Action::Insert | Action::Update(_) if self.orphan.is_none() && self.watch.is_none() => {
-                self.write(row, action)
-            }
+            Action::Insert | Action::Update(_) if self.orphan.is_none() => self.write(row, action),
             Action::Insert | Action::Update(_) | Action::Replace => {
                 let savepoint = self.db.savepoint("cloudsync_row")?;
                 if *action == Action::Replace {
@@ -121,71 +119,6 @@ impl Writer {
     }
 
     fn write(&mut self, row: &Row<'_>, action: &Action) -> Result<(), Refused> {
-        if self.watch.is_none() {
-            return self.write_unwatched(row, action);
-        }
-        let mut wanted = self.cells(row)?.unwrap_or_default();
-        let written = match action {
-            Action::Update(columns) => columns,
-            _ => &row.target.numbers,
-        };
-        for (i, cell) in
-            row.target.table.cells.iter().enumerate().filter(|(_, cell)| written.contains(cell.number))
-        {
-            if wanted.len() <= i {
-                wanted.resize(row.target.table.cells.len(), None);
-            }
-            wanted[i] = row.value(cell.number).map(|value| value.to_value());
-        }
-        self.write_unwatched(row, action)?;
-        if self.put_right(row, &wanted)? {
-            return Ok(());
-        }
-        // The trigger that changed it fires again: it must be silent for once.
-        let triggers = self.db.set_triggers_enabled(false)?;
-        let outcome = self.put_right(row, &wanted);
-        self.db.set_triggers_enabled(triggers)?;
-        outcome.map(|_| ())
-    }
-
-    /// The cells of a row as they are stored.
-    fn cells(&mut self, row: &Row<'_>) -> Result<Option<Vec<Option<Owned>>>, Refused> {
-        let Some(watch) = &mut self.watch else { return Ok(None) };
-        clocks::bind_key(watch, 1, row.packed)?;
-        let found = watch.step()?;
-        let count = row.target.table.cells.len();
-        let cells =
-            found.then(|| (0..count).map(|i| Some(from_sqlite(watch.column(i)).to_value())).collect());
-        watch.reset()?;
-        Ok(cells)
-    }
-
-    /// Writes the cells that are not as wanted; true when there was none. `None` wants nothing.
-    fn put_right(&mut self, row: &Row<'_>, wanted: &[Option<Owned>]) -> Result<bool, Refused> {
-        let Some(now) = self.cells(row)? else { return Ok(true) };
-        let cells = row.target.table.cells.iter().zip(wanted.iter().zip(&now));
-        let differing: Vec<_> =
-            cells.filter(|(_, (wanted, now))| wanted.is_some() && wanted != now).collect();
-        if differing.is_empty() {
-            return Ok(true);
-        }
-        let columns = differing.iter().map(|(cell, _)| cell.number).collect();
-        let mut update = self.db.prepare(&update_sql(&row.target.table, &columns))?;
-        clocks::bind_key(&mut update, 1, row.packed)?;
-        // The statement has its columns in ascending order of their numbers.
-        for (i, column) in columns.iter().enumerate() {
-            let value = differing
-                .iter()
-                .find(|(cell, _)| cell.number == column)
-                .and_then(|(_, (wanted, _))| wanted.as_ref());
-            let value = value.map_or(Value::Null, |value| to_sqlite(value.borrow()));
-            update.bind(row.target.table.key.len() + 1 + i, value)?;
-        }
-        update.step()?;
-        Ok(false)
-    }
-
-    fn write_unwatched(&mut self, row: &Row<'_>, action: &Action) -> Result<(), Refused> {
         match action {
             Action::Update(columns) => {
                 if let Some(cells) = self.lifted.get(row.packed).cloned() {
@@ -203,8 +136,16 @@ impl Writer {
 
     fn delete(&mut self, row: &Row<'_>) -> Result<(), Refused> {
         clocks::bind_key(&mut self.delete, 1, row.packed)?;
-        self.delete.step()?;
-        Ok(self.delete.reset()?)
+        announce(self.guard.as_ref(), row, Verb::Delete);
+        let outcome = self.delete.step();
+        self.delete.reset()?;
+        outcome?;
+        if self.settle() && self.db.changes() == 0 { Err(ignored()) } else { Ok(()) }
+    }
+
+    /// Ends what was announced; true when it is known that the statement found its row.
+    fn settle(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.settle())
     }
 
     fn insert(&mut self, row: &Row<'_>) -> Result<(), Refused> {
@@ -215,12 +156,12 @@ impl Writer {
         }
         let Some(insert) = self.inserts.get_mut(columns) else { return Ok(()) };
         bind_row(insert, row, columns)?;
+        announce(self.guard.as_ref(), row, Verb::Insert);
         let outcome = insert.step();
         insert.reset()?;
+        self.settle();
         match outcome {
-            Ok(_) if self.db.changes() == 0 => {
-                Err(Refused::Constraint("a trigger ignored the row".to_owned()))
-            }
+            Ok(_) if self.db.changes() == 0 => Err(ignored()),
             Ok(_) => Ok(()),
             Err(error) if is_key_taken(&error) => {
                 // The row exists without a clock: it was written while nobody tracked.
@@ -247,7 +188,7 @@ impl Writer {
     }
 
     /// Forgets what was lifted; it is back, or undone.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn forget_lifted(&mut self) {
         self.lifted.clear();
     }
 
@@ -265,8 +206,11 @@ impl Writer {
             let new = if columns.contains(column) { row.value(column) } else { None };
             insert.bind(table.key.len() + 1 + i, new.or(old).map_or(Value::Null, to_sqlite))?;
         }
-        insert.step()?;
-        Ok(())
+        announce(self.guard.as_ref(), row, Verb::Insert);
+        let outcome = insert.step();
+        self.settle();
+        outcome?;
+        if self.db.changes() == 0 { Err(ignored()) } else { Ok(()) }
     }
 
     /// False when there is no such row.
@@ -280,10 +224,13 @@ impl Writer {
         }
         let Some(update) = self.updates.get_mut(columns) else { return Ok(true) };
         bind_row(update, row, columns)?;
+        announce(self.guard.as_ref(), row, Verb::Update);
         let outcome = update.step();
         update.reset()?;
+        let found = self.settle();
         outcome?;
-        Ok(self.db.changes() > 0)
+        let changed = self.db.changes() > 0;
+        if found && !changed { Err(ignored()) } else { Ok(changed) }
     }
 
     fn check_parents(&mut self, row: &Row<'_>) -> Result<(), Refused> {
@@ -393,12 +340,15 @@ fn row_sql(table: &Table) -> String {
     format!("SELECT {} FROM {} WHERE {}", names.join(", "), table.quoted(), table.key_condition(1))
 }
 
-fn has_user_triggers_on(db: &Connection, table: &Table) -> Result<bool> {
-    // language=SQLite
-    let sql = "SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
-               AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\' \
-               UNION ALL SELECT 1 FROM temp.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE LIMIT 1";
-    Ok(db.query_i64(sql, &[Value::from(table.name.as_str())])?.is_some())
+/// Tells the guard of the app's triggers that the next statement is ours.
+fn announce(guard: Option<&Rc<Guard>>, row: &Row<'_>, verb: Verb) {
+    if let Some(guard) = guard {
+        guard.announce(row.target.table.id, verb, row.packed);
+    }
+}
+
+fn ignored() -> Refused {
+    Refused::Constraint("a trigger ignored the row".to_owned())
 }
 
 /// A constraint that resolves its conflicts itself would throw out or drop rows behind the clocks' back. Elsewhere the
@@ -411,8 +361,67 @@ fn is_key_taken(error: &cloudsync_sqlite_ffi::Error) -> bool {
     matches!(error.code, bindings::SQLITE_CONSTRAINT_PRIMARYKEY | bindings::SQLITE_CONSTRAINT_ROWID)
 }
 
-/// A column of a foreign key, and the parent's column where the key names it.
-type ColumnPair = (String, Option<String>);
+/// A foreign key of a table.
+pub(crate) struct ForeignKey {
+    parent: String,
+    /// Each column, and the parent's column where the key names it.
+    pairs: Vec<(String, Option<String>)>,
+    /// SQLite itself writes the child when the parent goes or changes.
+    pub(crate) acts: bool,
+}
+
+/// How a missing parent is found.
+pub(crate) struct Missing {
+    /// The parent's table as it is written in the schema.
+    parent: String,
+    /// True for a child without its parent.
+    pub(crate) condition: String,
+}
+
+impl ForeignKey {
+    /// The condition over the row `child`; `None` where there is no such parent table or column.
+    pub(crate) fn missing(&self, db: &Connection, child: &str) -> Result<Option<Missing>> {
+        let Some(definition) = crate::table::read_definition(db, &self.parent)? else { return Ok(None) };
+        let key = Table::key_columns(&definition);
+        let (mut given, mut equal) = (Vec::new(), Vec::new());
+        for (i, (from, to)) in self.pairs.iter().enumerate() {
+            let to = to.clone().or_else(|| key.get(i).map(|column| column.name().to_owned()));
+            let Some(to) = to else { return Ok(None) };
+            equal.push(format!("p.{} = {child}.{}", quote_identifier(&to), quote_identifier(from)));
+            given.push(format!("{child}.{} IS NOT NULL", quote_identifier(from)));
+        }
+        let condition = format!(
+            "{} AND NOT EXISTS(SELECT 1 FROM main.{} AS p WHERE {})",
+            given.join(" AND "),
+            quote_identifier(&definition.name),
+            equal.join(" AND "),
+        );
+        Ok(Some(Missing { parent: definition.name, condition }))
+    }
+}
+
+/// The foreign keys of a table.
+pub(crate) fn foreign_keys(db: &Connection, table: &str) -> Result<Vec<ForeignKey>> {
+    // language=SQLite
+    let sql = "SELECT id, \"table\", \"from\", \"to\", on_update, on_delete \
+               FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq";
+    let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
+    db.prepare(sql)?.for_each(&[Value::from(table)], |row| -> Result<()> {
+        let text = |i| row.column(i).as_str().map(str::to_owned);
+        let pair = (text(2).unwrap_or_default(), text(3));
+        match keys.last_mut() {
+            Some((id, key)) if *id == row.column_i64(0) => key.pairs.push(pair),
+            _ => {
+                let acts =
+                    [4, 5].iter().any(|i| !matches!(row.column(*i).as_str(), Some("NO ACTION" | "RESTRICT")));
+                let key = ForeignKey { parent: text(1).unwrap_or_default(), pairs: vec![pair], acts };
+                keys.push((row.column_i64(0), key));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(keys.into_iter().map(|(_, key)| key).collect())
+}
 
 /// A query that gives the name of a parent table in which the row's parent is missing; `None` when the table has no
 /// foreign keys.
@@ -420,52 +429,24 @@ fn orphan_query(db: &Connection, table: &Table) -> Result<Option<Statement>> {
     if !table.definition.has_foreign_keys {
         return Ok(None);
     }
-    // language=SQLite
-    let sql =
-        "SELECT id, \"table\", \"from\", \"to\" FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq";
-    let mut keys: Vec<(i64, String, Vec<ColumnPair>)> = Vec::new();
-    db.prepare(sql)?.for_each(&[Value::from(table.name.as_str())], |row| -> Result<()> {
-        let text = |i| row.column(i).as_str().map(str::to_owned);
-        let pair = (text(2).unwrap_or_default(), text(3));
-        match keys.last_mut() {
-            Some((id, _, pairs)) if *id == row.column_i64(0) => pairs.push(pair),
-            _ => keys.push((row.column_i64(0), text(1).unwrap_or_default(), vec![pair])),
-        }
-        Ok(())
-    })?;
-    let mut queries = Vec::new();
-    for (_, parent, pairs) in keys {
-        queries.extend(orphan_sql(db, table, &parent, &pairs)?);
-    }
-    if queries.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(db.prepare(&queries.join(" UNION ALL "))?))
-}
-
-fn orphan_sql(db: &Connection, table: &Table, parent: &str, pairs: &[ColumnPair]) -> Result<Option<String>> {
-    let Some(definition) = crate::table::read_definition(db, parent)? else { return Ok(None) };
-    let key = Table::key_columns(&definition);
-    let mut equal = Vec::new();
-    let mut given = Vec::new();
-    for (i, (from, to)) in pairs.iter().enumerate() {
-        let to = to.clone().or_else(|| key.get(i).map(|column| column.name().to_owned()));
-        let Some(to) = to else { return Ok(None) };
-        equal.push(format!("p.{} = c.{}", quote_identifier(&to), quote_identifier(from)));
-        given.push(format!("c.{} IS NOT NULL", quote_identifier(from)));
-    }
     let of_row = table
         .key
         .iter()
         .enumerate()
         .map(|(i, key)| format!("c.{} = ?{}", quote_identifier(&key.name), i + 1));
-    Ok(Some(format!(
-        "SELECT {} FROM {} AS c WHERE {} AND {} AND NOT EXISTS(SELECT 1 FROM main.{} AS p WHERE {})",
-        storage::quote_text(&definition.name),
-        table.quoted(),
-        of_row.collect::<Vec<_>>().join(" AND "),
-        given.join(" AND "),
-        quote_identifier(&definition.name),
-        equal.join(" AND "),
-    )))
+    let of_row = of_row.collect::<Vec<_>>().join(" AND ");
+    let mut queries = Vec::new();
+    for key in foreign_keys(db, &table.name)? {
+        let Some(missing) = key.missing(db, "c")? else { continue };
+        queries.push(format!(
+            "SELECT {} FROM {} AS c WHERE {of_row} AND {}",
+            storage::quote_text(&missing.parent),
+            table.quoted(),
+            missing.condition
+        ));
+    }
+    if queries.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(db.prepare(&queries.join(" UNION ALL "))?))
 }

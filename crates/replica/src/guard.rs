@@ -1,0 +1,262 @@
+//! Guards: while an apply writes the rows of others the app's triggers run, so that a search index stays right, but what
+//! they write to synced tables is cancelled. What the trigger did there at the author's comes by sync; done again here,
+//! a counter would count twice, and a random id would make a row that nobody else has.
+//!
+//! Each synced table that a trigger of the app may write gets three temporary triggers which ask a function of ours about
+//! every write. The function lets pass the one statement that the apply announced, once, and what is no write of a
+//! trigger: a cascade, found by its parent being gone, and rows with NULL in their key, which never sync. All else is
+//! ignored, and the statement around it goes on. Temporary triggers fire before those of the file, so a write that is
+//! cancelled fires none of them.
+//!
+//! The triggers are made and dropped outside of transactions of our own: a change of the schema within one would make
+//! each ROLLBACK TO load the schema anew and break off the host's open cursors. If they cannot be dropped, which takes an
+//! interrupted host, they let everything pass and the next apply replaces them. A crash leaves nothing.
+
+use crate::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::storage::{self, quote_identifier};
+use crate::table::Table;
+use crate::value::from_sqlite;
+use crate::write::foreign_keys;
+use cloudsync_sqlite_ffi::{Args, Connection, FunctionError, FunctionFlags, Output, Value, bindings};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+const FUNCTION: &str = "cloudsync_guard";
+
+/// Triggers that are not ours, of the file and of the connection.
+// language=SQLite
+const USER_TRIGGERS: &str = "SELECT tbl_name, sql FROM main.sqlite_master WHERE type = 'trigger' AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\' \
+    UNION ALL \
+    SELECT tbl_name, sql FROM temp.sqlite_master WHERE type = 'trigger' AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\'";
+
+// language=SQLite
+const LEFT_BEHIND: &str = "SELECT name FROM temp.sqlite_master WHERE type = 'trigger' AND name LIKE 'cloudsync\\_guard\\_%' ESCAPE '\\'";
+
+thread_local! {
+    /// The guards that are set, by their connections. A replica may live for one SQL call only, and SQLite refuses to
+    /// replace a function while that call runs; so the function is registered once and finds its guard here.
+    static SET: RefCell<Vec<(Connection, Rc<Guard>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a statement does to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Verb {
+    const ALL: [Self; 3] = [Self::Insert, Self::Update, Self::Delete];
+
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// Tells the writes of the apply from those of triggers.
+#[derive(Debug, Default)]
+pub(crate) struct Guard {
+    tables: HashMap<i64, Rc<Table>>,
+    announced: RefCell<Announced>,
+}
+
+#[derive(Debug, Default)]
+struct Announced {
+    /// Table and verb of the statement that may pass; `None` once it has.
+    write: Option<(i64, Verb)>,
+    /// Its packed key.
+    key: Vec<u8>,
+    /// The key that is asked about.
+    scratch: Vec<u8>,
+}
+
+impl Guard {
+    /// True when the writes of a table are guarded.
+    pub(crate) fn covers(&self, table: i64) -> bool {
+        self.tables.contains_key(&table)
+    }
+
+    /// Says what the next statement writes.
+    pub(crate) fn announce(&self, table: i64, verb: Verb, packed: &[u8]) {
+        let mut announced = self.announced.borrow_mut();
+        announced.write = Some((table, verb));
+        announced.key.clear();
+        announced.key.extend_from_slice(packed);
+    }
+
+    /// Ends the announcement. True when the statement found its row.
+    pub(crate) fn settle(&self) -> bool {
+        self.announced.borrow_mut().write.take().is_none()
+    }
+
+    fn cancels(&self, args: &Args<'_>) -> bool {
+        let (Value::Integer(id), Value::Integer(verb)) = (args.get(0), args.get(1)) else { return false };
+        let Some(table) = self.tables.get(&id) else { return false };
+        let Announced { write, key, scratch } = &mut *self.announced.borrow_mut();
+        scratch.clear();
+        // A row without a whole key never syncs.
+        if table.pack_key(scratch, |i| from_sqlite(args.get(2 + i))).is_err() {
+            return false;
+        }
+        let announced = write.is_some_and(|(table, write)| table == id && write as i64 == verb);
+        if announced && scratch == key {
+            *write = None;
+            return false;
+        }
+        true
+    }
+}
+
+/// The guards of a connection, gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Guards {
+    db: Connection,
+    pub(crate) guard: Rc<Guard>,
+    names: Vec<String>,
+}
+
+impl Guards {
+    /// Guards the synced tables that triggers of the app may write; `None` if no trigger is there to be guarded from.
+    ///
+    /// # Errors
+    /// When the connection allows no temporary triggers.
+    pub(crate) fn set(db: Connection, catalog: &Catalog) -> Result<Option<Self>> {
+        let (names, tables) = (left_behind(&db)?, reached(&db, catalog)?);
+        if names.is_empty() && tables.is_empty() {
+            return Ok(None);
+        }
+        let guard = Guard {
+            tables: tables.iter().map(|table| (table.id, Rc::clone(table))).collect(),
+            ..Guard::default()
+        };
+        let mut guards = Self { db, guard: Rc::new(guard), names };
+        guards.clear();
+        guards.create(&tables).map_err(explain)?;
+        Ok(Some(guards))
+    }
+
+    fn create(&mut self, tables: &[Rc<Table>]) -> Result<()> {
+        register(&self.db)?;
+        let cascades = self.db.query_i64("PRAGMA foreign_keys", &[])? == Some(1);
+        for table in tables {
+            let orphaned = if cascades { orphaned(&self.db, table)? } else { None };
+            for verb in Verb::ALL {
+                let name = format!("cloudsync_guard_{}_{}", verb.sql().to_ascii_lowercase(), table.id);
+                self.names.push(name.clone());
+                self.db.execute(&trigger(&name, table, verb, orphaned.as_deref()))?;
+            }
+        }
+        SET.with_borrow_mut(|set| set.push((self.db, Rc::clone(&self.guard))));
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        for name in self.names.drain(..) {
+            // One that stays lets everything pass.
+            let _ = self.db.execute(&format!("DROP TRIGGER IF EXISTS temp.{}", quote_identifier(&name)));
+        }
+    }
+}
+
+impl Drop for Guards {
+    fn drop(&mut self) {
+        SET.with_borrow_mut(|set| set.retain(|(_, guard)| !Rc::ptr_eq(guard, &self.guard)));
+        self.clear();
+    }
+}
+
+/// True when a trigger that is not ours watches a synced table.
+pub(crate) fn has_user_triggers(db: &Connection) -> Result<bool> {
+    if !storage::exists(db)? {
+        return Ok(true);
+    }
+    let sql = format!(
+        "SELECT 1 FROM ({USER_TRIGGERS}) AS m JOIN main.cloudsync_tables AS t ON m.tbl_name = t.name COLLATE NOCASE LIMIT 1"
+    );
+    Ok(db.query_i64(&sql, &[])?.is_some())
+}
+
+/// The synced tables that a trigger of the app may write: those that its text names, however they are quoted there.
+fn reached(db: &Connection, catalog: &Catalog) -> Result<Vec<Rc<Table>>> {
+    let mut texts = Vec::new();
+    db.prepare(USER_TRIGGERS)?.for_each(&[], |row| -> Result<()> {
+        texts.extend(row.column(1).as_str().map(str::to_ascii_lowercase));
+        Ok(())
+    })?;
+    let named = |table: &Rc<Table>| {
+        let name = table.name.to_ascii_lowercase();
+        let quoted = ['"', '\'', '`'].map(|quote| name.replace(quote, &String::from_iter([quote, quote])));
+        texts.iter().any(|text| text.contains(&name) || quoted.iter().any(|name| text.contains(name)))
+    };
+    let tables = if texts.is_empty() { Vec::new() } else { catalog.tables() };
+    Ok(tables.into_iter().filter(named).collect())
+}
+
+fn left_behind(db: &Connection) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    db.prepare(LEFT_BEHIND)?.for_each(&[], |row| -> Result<()> {
+        names.extend(row.column(0).as_str().map(str::to_owned));
+        Ok(())
+    })?;
+    Ok(names)
+}
+
+fn register(db: &Connection) -> Result<()> {
+    if db.prepare(&format!("SELECT {FUNCTION}()")).is_ok() {
+        return Ok(());
+    }
+    let ask = |context: &cloudsync_sqlite_ffi::Context<'_>, args: &Args<'_>| -> Result<_, FunctionError> {
+        let here = context.connection();
+        let guard =
+            SET.with_borrow(|set| set.iter().find(|(db, _)| *db == here).map(|(_, it)| Rc::clone(it)));
+        Ok(Output::Integer(i64::from(guard.is_some_and(|guard| guard.cancels(args)))))
+    };
+    Ok(db.create_function(FUNCTION, -1, FunctionFlags::INNOCUOUS, ask)?)
+}
+
+fn trigger(name: &str, table: &Table, verb: Verb, orphaned: Option<&str>) -> String {
+    let row = if verb == Verb::Insert { "NEW" } else { "OLD" };
+    let key = table.key.iter().map(|key| format!(", {row}.{}", quote_identifier(&key.name)));
+    let asks = format!("{FUNCTION}({}, {}{})", table.id, verb as i64, key.collect::<String>());
+    let when = match orphaned.filter(|_| verb != Verb::Insert) {
+        // AND could leave out the question.
+        Some(orphaned) => format!("CASE WHEN {asks} THEN NOT ({orphaned}) ELSE 0 END"),
+        None => asks,
+    };
+    format!(
+        "CREATE TEMP TRIGGER {} BEFORE {} ON {} WHEN {when} BEGIN SELECT RAISE(IGNORE); END",
+        quote_identifier(name),
+        verb.sql(),
+        table.quoted()
+    )
+}
+
+/// The condition under which SQLite's own foreign key actions write a row: its parent is gone. `None` where there are no
+/// such actions.
+fn orphaned(db: &Connection, table: &Table) -> Result<Option<String>> {
+    if !table.definition.has_foreign_keys {
+        return Ok(None);
+    }
+    let mut terms = Vec::new();
+    for key in foreign_keys(db, &table.name)?.into_iter().filter(|key| key.acts) {
+        terms.extend(key.missing(db, "OLD")?.map(|missing| missing.condition));
+    }
+    Ok((!terms.is_empty()).then(|| terms.join(" OR ")))
+}
+
+fn explain(error: Error) -> Error {
+    match error {
+        Error::Sqlite(error) if error.primary_code() == bindings::SQLITE_AUTH => Error::State(format!(
+            "{}: the authorizer of this connection must allow temporary triggers and the function {FUNCTION}, because the app has triggers on synced tables",
+            error.message
+        )),
+        error => error,
+    }
+}
