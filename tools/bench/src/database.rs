@@ -1,16 +1,12 @@
-//! A database under test: a fresh file, plain or with a replica.
+//! A database under test: a file, the table `t`, and the loops that a program in C would write.
 
-use crate::data::{Rows, column_type};
-use crate::report::Implementation;
+use crate::data::Rows;
 use anyhow::{Context, Result, anyhow};
-use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
-use cloudsync_protocol::payload::Opened;
-use cloudsync_replica::{Extraction, Filter, Origin, Replica, Source, SystemEnvironment, Zstd};
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
 use cloudsync_sqlite_ffi::{Api, Connection, Statement, Value, capture_api, captured_api};
 use rusqlite::ffi;
 use std::ffi::{c_char, c_int};
-use std::rc::Rc;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 type EntryPoint = unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const Sqlite3ApiRoutines) -> c_int;
@@ -34,76 +30,60 @@ fn api() -> Result<Api> {
     captured_api().context("SQLite did not hand out its API")
 }
 
-/// A fresh database with the empty table `t`.
+/// An open database: WAL, `synchronous=NORMAL`.
 pub(crate) struct Database {
-    replica: Option<Replica>,
     connection: Connection,
-    // Closed and removed last.
-    _owner: rusqlite::Connection,
-    _folder: tempfile::TempDir,
+    owner: rusqlite::Connection,
+    path: PathBuf,
 }
 
 impl Database {
-    /// Creates the file, and makes the table sync unless it is a plain one.
-    pub(crate) fn create(columns: usize, implementation: Implementation) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+    /// Opens the file, or makes it.
+    pub(crate) fn open(path: &Path, temp_store_memory: bool) -> Result<Self> {
         let api = api()?;
-        let owner = rusqlite::Connection::open(folder.path().join("bench.db"))?;
+        let owner = rusqlite::Connection::open(path)?;
         // SAFETY: the handle is open, of the only SQLite in the process, and kept open by `owner`, which is dropped
         // after everything made from the connection.
         let connection =
             unsafe { Connection::from_raw(owner.handle().cast(), api) }.context("no connection")?;
         connection.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")?;
-        let list: String =
-            (0..columns).map(|column| format!(", c{column} {}", column_type(column))).collect();
-        connection.execute(&format!("CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL{list})"))?;
-        let replica = match implementation {
-            Implementation::Plain => None,
-            Implementation::Cloudsync => {
-                let environment =
-                    SystemEnvironment::new(move |buffer: &mut [u8]| connection.randomness(buffer));
-                let mut replica = Replica::open(connection, Rc::new(environment))?;
-                replica.init("t", "cls", 0)?;
-                replica.fold()?;
-                Some(replica)
-            }
-        };
-        let database = Self { replica, connection, _owner: owner, _folder: folder };
-        database.checkpoint()?;
-        Ok(database)
+        if temp_store_memory {
+            connection.execute("PRAGMA temp_store=MEMORY")?;
+        }
+        Ok(Self { connection, owner, path: path.to_owned() })
+    }
+
+    /// The connection, for what works on it; it must not outlive this.
+    pub(crate) fn connection(&self) -> Connection {
+        self.connection
+    }
+
+    /// The owner of the connection.
+    pub(crate) fn owner(&self) -> &rusqlite::Connection {
+        &self.owner
     }
 
     /// Empties the WAL into the file, so that one work does not pay for the one before.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        Ok(self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")?)
+        self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     }
 
-    /// Folds, where there is a replica.
-    pub(crate) fn fold(&mut self) -> Result<()> {
-        if let Some(replica) = &mut self.replica {
-            replica.fold()?;
-        }
-        Ok(())
+    /// Bytes of the WAL: what was written since the last checkpoint, if none came by itself.
+    pub(crate) fn wal_bytes(&self) -> u64 {
+        let mut name = self.path.clone().into_os_string();
+        name.push("-wal");
+        std::fs::metadata(name).map_or(0, |metadata| metadata.len())
     }
 
-    /// The replica of a database that has one.
-    pub(crate) fn replica(&mut self) -> Result<&mut Replica> {
-        self.replica.as_mut().context("a plain database has no replica")
+    /// Bytes of the file, the WAL checkpointed.
+    pub(crate) fn file_bytes(&self) -> Result<u64> {
+        self.checkpoint()?;
+        Ok(std::fs::metadata(&self.path)?.len())
     }
 
     /// Runs SQL.
     pub(crate) fn execute(&self, sql: &str) -> Result<()> {
         Ok(self.connection.execute(sql)?)
-    }
-
-    /// Bytes of the file, and of its pages that are in use.
-    pub(crate) fn size(&self) -> Result<(i64, i64)> {
-        self.checkpoint()?;
-        let pragma = |name: &str| -> Result<i64> {
-            self.connection.query_i64(&format!("PRAGMA {name}"), &[])?.with_context(|| format!("no {name}"))
-        };
-        let (pages, free, size) = (pragma("page_count")?, pragma("freelist_count")?, pragma("page_size")?);
-        Ok((pages * size, (pages - free) * size))
     }
 
     /// Prepares a statement that is run many times.
@@ -118,65 +98,71 @@ impl Database {
         self.execute("COMMIT")
     }
 
-    /// Runs `sql` once per row, with key and all values as parameters.
-    pub(crate) fn run_per_row(&self, sql: &str, rows: &Rows) -> Result<()> {
+    /// Runs `sql` once per row, with what `fill` puts into the buffer as parameters.
+    pub(crate) fn run_per_row<'r>(
+        &self,
+        sql: &str,
+        numbers: impl IntoIterator<Item = usize>,
+        mut fill: impl FnMut(usize, &mut Vec<Value<'r>>),
+    ) -> Result<()> {
         let mut statement = self.prepare(sql)?;
-        let mut buffer = Vec::with_capacity(rows.columns + 1);
-        for row in 0..rows.count() {
-            rows.fill(row, &mut buffer);
+        let mut buffer = Vec::new();
+        for row in numbers {
+            fill(row, &mut buffer);
             statement.run(&buffer)?;
         }
         Ok(())
     }
 
-    /// Reads every row of a query.
-    pub(crate) fn read(&self, sql: &str, values: &[Value<'_>]) -> Result<usize> {
+    /// Runs `sql` once per row, with key and all values as parameters.
+    pub(crate) fn run_with_rows(&self, sql: &str, rows: &Rows) -> Result<()> {
+        self.run_per_row(sql, 0..rows.count(), |row, buffer| rows.fill(row, buffer))
+    }
+
+    /// Reads every value of a query and gives their bytes.
+    pub(crate) fn read(&self, sql: &str) -> Result<usize> {
         let mut bytes = 0;
-        self.prepare(sql)?.for_each(values, |row| -> Result<()> {
-            bytes += (0..row.column_count()).map(|column| size_of_value(row.column(column))).sum::<usize>();
+        self.prepare(sql)?.for_each(&[], |row| -> Result<()> {
+            bytes += row_bytes(row);
             Ok(())
         })?;
         Ok(bytes)
     }
 
-    /// Extracts what changed after `version`, in chunks.
-    pub(crate) fn extract(&mut self, version: u64) -> Result<Vec<Vec<u8>>> {
-        let replica = self.replica()?;
-        let last = replica.version()?;
-        let mut from = Some(replica.position_after(version)?);
-        let mut chunks = Vec::new();
-        while let Some(position) = from {
-            let wanted = Extraction {
-                from: position,
-                last,
-                filter: Filter::Everything,
-                bytes_target: CHUNK_BYTES_TARGET,
-            };
-            let chunk = replica.transact(|replica| replica.extract_in_transaction(&wanted))?;
-            chunks.extend((chunk.rows > 0).then_some(chunk.payload));
-            from = chunk.next;
+    /// Looks one cell of each of these rows up by key, and gives the bytes of keys and values.
+    pub(crate) fn read_by_key(&self, rows: &Rows, numbers: &[usize]) -> Result<usize> {
+        let (mut bytes, mut buffer) = (0, Vec::new());
+        let mut select = self.prepare(&rows.shape.select_one_sql())?;
+        for &row in numbers {
+            rows.fill_key(row, &mut buffer);
+            bytes += select.query_row(&buffer, |row| -> Result<usize> { Ok(row_bytes(row)) })?.unwrap_or(0);
         }
-        Ok(chunks)
+        Ok(bytes)
     }
 
-    /// Applies chunks as those of a server: each in a transaction of its own.
-    pub(crate) fn apply(&mut self, chunks: &[Vec<u8>]) -> Result<()> {
-        let source = Source { origin: Origin::Server, time_max: None, base: 0 };
-        let replica = self.replica()?;
-        for chunk in chunks {
-            let opened = Opened::open(chunk, &Zstd).map_err(|error| anyhow!("{error}"))?;
-            let payload = opened.payload().map_err(|error| anyhow!("{error}"))?;
-            let apply = |replica: &mut Replica| replica.apply_in_transaction(&[payload], source);
-            let applied = replica.with_apply_settings(|replica| replica.transact(apply))?;
-            if applied.quarantined > 0 {
-                return Err(anyhow!("{} rows were put into the quarantine", applied.quarantined));
-            }
+    /// Says that the table holds exactly these rows, or fails: a work that was not done costs nothing.
+    pub(crate) fn expect(&self, rows: &Rows) -> Result<()> {
+        let mut select = self.prepare("SELECT count(*), total(length(c0)) FROM t")?;
+        let found = select.query_row(&[], |row| -> Result<_> {
+            Ok((row.column_i64(0) as usize, row.column_i64(1) as usize))
+        })?;
+        let mut buffer = Vec::new();
+        let mut length = 0;
+        for row in 0..rows.count() {
+            rows.fill_one(row, &mut buffer);
+            length += buffer.last().map_or(0, |value| length_of(*value));
         }
-        Ok(())
+        let wanted = Some((rows.count(), length));
+        if found == wanted { Ok(()) } else { Err(anyhow!("t holds {found:?}, and should hold {wanted:?}")) }
     }
 }
 
-fn size_of_value(value: Value<'_>) -> usize {
+fn row_bytes(row: &Statement) -> usize {
+    (0..row.column_count()).map(|column| value_bytes(row.column(column))).sum()
+}
+
+/// Bytes of a value as a reader gets it: numbers have eight.
+fn value_bytes(value: Value<'_>) -> usize {
     match value {
         Value::Null => 0,
         Value::Integer(_) | Value::Real(_) => 8,
@@ -184,20 +170,11 @@ fn size_of_value(value: Value<'_>) -> usize {
     }
 }
 
-/// `INSERT INTO t` with a parameter for each column.
-pub(crate) fn insert_sql(columns: usize) -> String {
-    let values: String = (0..columns).map(|column| format!(", ?{}", column + 2)).collect();
-    format!("INSERT INTO t VALUES(?1{values})")
-}
-
-/// An insertion that updates every column of a row that is there already.
-pub(crate) fn upsert_sql(columns: usize) -> String {
-    let sets: Vec<_> = (0..columns).map(|column| format!("c{column} = excluded.c{column}")).collect();
-    format!("{} ON CONFLICT(id) DO UPDATE SET {}", insert_sql(columns), sets.join(", "))
-}
-
-/// An update of every column.
-pub(crate) fn update_all_sql(columns: usize) -> String {
-    let sets: Vec<_> = (0..columns).map(|column| format!("c{column} = ?{}", column + 2)).collect();
-    format!("UPDATE t SET {} WHERE id = ?1", sets.join(", "))
+/// What `length()` gives for the values that the first column can have.
+fn length_of(value: Value<'_>) -> usize {
+    match value {
+        Value::Integer(integer) => integer.to_string().len(),
+        Value::Null | Value::Real(_) => 0,
+        Value::Text(bytes) | Value::Blob(bytes) => bytes.len(),
+    }
 }

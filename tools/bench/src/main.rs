@@ -1,72 +1,62 @@
 //! Measures writes, extraction and apply as ratios to plain SQLite.
 //!
-//! Every work runs several times, plain SQLite and ours alternating, each time on fresh files in a temporary folder:
-//! WAL, `synchronous=NORMAL`, a UUIDv7 text as the key, statements prepared once and bound without copies. Ratios are
-//! of the medians of CPU time, since the machines are shared. One file per group of works.
+//! `docs/bench.md` says how and why. A run is a list of steps (`plan`): a group of works in one set-up (`case`). In each
+//! round everyone (`subject`) does the same on fresh files; the figures meet in `report` and are held against `target`.
 
+mod case;
 mod data;
 mod database;
+mod delta;
+mod document;
+mod instructions;
 mod measure;
-mod payload;
+mod memory;
+mod options;
+mod plan;
 mod report;
+mod scattered;
+mod subject;
 mod sync;
+mod target;
+mod words;
 mod writes;
 
-use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use anyhow::{Context, Result};
+use std::process::ExitCode;
 
-const HELP: &str = "usage: cloudsync-bench [--quick] [--json FILE] [--rows N]
-  --quick      20,000 rows of 10 columns, medians of 3 runs; else 50,000 rows of 1, 3, 10 and 30 columns, of 5
-  --json FILE  writes the figures as a list of JSON objects as well
-  --rows N     another number of rows";
-
-/// What the command line asks for.
-pub(crate) struct Options {
-    /// Rows per table.
-    pub(crate) rows: usize,
-    /// Numbers of value columns to measure.
-    pub(crate) columns: &'static [usize],
-    /// Runs of which the median is taken.
-    pub(crate) runs: usize,
-    json: Option<PathBuf>,
-}
-
-impl Options {
-    fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut options = Self { rows: 50_000, columns: &[1, 3, 10, 30], runs: 5, json: None };
-        let mut rows = None;
-        while let Some(arg) = args.next() {
-            let mut value = || args.next().with_context(|| format!("{arg} wants a value\n{HELP}"));
-            match arg.as_str() {
-                "--quick" => (options.rows, options.columns, options.runs) = (20_000, &[10], 3),
-                "--json" => options.json = Some(value()?.into()),
-                "--rows" => rows = Some(value()?.parse::<usize>().context("--rows wants a number")?),
-                "--help" | "-h" => return Ok(None),
-                other => bail!("unknown argument {other}\n{HELP}"),
-            }
+fn main() -> Result<ExitCode> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.split_first() {
+        Some((command, rest)) if command == memory::COMMAND => memory::main(rest).map(|()| ExitCode::SUCCESS),
+        Some((command, rest)) if command == instructions::COMMAND => {
+            instructions::main(rest).map(|()| ExitCode::SUCCESS)
         }
-        options.rows = rows.unwrap_or(options.rows);
-        if options.rows < sync::DELTA_ROWS {
-            bail!("--rows must be at least {}", sync::DELTA_ROWS);
-        }
-        Ok(Some(options))
+        _ => bench(&args),
     }
 }
 
-fn main() -> Result<()> {
-    let Some(options) = Options::parse(std::env::args().skip(1))? else {
-        println!("{HELP}");
-        return Ok(());
+fn bench(args: &[String]) -> Result<ExitCode> {
+    let Some(options) = options::Options::parse(args.iter().cloned())? else {
+        println!("{}", options::HELP);
+        return Ok(ExitCode::SUCCESS);
     };
-    let mut report = report::Report::default();
-    for columns in options.columns {
-        writes::run(&mut report, &options, *columns)?;
-        sync::run(&mut report, &options, *columns)?;
-        payload::run(&mut report, &options, *columns)?;
-    }
-    print!("{}", report.table());
+    let report = plan::run(&options, &plan::steps(&options)?)?;
+    let table = report.table();
+    print!("{table}");
     if let Some(path) = &options.json {
         std::fs::write(path, report.json()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(())
+    if let Some(path) = &options.docs {
+        let extent = match options.extent {
+            options::Extent::Quick => " --quick",
+            options::Extent::Normal => "",
+            options::Extent::Full => " --full",
+        };
+        document::write(path, &(document::heading(extent) + &table))?;
+    }
+    let missed = report.missed();
+    for verdict in &missed {
+        println!("{}", verdict.explain());
+    }
+    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

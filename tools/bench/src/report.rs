@@ -1,141 +1,174 @@
-//! The figures: gathered per work, printed as a table and written as JSON.
+//! The figures: gathered per work, printed as one table, written as JSON.
 
 use crate::measure::{Cost, median};
+use crate::subject::Implementation;
+use crate::target::{self, Verdict};
 use anyhow::Result;
 use serde_json::{Value as Json, json};
-use std::fmt::Write as _;
-
-/// Who does the work. Peers get their own entries here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Implementation {
-    /// SQLite without anything: what ratios refer to.
-    Plain,
-    /// Our replica.
-    Cloudsync,
-}
-
-impl Implementation {
-    /// In the order in which they take turns.
-    pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Cloudsync];
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Cloudsync => "cloudsync",
-        }
-    }
-}
 
 /// What was measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Work {
     pub(crate) name: &'static str,
-    /// Empty for the ordinary way.
-    pub(crate) variant: &'static str,
+    /// Empty for the stated set-up, else how this differs, with commas between.
+    pub(crate) variant: String,
     /// Value columns.
     pub(crate) columns: usize,
     pub(crate) implementation: Implementation,
 }
 
-#[derive(Debug)]
-struct Entry {
-    work: Work,
+/// The figures of one work.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    /// One for each round.
     costs: Vec<Cost>,
+    /// One for each round.
     bytes: Vec<f64>,
+    instructions: Option<f64>,
     cells: usize,
 }
 
-impl Entry {
-    fn cpu_s(&self) -> Option<f64> {
-        (!self.costs.is_empty()).then(|| median(self.costs.iter().map(|cost| cost.cpu_s).collect()))
+impl Figures {
+    pub(crate) fn cpu_s(&self) -> Option<f64> {
+        median(self.costs.iter().map(|cost| cost.cpu_s).collect())
     }
 
     fn wall_s(&self) -> Option<f64> {
-        (!self.costs.is_empty()).then(|| median(self.costs.iter().map(|cost| cost.wall_s).collect()))
+        median(self.costs.iter().map(|cost| cost.wall_s).collect())
     }
 
-    fn bytes(&self) -> Option<f64> {
-        (!self.bytes.is_empty()).then(|| median(self.bytes.clone()))
+    pub(crate) fn bytes(&self) -> Option<f64> {
+        median(self.bytes.clone())
     }
 
-    fn cells_per_s(&self) -> Option<f64> {
+    /// Cells in a second of CPU time.
+    pub(crate) fn cells_per_s(&self) -> Option<f64> {
         self.cpu_s().filter(|cpu_s| *cpu_s > 0.0 && self.cells > 0).map(|cpu_s| self.cells as f64 / cpu_s)
+    }
+
+    /// The multiple of plain SQLite's figures: CPU time, else instructions, else bytes. Of CPU time it is the middle of
+    /// the ratios of each round: what slows the machine down for a while slows both down.
+    fn ratio_to(&self, plain: &Self) -> Option<f64> {
+        let rounds = |ours: &[f64], plain: &[f64]| {
+            let pairs = ours.iter().zip(plain).filter(|(_, plain)| **plain > 0.0);
+            median(pairs.map(|(ours, plain)| ours / plain).collect())
+        };
+        let cpu = |figures: &Self| figures.costs.iter().map(|cost| cost.cpu_s).collect::<Vec<_>>();
+        rounds(&cpu(self), &cpu(plain))
+            .or_else(|| rounds(self.instructions.as_slice(), plain.instructions.as_slice()))
+            .or_else(|| rounds(&self.bytes, &plain.bytes))
     }
 }
 
-/// All figures, in the order in which they were first met.
+/// All figures, in the order in which their works were first met.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    entries: Vec<Entry>,
+    entries: Vec<(Work, Figures)>,
+    /// What a reader of a line has to know.
+    notes: Vec<(Work, String)>,
 }
 
 impl Report {
-    /// Adds one run of a work that touched `cells` cells.
+    /// Adds one round of a work that touched `cells` cells.
     pub(crate) fn add_cost(&mut self, work: Work, cost: Cost, cells: usize) {
-        let entry = self.entry(work);
-        entry.costs.push(cost);
-        entry.cells = cells;
+        let figures = self.figures_mut(work);
+        figures.costs.push(cost);
+        figures.cells = cells;
     }
 
-    /// Adds a size in bytes.
+    /// Adds a number of bytes, of one round.
     pub(crate) fn add_bytes(&mut self, work: Work, bytes: f64) {
-        self.entry(work).bytes.push(bytes);
+        self.figures_mut(work).bytes.push(bytes);
     }
 
-    fn entry(&mut self, work: Work) -> &mut Entry {
-        let at = self.entries.iter().position(|entry| entry.work == work).unwrap_or_else(|| {
-            self.entries.push(Entry { work, costs: Vec::new(), bytes: Vec::new(), cells: 0 });
+    /// Sets the instructions per row.
+    pub(crate) fn set_instructions(&mut self, work: Work, instructions: f64) {
+        self.figures_mut(work).instructions = Some(instructions);
+    }
+
+    /// Adds what a reader of a line has to know; once.
+    pub(crate) fn note(&mut self, work: &Work, note: String) {
+        let note = (line_of(work), note);
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    fn figures_mut(&mut self, work: Work) -> &mut Figures {
+        let at = self.entries.iter().position(|(known, _)| *known == work).unwrap_or_else(|| {
+            self.entries.push((work, Figures::default()));
             self.entries.len() - 1
         });
-        &mut self.entries[at]
+        &mut self.entries[at].1
     }
 
-    /// What the same work is in plain SQLite: that of the same variant, else the ordinary one.
-    fn plain(&self, work: Work) -> Option<&Entry> {
-        let find = |variant| {
-            let plain = Work { variant, implementation: Implementation::Plain, ..work };
-            self.entries.iter().find(|entry| entry.work == plain)
-        };
-        find(work.variant).or_else(|| find(""))
+    /// The figures of a work, if it was measured.
+    pub(crate) fn figures(&self, work: &Work) -> Option<&Figures> {
+        self.entries.iter().find(|(known, _)| known == work).map(|(_, figures)| figures)
     }
 
-    /// CPU time as a multiple of plain SQLite's, or bytes where only sizes were taken.
-    fn ratio(&self, entry: &Entry) -> Option<f64> {
-        let plain = self.plain(entry.work)?;
-        let divide =
-            |ours: Option<f64>, plain: Option<f64>| Some(ours? / plain.filter(|plain| *plain > 0.0)?);
-        divide(entry.cpu_s(), plain.cpu_s()).or_else(|| divide(entry.bytes(), plain.bytes()))
+    /// The multiple of what plain SQLite needs for the same work in the same run and variant.
+    pub(crate) fn ratio(&self, work: &Work) -> Option<f64> {
+        self.figures(work)?.ratio_to(self.figures(&line_of(work))?)
     }
 
-    /// The figures for people.
-    pub(crate) fn table(&self) -> String {
-        let mut out = format!(
-            "{:<18} {:<14} {:>3}  {:<10} {:>7} {:>10} {:>10} {:>12} {:>14}\n",
-            "work", "variant", "C", "impl", "ratio", "cpu ms", "wall ms", "cells/s", "bytes"
-        );
-        for entry in &self.entries {
-            let number = |value: Option<f64>, digits| {
-                value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
-            };
-            let work = entry.work;
-            let ms = |seconds: Option<f64>| number(seconds.map(|seconds| seconds * 1e3), 3);
-            let fine = entry.bytes().is_some_and(|bytes| bytes < 1_000.0);
-            // Writing to a String does not fail.
-            let _ = writeln!(
-                out,
-                "{:<18} {:<14} {:>3}  {:<10} {:>7} {:>10} {:>10} {:>12} {:>14}",
-                work.name,
-                work.variant,
-                work.columns,
-                work.implementation.name(),
-                number(self.ratio(entry), 2),
-                ms(entry.cpu_s()),
-                ms(entry.wall_s()),
-                number(entry.cells_per_s(), 0),
-                number(entry.bytes(), if fine { 2 } else { 0 }),
-            );
+    /// The works of one implementation or another, each once.
+    fn lines(&self) -> Vec<Work> {
+        let mut lines: Vec<Work> = Vec::new();
+        for (work, _) in &self.entries {
+            let line = line_of(work);
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
         }
-        out
+        lines.sort_by_key(|line| (order(line.name), line.variant.clone(), line.columns));
+        lines
+    }
+
+    /// The table: Markdown whose columns are as wide as what stands in them, so that it reads well in a terminal too.
+    pub(crate) fn table(&self) -> String {
+        let implementations = Implementation::all();
+        let mut rows = vec![vec!["work".to_owned(), "C".to_owned(), "variant".to_owned()]];
+        rows[0].extend(implementations.iter().map(|implementation| implementation.name().to_owned()));
+        rows[0].extend(["cloudsync cells/s", "target", "note"].map(str::to_owned));
+        for line in self.lines() {
+            let mut row = vec![line.name.to_owned(), line.columns.to_string(), line.variant.clone()];
+            let of = |implementation| Work { implementation, ..line.clone() };
+            row.extend(implementations.iter().map(|implementation| self.cell(&of(*implementation))));
+            let ours = self.figures(&of(Implementation::Cloudsync));
+            row.push(ours.and_then(Figures::cells_per_s).map_or_else(dash, rate_text));
+            row.push(target::verdict(self, &line).map_or_else(String::new, |verdict| verdict.to_string()));
+            let notes = self.notes.iter().filter(|(known, _)| *known == line).map(|(_, note)| note.as_str());
+            row.push(notes.collect::<Vec<_>>().join("; "));
+            rows.push(row);
+        }
+        align(&rows)
+    }
+
+    /// The ratio, with the figures behind it.
+    fn cell(&self, work: &Work) -> String {
+        let Some(figures) = self.figures(work) else {
+            return dash();
+        };
+        let ratio = self.ratio(work).map_or_else(dash, |ratio| format!("{ratio:.2}"));
+        if let (Some(cpu_s), Some(wall_s)) = (figures.cpu_s(), figures.wall_s()) {
+            format!("{ratio} ({} / {} ms)", milliseconds(cpu_s), milliseconds(wall_s))
+        } else if let Some(instructions) = figures.instructions {
+            format!("{ratio} ({instructions:.0} i)")
+        } else if let Some(bytes) = figures.bytes() {
+            format!("{ratio} ({})", bytes_text(bytes))
+        } else {
+            dash()
+        }
+    }
+
+    /// The targets that were missed.
+    pub(crate) fn missed(&self) -> Vec<Verdict> {
+        self.lines()
+            .iter()
+            .filter_map(|line| target::verdict(self, line))
+            .filter(|verdict| !verdict.met)
+            .collect()
     }
 
     /// The figures for programs.
@@ -143,17 +176,17 @@ impl Report {
         let list: Vec<Json> = self
             .entries
             .iter()
-            .map(|entry| {
+            .map(|(work, figures)| {
                 json!({
-                    "work": entry.work.name,
-                    "c": entry.work.columns,
-                    "impl": entry.work.implementation.name(),
-                    "variant": entry.work.variant,
-                    "ratio": self.ratio(entry),
-                    "cpu_s": entry.cpu_s(),
-                    "wall_s": entry.wall_s(),
-                    "cells_per_s": entry.cells_per_s(),
-                    "bytes": entry.bytes(),
+                    "work": work.name,
+                    "c": work.columns,
+                    "impl": work.implementation.name(),
+                    "variant": work.variant,
+                    "ratio": self.ratio(work),
+                    "cpu_s": figures.cpu_s(),
+                    "wall_s": figures.wall_s(),
+                    "cells_per_s": figures.cells_per_s(),
+                    "bytes": figures.bytes(),
                 })
             })
             .collect();
@@ -161,22 +194,147 @@ impl Report {
     }
 }
 
+/// The line of the table that a work is on, which is named like the work of plain SQLite.
+fn line_of(work: &Work) -> Work {
+    Work { implementation: Implementation::Plain, ..work.clone() }
+}
+
+/// Where a work stands in the table.
+fn order(name: &str) -> usize {
+    const NAMES: [&str; 14] = [
+        "insert",
+        "update_one",
+        "update_all",
+        "delete",
+        "insert_single_tx",
+        "insert_and_fold",
+        "file_size",
+        "extract_all",
+        "extract_100",
+        "apply_empty",
+        "apply_same",
+        "apply_conflict",
+        "payload_bytes",
+        "peak_memory",
+    ];
+    NAMES.iter().position(|known| *known == name).unwrap_or(NAMES.len())
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn milliseconds(seconds: f64) -> String {
+    let ms = seconds * 1e3;
+    if ms < 10.0 { format!("{ms:.2}") } else { format!("{ms:.0}") }
+}
+
+/// Three digits or so, in thousands or millions a second.
+pub(crate) fn rate_text(rate: f64) -> String {
+    if rate >= 1e6 { format!("{:.1} M", rate / 1e6) } else { format!("{:.0} k", rate / 1e3) }
+}
+
+/// Three digits or so, in the fitting unit.
+pub(crate) fn bytes_text(bytes: f64) -> String {
+    const KIB: f64 = 1024.0;
+    match bytes {
+        bytes if bytes >= KIB * KIB => format!("{:.1} MiB", bytes / KIB / KIB),
+        bytes if bytes >= 10.0 * KIB => format!("{:.1} KiB", bytes / KIB),
+        bytes => format!("{bytes:.1} B"),
+    }
+}
+
+fn align(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(3);
+    let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
+    let line = |cells: &[String]| {
+        let cells = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+    };
+    let rule: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    let head = [line(&rows[0]), line(&rule)];
+    head.into_iter().chain(rows[1..].iter().map(|row| line(row))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn ratios_are_to_plain_sqlite() {
+    fn work(implementation: Implementation) -> Work {
+        Work { name: "insert", variant: String::new(), columns: 10, implementation }
+    }
+
+    fn cost(cpu_s: f64) -> Cost {
+        Cost { cpu_s, wall_s: cpu_s + 1.0 }
+    }
+
+    fn sample() -> Report {
         let mut report = Report::default();
-        let plain = Work { name: "insert", variant: "", columns: 1, implementation: Implementation::Plain };
-        let ours = Work { variant: "other", implementation: Implementation::Cloudsync, ..plain };
-        report.add_cost(plain, Cost { cpu_s: 2.0, wall_s: 2.0 }, 10);
-        report.add_cost(ours, Cost { cpu_s: 3.0, wall_s: 3.0 }, 10);
+        // The machine is three times as slow in the last round, for both.
+        for (plain, ours) in [(1.0, 1.5), (1.0, 1.5), (1.0, 1.5), (3.0, 4.5), (3.0, 4.5)] {
+            report.add_cost(work(Implementation::Plain), cost(plain), 10);
+            report.add_cost(work(Implementation::Cloudsync), cost(ours), 10);
+        }
+        report
+    }
+
+    #[test]
+    fn ratios_are_to_plain_sqlite_of_the_same_round() {
+        let mut report = sample();
+        assert_eq!(report.ratio(&work(Implementation::Cloudsync)), Some(1.5));
+        let other = |implementation| Work { variant: "synthetic".to_owned(), ..work(implementation) };
+        report.add_cost(other(Implementation::Cloudsync), cost(8.0), 10);
         assert_eq!(
-            report.entries.iter().map(|entry| report.ratio(entry)).collect::<Vec<_>>(),
-            [Some(1.0), Some(1.5)]
+            report.ratio(&other(Implementation::Cloudsync)),
+            None,
+            "plain of another variant was taken"
         );
-        assert!(report.json().unwrap().contains("\"ratio\": 1.5"));
-        assert!(report.table().lines().count() == 3);
+        report.add_cost(other(Implementation::Plain), cost(2.0), 10);
+        assert_eq!(report.ratio(&other(Implementation::Cloudsync)), Some(4.0));
+    }
+
+    #[test]
+    fn the_list_for_programs_has_every_field() {
+        let mut report = sample();
+        let size = Work { name: "file_size", ..work(Implementation::Cloudsync) };
+        report.add_bytes(size, 7.0);
+        let list: Json = serde_json::from_str(&report.json().unwrap()).unwrap();
+        assert_eq!(
+            list[1],
+            json!({
+                "work": "insert", "c": 10, "impl": "cloudsync", "variant": "", "ratio": 1.5, "cpu_s": 1.5,
+                "wall_s": 2.5, "cells_per_s": 10.0 / 1.5, "bytes": null,
+            })
+        );
+        assert_eq!(
+            (&list[2]["bytes"], &list[2]["cpu_s"], &list[2]["ratio"]),
+            (&json!(7.0), &json!(null), &json!(null))
+        );
+    }
+
+    #[test]
+    fn the_table_has_a_dash_for_who_was_not_there_and_names_the_target() {
+        let table = sample().table();
+        let line = table.lines().nth(2).unwrap();
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        assert_eq!(
+            cells[1..8],
+            ["insert", "10", "", "1.00 (1000 / 2000 ms)", "-", "1.50 (1500 / 2500 ms)", "-"]
+        );
+        assert_eq!(cells[9], "<= 1.8");
+        let widths: Vec<_> = table.lines().map(str::len).collect();
+        assert!(widths.iter().all(|width| *width == widths[0]), "{table}");
+    }
+
+    #[test]
+    fn a_miss_is_listed() {
+        let mut report = sample();
+        assert!(report.missed().is_empty());
+        let delete = |implementation| Work { name: "delete", ..work(implementation) };
+        report.add_cost(delete(Implementation::Plain), cost(1.0), 10);
+        report.add_cost(delete(Implementation::Cloudsync), cost(2.5), 10);
+        let missed = report.missed();
+        assert_eq!(missed.len(), 1);
+        assert!(report.table().contains("<= 2.0 MISSED"), "{}", report.table());
     }
 }
