@@ -94,7 +94,9 @@ impl ColumnSet {
     /// The columns numbered `0..count`.
     #[must_use]
     pub fn first(count: u16) -> Self {
-        (0..count).map(ColumnNumber).collect()
+        let full = |bits: u16| if bits >= 64 { u64::MAX } else { (1 << bits) - 1 };
+        let high = (1..count.div_ceil(64)).map(|word| full(count - word * 64));
+        Self { low: full(count), high: high.collect() }
     }
 
     /// Adds a column.
@@ -175,9 +177,8 @@ impl ColumnSet {
     /// The count n when the set is exactly `0..n`.
     #[must_use]
     pub fn as_first(&self) -> Option<u16> {
-        let count = self.len();
-        let is_first = self.iter().last().is_none_or(|last| usize::from(last.0) + 1 == count);
-        is_first.then_some(count as u16)
+        let count = self.len() as u16;
+        (*self == Self::first(count)).then_some(count)
     }
 
     fn word(&self, index: usize) -> u64 {

@@ -11,6 +11,7 @@ use crate::codec::Zstd;
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::replica::Replica;
+use crate::row_scan::RowScan;
 use crate::storage::quote_identifier;
 use crate::table::Table;
 use crate::value::from_sqlite;
@@ -219,7 +220,8 @@ struct Open {
     shape: Shape,
     id: GroupId,
     select: Statement,
-    width: usize,
+    /// Where the group's columns stand among the table's cells.
+    places: Vec<usize>,
 }
 
 struct Builder<'r> {
@@ -229,6 +231,8 @@ struct Builder<'r> {
     until: Option<&'r Position>,
     encoder: Encoder,
     clocks: ClockStore,
+    /// Walks through the table whose rows are all wanted.
+    scan: Option<RowScan>,
     groups: Vec<Open>,
     by_shape: HashMap<Shape, usize>,
     /// The group of the last row, which is mostly that of the next.
@@ -256,6 +260,7 @@ impl<'r> Builder<'r> {
             until,
             encoder: Encoder::new(),
             clocks: ClockStore::open(&replica.db)?,
+            scan: None,
             groups: Vec::new(),
             by_shape: HashMap::new(),
             last_group: 0,
@@ -306,6 +311,7 @@ impl<'r> Builder<'r> {
         let mut select =
             self.db.prepare("SELECT pk, clock FROM main.cloudsync_clocks WHERE pk > ?1 ORDER BY pk")?;
         select.bind(1, Value::Blob(after))?;
+        let mut scanned = None;
         while select.step()? {
             let pk = select.column(0).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
             let clock = select.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
@@ -314,6 +320,10 @@ impl<'r> Builder<'r> {
             let filter = self.extraction.filter;
             let table = self.replica.catalog.table(table).filter(|table| filter.takes_table(table));
             if let Some(table) = table.filter(|_| filter.takes_row(&clock)) {
+                if scanned != Some(table.id) {
+                    self.scan = RowScan::open(&self.db, &table)?;
+                    scanned = Some(table.id);
+                }
                 self.row(&table, key, &clock, &Mask::Whole)?;
             }
             if self.may_end() {
@@ -323,6 +333,7 @@ impl<'r> Builder<'r> {
                 }
             }
         }
+        self.scan = None;
         Ok(None)
     }
 
@@ -430,12 +441,22 @@ impl<'r> Builder<'r> {
         let common = self.wire_clock(common)?;
         let group = self.group(table, Shape { table: table.id, columns, whole, alive: true })?;
         let open = &mut self.groups[group];
-        clocks::bind_key(&mut open.select, 1, key)?;
-        if open.select.step()? {
-            let values = (0..open.width).map(|i| from_sqlite(open.select.column(i)));
-            self.encoder.push(open.id, key, clock.life, common, &exceptions, values);
+        match self.scan.as_mut().filter(|scan| scan.table().id == table.id) {
+            Some(scan) => {
+                if scan.find(key)? {
+                    let values = open.places.iter().map(|place| scan.cell(*place));
+                    self.encoder.push(open.id, key, clock.life, common, &exceptions, values);
+                }
+            }
+            None => {
+                clocks::bind_key(&mut open.select, 1, key)?;
+                if open.select.step()? {
+                    let values = (0..open.places.len()).map(|i| from_sqlite(open.select.column(i)));
+                    self.encoder.push(open.id, key, clock.life, common, &exceptions, values);
+                }
+                open.select.reset()?;
+            }
         }
-        open.select.reset()?;
         if self.encoder.size_bytes() > CHUNK_BYTES_MAX {
             self.overflow = Some((table.name.clone(), key.to_vec()));
             return Err(Error::Limit("a row is too large".to_owned()));
@@ -460,8 +481,8 @@ impl<'r> Builder<'r> {
     }
 
     fn open(&mut self, table: &Table, shape: Shape) -> Result<Open> {
-        let cells: Vec<_> = shape.columns.iter().filter_map(|number| table.cell(number)).collect();
-        let names: Vec<_> = cells.iter().map(|cell| cell.column.name()).collect();
+        let places: Vec<_> = shape.columns.iter().filter_map(|number| table.cell_place(number)).collect();
+        let names: Vec<_> = places.iter().map(|place| table.cells[*place].column.name()).collect();
         let mut list: Vec<_> = names.iter().map(|name| quote_identifier(name)).collect();
         if list.is_empty() {
             list.push("1".to_owned());
@@ -471,7 +492,7 @@ impl<'r> Builder<'r> {
         Ok(Open {
             id: self.encoder.group(&table.name, &names, shape.whole),
             select: self.db.prepare(&sql)?,
-            width: names.len(),
+            places,
             shape,
         })
     }

@@ -28,6 +28,7 @@ mod position;
 mod quarantine;
 mod replica;
 mod restamp;
+mod row_scan;
 mod sites;
 mod status;
 mod storage;
