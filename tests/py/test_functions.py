@@ -7,13 +7,13 @@ import pytest
 SCHEMA = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT);"
 
 AVAILABLE = """
-    init cleanup enable disable is_enabled set get terminate version siteid db_version uuid status pk_decode
+    init cleanup enable disable is_enabled set get begin_alter commit_alter terminate version siteid db_version uuid status pk_decode
     changes payload_encode payload_apply payload_save payload_load payload_chunks network_init network_set_apikey network_set_token
     network_sync network_send_changes network_check_changes network_status network_has_unsent_changes
     network_reset_sync_version network_cleanup
 """.split()
 
-LATER = "set_filter clear_filter begin_alter commit_alter network_auto network_logout".split()
+LATER = "set_filter clear_filter network_auto network_logout".split()
 
 ODD = [
     ("NULL",),

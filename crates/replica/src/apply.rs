@@ -101,7 +101,8 @@ impl Replica {
     /// # Errors
     /// When a payload breaks the rules or the file cannot be written; the transaction must then be undone.
     pub fn apply_in_transaction(&mut self, payloads: &[Payload<'_>], source: Source) -> Result<Applied> {
-        self.catalog.follow_schema(&self.db)?;
+        self.follow_schema()?;
+        self.catalog.require_settled()?;
         self.sites.refresh(&self.db)?;
         let mut applier = Applier::open(self, source)?;
         for payload in payloads {

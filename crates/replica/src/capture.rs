@@ -12,10 +12,12 @@
 //! no function that SQLite has built in tells them apart. A mask of zero is noted too: a column that was added behind our
 //! back may have changed.
 
+use crate::clocks;
 use crate::error::Result;
 use crate::storage::{quote_identifier, quote_text};
 use crate::table::{Column, Definition, Table, Unique};
-use cloudsync_sqlite_ffi::{Connection, Value};
+use cloudsync_core::clock::{ColumnNumber, ColumnSet};
+use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 
 /// The row was inserted, or given this key.
 pub(crate) const NOTE_INSERT: i64 = -1;
@@ -62,30 +64,49 @@ pub(crate) enum Triggers {
     Fit,
     /// All writes were noted, but perhaps not the victims of a UNIQUE index that was created since.
     Outdated,
+    /// All writes were noted or failed, but not by triggers of these columns: one may have been dropped, or renamed by a
+    /// way that leaves triggers as they are.
+    Strange,
     /// Writes may have gone unnoted: the table was dropped, and perhaps made again.
     Lost,
 }
 
-/// Compares the triggers that exist with those of the table's definition.
-pub(crate) fn find_triggers(db: &Connection, table: &Table) -> Result<Triggers> {
+/// Compares the triggers that exist on a table with those of its definition. `owner` is the name that the table had
+/// when they were made, `cells` what they were made for: SQLite itself puts new names of columns into them.
+pub(crate) fn find_triggers(
+    db: &Connection,
+    definition: &Definition,
+    owner: &str,
+    layout: i64,
+    cells: &[&Column],
+) -> Result<Triggers> {
     let (mut names, mut stored) = (Vec::new(), Vec::new());
     // language=SQLite
     let sql = "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
                AND name LIKE 'cloudsync\\_%' ESCAPE '\\'";
-    db.prepare(sql)?.for_each(&[Value::from(table.name.as_str())], |row| -> Result<()> {
+    db.prepare(sql)?.for_each(&[Value::from(definition.name.as_str())], |row| -> Result<()> {
         names.extend(row.column(0).as_str().map(str::to_owned));
         stored.extend(row.column(1).as_str().map(str::to_owned));
         Ok(())
     })?;
-    if !trigger_names(&table.name).iter().take(NOTE_TRIGGERS).all(|name| names.contains(name)) {
+    if !trigger_names(owner).iter().take(NOTE_TRIGGERS).all(|name| names.contains(name)) {
         return Ok(Triggers::Lost);
     }
-    let cells: Vec<_> = table.cells.iter().map(|cell| &cell.column).collect();
     // SQLite stores the text without the name of the database.
-    let wanted = triggers(&table.definition, table.layout, &cells);
+    let wanted = triggers(definition, owner, layout, cells);
     let wanted = wanted.iter().map(|sql| sql.replacen("CREATE TRIGGER main.", "CREATE TRIGGER ", 1));
-    let fit = wanted.len() == stored.len() && wanted.into_iter().all(|sql| stored.contains(&sql));
-    Ok(if fit { Triggers::Fit } else { Triggers::Outdated })
+    let found: Vec<_> = wanted.map(|sql| stored.contains(&sql)).collect();
+    Ok(match found.iter().take(NOTE_TRIGGERS).all(|found| *found) {
+        true if found.len() == stored.len() && found.iter().all(|found| *found) => Triggers::Fit,
+        true => Triggers::Outdated,
+        false => Triggers::Strange,
+    })
+}
+
+/// The table that the triggers of a table watch, which SQLite lets follow it to another name.
+pub(crate) fn watched_table(db: &Connection, owner: &str) -> Result<Option<String>> {
+    let sql = "SELECT tbl_name FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1";
+    Ok(db.query_text(sql, &[Value::from(&trigger_name("delete", owner)[..])])?)
 }
 
 /// Creates the table's triggers for its present layout.
@@ -96,7 +117,7 @@ pub(crate) fn create_triggers(
     cells: &[&Column],
 ) -> Result<()> {
     drop_triggers(db, &definition.name)?;
-    triggers(definition, layout, cells).iter().try_for_each(|sql| Ok(db.execute(sql)?))
+    triggers(definition, &definition.name, layout, cells).iter().try_for_each(|sql| Ok(db.execute(sql)?))
 }
 
 /// Notes every row of the table, as one statement.
@@ -122,6 +143,62 @@ pub(crate) fn log_columns(definition: &Definition) -> String {
     (0..count).map(|i| format!("k{i}")).collect::<Vec<_>>().join(", ")
 }
 
+/// Writes notes of our own.
+pub(crate) struct Noting {
+    insert: Statement,
+}
+
+impl Noting {
+    pub(crate) fn open(db: &Connection, definition: &Definition, layout: i64) -> Result<Self> {
+        let columns = log_columns(definition);
+        let values: Vec<_> =
+            (0..Table::key_columns(definition).len()).map(|i| format!("?{}", i + 3)).collect();
+        let values = values.join(", ");
+        let sql = format!(
+            "INSERT INTO main.cloudsync_log(at, layout, what, {columns}) VALUES(?1, {layout}, ?2, {values})"
+        );
+        Ok(Self { insert: db.prepare(&sql)? })
+    }
+
+    /// Notes something of the row with that packed key, at milliseconds since 1970 or at 0.
+    pub(crate) fn write(&mut self, at_ms: u64, what: Value<'_>, packed: &[u8]) -> Result<()> {
+        self.insert.bind(1, Value::Integer(i64::try_from(at_ms).unwrap_or(i64::MAX)))?;
+        self.insert.bind(2, what)?;
+        clocks::bind_key(&mut self.insert, 3, packed)?;
+        self.insert.step()?;
+        Ok(self.insert.reset()?)
+    }
+}
+
+/// What a mask says of these columns of a layout, in the form that triggers write.
+pub(crate) fn mask_of(layout: &[ColumnNumber], columns: &ColumnSet) -> MaskValue {
+    let word = |numbers: &[ColumnNumber]| -> i64 {
+        let bits = numbers.iter().enumerate().filter(|(_, number)| columns.contains(**number));
+        bits.map(|(bit, _)| 1 << bit).sum()
+    };
+    let words: Vec<_> = layout.chunks(MASK_BITS).map(word).collect();
+    match words[..] {
+        [] => MaskValue::Word(0),
+        [word] => MaskValue::Word(word),
+        _ => MaskValue::Words(words.iter().map(i64::to_string).collect::<Vec<_>>().join(",")),
+    }
+}
+
+/// A mask as the log stores it.
+pub(crate) enum MaskValue {
+    Word(i64),
+    Words(String),
+}
+
+impl MaskValue {
+    pub(crate) fn value(&self) -> Value<'_> {
+        match self {
+            Self::Word(word) => Value::Integer(*word),
+            Self::Words(words) => Value::from(&words[..]),
+        }
+    }
+}
+
 fn trigger_names(table: &str) -> Vec<String> {
     let kinds = ["insert", "update", "delete", "before_insert", "before_update"];
     kinds.iter().map(|kind| trigger_name(kind, table)).collect()
@@ -143,11 +220,11 @@ fn key_list(definition: &Definition, prefix: &str) -> String {
         .join(", ")
 }
 
-fn triggers(definition: &Definition, layout: i64, cells: &[&Column]) -> Vec<String> {
+fn triggers(definition: &Definition, owner: &str, layout: i64, cells: &[&Column]) -> Vec<String> {
     let table = quote_identifier(&definition.name);
     let columns = log_columns(definition);
     let (new, old) = (key_list(definition, "NEW."), key_list(definition, "OLD."));
-    let name = |kind: &str| format!("main.{}", quote_identifier(&trigger_name(kind, &definition.name)));
+    let name = |kind: &str| format!("main.{}", quote_identifier(&trigger_name(kind, owner)));
     let key_stays: Vec<_> = Table::key_columns(definition).into_iter().map(same).collect();
     let key_stays = key_stays.join(" AND ");
     let what = format!("CASE WHEN {key_stays} THEN {} ELSE {NOTE_REKEY} END", mask(cells));

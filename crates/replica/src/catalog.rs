@@ -1,15 +1,15 @@
 //! The catalog: which tables sync, and how they are defined now.
 //!
-//! A change of the schema behind our back is found by SQLite's schema version. Then every synced table is looked at:
-//! a column that was added gets a number and the triggers a new layout; lost triggers are made again and the table
-//! is looked through for rows that came or went meanwhile.
+//! It is loaded anew when SQLite's schema version says that anything was changed; `follow` does what such a change asks
+//! for.
 
-use crate::capture::{self, Triggers};
+use crate::alter;
+use crate::columns::Numbers;
 use crate::error::{Error, Result};
 use crate::storage;
 use crate::table::{Cell, Column, Definition, Table, created_tables, define};
-use cloudsync_core::bytes::{Reader, put_varint};
-use cloudsync_core::clock::{COLUMNS_MAX, ColumnNumber, RowClock};
+use cloudsync_core::bytes::Reader;
+use cloudsync_core::clock::{COLUMNS_MAX, ColumnNumber};
 use cloudsync_protocol::schema::Schema;
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::HashMap;
@@ -20,6 +20,8 @@ use std::rc::Rc;
 pub(crate) struct Catalog {
     tables: HashMap<i64, Rc<Table>>,
     layouts: HashMap<i64, Rc<Vec<ColumnNumber>>>,
+    /// Names of the tables whose alteration is open: they are neither read nor written until it is committed.
+    altering: Vec<String>,
     /// `PRAGMA schema_version` and the catalog's own generation when `tables` was loaded.
     loaded_at: Option<(i64, i64)>,
 }
@@ -33,13 +35,22 @@ impl Catalog {
         }
         self.clear();
         let created = created_tables(db)?;
+        let altering = alter::open_alters(db)?;
         for row in read_rows(db)? {
-            // One that was made again without a key cannot sync, and must not hold up the others.
+            if altering.contains(&row.id) {
+                self.altering.push(row.name);
+                continue;
+            }
+            // One that was made again with a key that cannot sync must not hold up the others.
             let found = created.get(&row.name.to_ascii_lowercase());
             let definition = found.map(|(name, sql)| define(db, name, sql)).transpose()?;
-            if let Some(definition) = definition.filter(|it| !Table::key_columns(it).is_empty()) {
-                let table = build(db, row, definition)?;
-                self.tables.insert(table.id, Rc::new(table));
+            let definition = definition.filter(|it| !Table::key_columns(it).is_empty());
+            match definition.map(|definition| build(db, row, definition)) {
+                Some(Ok(table)) => {
+                    self.tables.insert(table.id, Rc::new(table));
+                }
+                None | Some(Err(Error::Usage(_) | Error::Limit(_))) => {}
+                Some(Err(error)) => return Err(error),
             }
         }
         self.loaded_at = Some(now);
@@ -51,24 +62,19 @@ impl Catalog {
         *self = Self::default();
     }
 
-    /// Follows changes of the schema: numbers for added columns, triggers that were lost. Writes only if there are any.
-    /// Gives true when columns were added.
-    pub(crate) fn follow_schema(&mut self, db: &Connection) -> Result<bool> {
-        self.load(db)?;
-        if storage::get_i64(db, "schema_version")? == Some(schema_version(db)?) {
-            return Ok(false);
+    /// Refuses what would read or write a table whose alteration is open.
+    pub(crate) fn require_settled(&self) -> Result<()> {
+        match self.altering.first() {
+            None => Ok(()),
+            Some(name) => Err(Error::Altering(format!(
+                "table \"{name}\" is being altered, and nothing is sent or received until that is done: call cloudsync_commit_alter('{name}')"
+            ))),
         }
-        // A schema version that was rolled back comes again with other definitions.
-        self.clear();
-        self.load(db)?;
-        let mut grown = false;
-        for table in self.tables.values() {
-            grown |= follow_table(db, table)?;
-        }
-        bump(db)?;
-        storage::set(db, "schema_version", Value::Integer(schema_version(db)?))?;
-        self.load(db)?;
-        Ok(grown)
+    }
+
+    /// The names of the tables whose alteration is open.
+    pub(crate) fn altering(&self) -> &[String] {
+        &self.altering
     }
 
     /// The table with that id, if it exists.
@@ -150,11 +156,9 @@ fn read_rows(db: &Connection) -> Result<Vec<TableRow>> {
 }
 
 fn build(db: &Connection, row: TableRow, definition: Definition) -> Result<Table> {
-    let numbers = read_numbers(db, row.id)?;
-    let numbered = |column: &Column| {
-        let number = numbers.iter().find(|(name, _)| name.eq_ignore_ascii_case(column.name()))?.1;
-        Some(Cell { number, column: column.clone() })
-    };
+    let numbers = Numbers::read(db, row.id)?;
+    let numbered =
+        |column: &Column| Some(Cell { number: numbers.named(column.name())?, column: column.clone() });
     // A column without a number was added behind our back; `follow_schema` gives it one.
     let cells: Vec<_> = Table::cell_columns(&definition).filter_map(numbered).collect();
     let key = Table::build_key(&definition, &cells)?;
@@ -172,146 +176,6 @@ fn build(db: &Connection, row: TableRow, definition: Definition) -> Result<Table
         cells,
         definition,
     })
-}
-
-fn read_numbers(db: &Connection, table: i64) -> Result<Vec<(String, ColumnNumber)>> {
-    let sql = "SELECT name, number FROM main.cloudsync_columns WHERE table_id = ?1 ORDER BY number";
-    let mut numbers = Vec::new();
-    db.prepare(sql)?.for_each(&[Value::Integer(table)], |row| -> Result<()> {
-        let number = u16::try_from(row.column_i64(1)).map_err(|_| Error::corrupt("cloudsync_columns"))?;
-        let name = row.column(0).as_str().ok_or_else(|| Error::corrupt("cloudsync_columns"))?;
-        numbers.push((name.to_owned(), ColumnNumber(number)));
-        Ok(())
-    })?;
-    Ok(numbers)
-}
-
-/// Outcome of [`number_columns`].
-pub(crate) struct Numbered {
-    /// The layout made now, if the present one does not fit any more.
-    pub(crate) layout: Option<i64>,
-    /// True when a column got a number.
-    pub(crate) grown: bool,
-}
-
-/// Gives numbers to columns that have none, and a layout if `present` is not that of the definition's columns.
-pub(crate) fn number_columns(
-    db: &Connection,
-    table: i64,
-    present: i64,
-    definition: &Definition,
-) -> Result<Numbered> {
-    let mut numbers = read_numbers(db, table)?;
-    let known = numbers.len();
-    let mut bits = Vec::new();
-    for column in Table::cell_columns(definition) {
-        let found = numbers.iter().find(|(name, _)| name.eq_ignore_ascii_case(column.name()));
-        let number = match found {
-            Some((_, number)) => *number,
-            None => add_number(db, table, numbers.len(), column)?,
-        };
-        if found.is_none() {
-            numbers.push((column.name().to_owned(), number));
-        }
-        put_varint(&mut bits, u64::from(number.0));
-    }
-    let grown = numbers.len() > known;
-    let sql = "SELECT columns FROM main.cloudsync_layouts WHERE id = ?1";
-    if db.query_blob(sql, &[Value::Integer(present)])?.as_ref() == Some(&bits) {
-        return Ok(Numbered { layout: None, grown });
-    }
-    let layout = storage::next_number(db, "layouts")?;
-    let sql = "INSERT INTO main.cloudsync_layouts(id, table_id, columns) VALUES(?1, ?2, ?3)";
-    db.prepare(sql)?.run(&[Value::Integer(layout), Value::Integer(table), Value::Blob(&bits)])?;
-    Ok(Numbered { layout: Some(layout), grown })
-}
-
-fn add_number(db: &Connection, table: i64, number: usize, column: &Column) -> Result<ColumnNumber> {
-    let number = u16::try_from(number).ok().filter(|number| u64::from(*number) < COLUMNS_MAX);
-    let number =
-        number.ok_or_else(|| Error::Limit("a table had more columns than SQLite allows".to_owned()))?;
-    let sql = "INSERT INTO main.cloudsync_columns(table_id, number, name) VALUES(?1, ?2, ?3)";
-    let row = [Value::Integer(table), Value::Integer(i64::from(number)), Value::from(column.name())];
-    db.prepare(sql)?.run(&row)?;
-    Ok(ColumnNumber(number))
-}
-
-fn follow_table(db: &Connection, table: &Table) -> Result<bool> {
-    let numbered = number_columns(db, table.id, table.layout, &table.definition)?;
-    let layout = numbered.layout.unwrap_or(table.layout);
-    let triggers = if table.enabled { capture::find_triggers(db, table)? } else { Triggers::Fit };
-    if table.enabled && (triggers != Triggers::Fit || numbered.layout.is_some()) {
-        let columns: Vec<_> = Table::cell_columns(&table.definition).collect();
-        capture::create_triggers(db, &table.definition, layout, &columns)?;
-    }
-    match triggers {
-        Triggers::Fit => {}
-        Triggers::Outdated => note_vanished(db, table, layout)?,
-        Triggers::Lost => {
-            capture::note_all(db, &table.definition, layout, "0", capture::NOTE_LOOK)?;
-            forget_vanished(db, table)?;
-        }
-    }
-    let sql = "UPDATE main.cloudsync_tables SET layout = ?2 WHERE id = ?1 AND layout <> ?2";
-    db.prepare(sql)?.run(&[Value::Integer(table.id), Value::Integer(layout)])?;
-    Ok(numbered.grown)
-}
-
-/// Forgets the rows that went while there were no triggers: the table may have been dropped and made again, which
-/// must not delete its rows for everybody. They come again.
-fn forget_vanished(db: &Connection, table: &Table) -> Result<()> {
-    let (first, beyond) = crate::clocks::pk_range(table.id);
-    let prefix = crate::clocks::pk(table.id, &[]).len();
-    let mut exists =
-        db.prepare(&format!("SELECT 1 FROM {} WHERE {}", table.quoted(), table.key_condition(1)))?;
-    let mut select = db.prepare("SELECT pk, clock FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2")?;
-    select.bind(1, Value::Blob(&first))?;
-    select.bind(2, Value::Blob(&beyond))?;
-    let mut vanished = Vec::new();
-    while select.step()? {
-        let (Some(pk), Some(clock)) = (select.column(0).as_blob(), select.column(1).as_blob()) else {
-            continue;
-        };
-        crate::clocks::bind_key(&mut exists, 1, &pk[prefix..])?;
-        if RowClock::decode(clock)?.is_alive() && !exists.step()? {
-            vanished.push(pk.to_vec());
-        }
-        exists.reset()?;
-    }
-    drop(select);
-    if vanished.is_empty() {
-        return Ok(());
-    }
-    let mut delete = db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?;
-    vanished.iter().try_for_each(|pk| delete.run(&[Value::Blob(pk)]))?;
-    // A server has nobody to fetch them from: it asks its devices.
-    let is_server = storage::is_set(db, crate::clocks::NEXT_ORDINAL)?;
-    storage::set(db, if is_server { "lost_rows" } else { "refetch" }, Value::Integer(1))
-}
-
-/// Notes for a look every row that has a clock: some may have been thrown out by REPLACE, unseen.
-fn note_vanished(db: &Connection, table: &Table, layout: i64) -> Result<()> {
-    let pk = crate::clocks::pk_range(table.id);
-    let sql = "SELECT pk FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2";
-    let mut statement = db.prepare(sql)?;
-    statement.bind(1, Value::Blob(&pk.0))?;
-    statement.bind(2, Value::Blob(&pk.1))?;
-    let columns = capture::log_columns(&table.definition);
-    let values: Vec<_> = (0..table.key.len()).map(|i| format!("?{}", i + 3)).collect();
-    let prefix = crate::clocks::pk(table.id, &[]).len();
-    let mut note = db.prepare(&format!(
-        "INSERT INTO main.cloudsync_log(at, layout, what, {columns}) VALUES(0, ?1, ?2, {})",
-        values.join(", ")
-    ))?;
-    while statement.step()? {
-        let Some(pk) = statement.column(0).as_blob() else { continue };
-        note.bind(1, Value::Integer(layout))?;
-        note.bind(2, Value::Integer(capture::NOTE_LOOK))?;
-        crate::clocks::bind_key(&mut note, 3, &pk[prefix..])?;
-        note.step()?;
-        note.reset()?;
-    }
-    Ok(())
 }
 
 /// Tells every other catalog of this file that the synced tables changed.

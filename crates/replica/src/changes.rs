@@ -9,10 +9,11 @@
 //! ```
 //! "Whole row" stands for insertions, new lives and deletions alike: what it is says the row's clock.
 
+use crate::clocks;
 use crate::error::{Error, Result};
 use crate::storage;
 use cloudsync_core::bytes::{Reader, put_bytes};
-use cloudsync_core::clock::{ColumnSet, SiteOrdinal};
+use cloudsync_core::clock::{ColumnSet, RowClock, SiteOrdinal};
 use cloudsync_core::key::KEY_BYTES_MAX;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 
@@ -154,6 +155,41 @@ impl ChangeWriter {
         storage::set_u64(db, "version", self.version)?;
         Ok(Some((self.version, self.rows)))
     }
+}
+
+/// Puts the rows of a table into the list once more, as a change of this replica under the clocks that they have: all
+/// that is known of them, or only the cells of these columns.
+pub(crate) fn offer_again(
+    db: &Connection,
+    now_ms: u64,
+    table: i64,
+    columns: Option<&ColumnSet>,
+) -> Result<()> {
+    let mut writer = ChangeWriter::begin(db, now_ms)?;
+    let (first, beyond) = clocks::pk_range(table);
+    let mut select = db.prepare("SELECT pk, clock FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2")?;
+    select.bind(1, Value::Blob(&first))?;
+    select.bind(2, Value::Blob(&beyond))?;
+    while select.step()? {
+        let corrupt = || Error::corrupt("cloudsync_clocks");
+        let pk = select.column(0).as_blob().ok_or_else(corrupt)?;
+        let clock = RowClock::decode(select.column(1).as_blob().ok_or_else(corrupt)?)?;
+        let mask = match columns {
+            None => Mask::Whole,
+            Some(columns) => {
+                let mut offered = clock.columns.clone();
+                offered.intersect_with(columns);
+                if offered.is_empty() {
+                    continue;
+                }
+                Mask::Columns(offered)
+            }
+        };
+        writer.push(table, clocks::split_pk(pk)?.1, &mask)?;
+    }
+    drop(select);
+    writer.finish(db, Origin::Local, storage::get_u64(db, "cursor")?)?;
+    Ok(())
 }
 
 /// One stored group of entries.

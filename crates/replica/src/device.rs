@@ -51,6 +51,7 @@ impl Replica {
         self.require()?;
         self.transact(|replica| {
             replica.fold_in_transaction()?;
+            replica.catalog.require_settled()?;
             replica.request(goal, schema)
         })
     }

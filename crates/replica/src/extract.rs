@@ -154,6 +154,7 @@ impl Replica {
         until: Option<&Position>,
     ) -> Result<Chunk> {
         self.catalog.load(&self.db)?;
+        self.catalog.require_settled()?;
         self.sites.refresh(&self.db)?;
         let mut oversized = Vec::new();
         loop {

@@ -76,7 +76,8 @@ struct Touch {
 impl Replica {
     /// Folds everything that is noted. The caller holds the transaction.
     pub(crate) fn fold_in_transaction(&mut self) -> Result<Folded> {
-        self.follow_schema()?;
+        let grown = self.follow_schema()?;
+        self.names_came(grown)?;
         let mut folded = Folded::default();
         loop {
             let notes = NoteReader::read(self)?;
@@ -94,15 +95,6 @@ impl Replica {
             folded.null_keys += notes.null_keys;
             folded.rows += self.fold_slice(notes)?;
         }
-    }
-
-    /// Follows changes of the schema that were made behind our back.
-    pub(crate) fn follow_schema(&mut self) -> Result<()> {
-        if self.catalog.follow_schema(&self.db)? {
-            // The server may have sent values for columns that did not exist here; they come again.
-            storage::set(&self.db, "refetch", Value::Integer(1))?;
-        }
-        Ok(())
     }
 
     /// Folds the notes of one slice as one version. Gives the rows that changed.
@@ -440,11 +432,7 @@ impl Folder {
         if newer.is_empty() {
             return Ok(());
         }
-        let tests = newer.iter().map(|cell| {
-            let default = cell.column.schema.default.as_deref().unwrap_or("NULL");
-            let name = storage::quote_identifier(cell.column.name());
-            format!("({name} IS NOT ({default}) COLLATE BINARY OR typeof({name}) <> typeof({default}))")
-        });
+        let tests = newer.iter().map(|cell| cell.column.differs_from_default());
         let tests = tests.collect::<Vec<_>>().join(", ");
         let sql = format!("SELECT {tests} FROM {} WHERE {}", table.quoted(), table.key_condition(1));
         let mut select = self.db.prepare(&sql)?;

@@ -1,8 +1,10 @@
 //! Making tables sync, and making them ordinary again.
 
+use crate::alter;
 use crate::capture;
-use crate::catalog::{self, number_columns};
+use crate::catalog;
 use crate::clocks::pk_range;
+use crate::columns::number_columns;
 use crate::error::{Error, Result};
 use crate::replica::Replica;
 use crate::storage;
@@ -37,7 +39,8 @@ impl Replica {
         }
         self.transact(|replica| {
             let site = replica.create()?;
-            replica.follow_schema()?;
+            let grown = replica.follow_schema()?;
+            replica.names_came(grown)?;
             let mut grown = false;
             for (table, algorithm) in tables {
                 if *table != "*" {
@@ -168,6 +171,7 @@ impl Replica {
         let (first, beyond) = pk_range(id);
         let range = [Value::Blob(&first), Value::Blob(&beyond)];
         self.db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2")?.run(&range)?;
+        alter::forget(&self.db, id)?;
         let id = [Value::Integer(id)];
         for sql in [
             "DELETE FROM main.cloudsync_log WHERE layout IN (SELECT id FROM main.cloudsync_layouts WHERE table_id = ?1)",
@@ -221,6 +225,11 @@ impl Replica {
     }
 
     pub(crate) fn synced_table(&self, name: &str) -> Result<std::rc::Rc<Table>> {
+        if self.catalog.altering().iter().any(|altering| altering.eq_ignore_ascii_case(name)) {
+            return Err(Error::Altering(format!(
+                "table \"{name}\" is being altered: call cloudsync_commit_alter('{name}') first"
+            )));
+        }
         self.catalog.table_named(name).ok_or_else(|| not_synced(name))
     }
 }

@@ -8,6 +8,7 @@
 //! Everything is kept in the database itself (`storage`), so it commits and rolls back with the app's own writes.
 #![deny(unsafe_code)]
 
+mod alter;
 mod apply;
 mod capture;
 mod catalog;
@@ -16,20 +17,25 @@ mod changes_view;
 mod chunks;
 mod clocks;
 mod codec;
+mod columns;
 mod device;
 mod environment;
 mod error;
 mod extract;
 mod fold;
+mod follow;
 mod guard;
 mod index_text;
 mod init;
+mod pairing;
 mod position;
 mod quarantine;
+mod rebuilt;
 mod replica;
 mod restamp;
 mod row_scan;
 mod sites;
+mod snapshot;
 mod status;
 mod storage;
 mod table;

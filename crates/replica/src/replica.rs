@@ -284,6 +284,15 @@ impl Replica {
         self.fold_in_transaction()
     }
 
+    /// Refuses to go on while a table is being altered.
+    ///
+    /// # Errors
+    /// Then, and when the file cannot be read.
+    pub fn require_settled(&mut self) -> Result<()> {
+        self.catalog.load(&self.db)?;
+        self.catalog.require_settled()
+    }
+
     /// A number stored under a name of the server's.
     ///
     /// # Errors

@@ -81,6 +81,7 @@ impl Replica {
                 "rows_with_null_key": null_keys, "advice": advice(&table),
             }));
         }
+        let altering = self.catalog.altering().to_vec();
         let (site, unsent, db) = (self.site_id()?, self.has_unsent()?, self.db);
         let count = |journal: &str| -> Result<i64> {
             Ok(db.query_i64(&format!("SELECT count(*) FROM main.{journal}"), &[])?.unwrap_or(0))
@@ -90,6 +91,7 @@ impl Replica {
             "site_id": site.to_string(),
             "version": changes::last_version(&self.db)?,
             "tables": tables,
+            "altering": altering,
             "unfolded_writes": count("cloudsync_log")?,
             "unsent": unsent,
             "cursor": storage::get_u64(&self.db, "cursor")?,

@@ -5,11 +5,13 @@
 //! | `cloudsync_settings` | settings and the state of syncing, by name |
 //! | `cloudsync_sites` | site ids by their local ordinal |
 //! | `cloudsync_tables`, `cloudsync_columns` | the synced tables and the numbers of their columns |
+//! | `cloudsync_alters`, `cloudsync_alter_rows` | open alterations: how the table was, and the hashes of its values |
 //! | `cloudsync_layouts` | which bit of a logged mask meant which column |
 //! | `cloudsync_log` | notes of local writes, not folded yet |
 //! | `cloudsync_clocks` | one packed clock per row, alive or deleted |
 //! | `cloudsync_versions`, `cloudsync_entries` | the change list: version, then keys with column masks |
 //! | `cloudsync_inbox` | chunks of a download that is not complete |
+//! | `cloudsync_kept` | what came for tables and columns that do not exist here yet |
 //! | `cloudsync_quarantine` | changes that the schema's constraints do not let in yet |
 //! | `cloudsync_conflicts`, `cloudsync_rejected` | what was overwritten or refused |
 //!
@@ -30,7 +32,11 @@ CREATE TABLE IF NOT EXISTS cloudsync_tables(
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE, algorithm TEXT NOT NULL,
     flags INTEGER NOT NULL, enabled INTEGER NOT NULL, layout INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS cloudsync_columns(
-    table_id INTEGER, number INTEGER, name TEXT NOT NULL, PRIMARY KEY(table_id, number)) WITHOUT ROWID;
+    table_id INTEGER, number INTEGER, name TEXT NOT NULL, dropped INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY(table_id, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cloudsync_alters(
+    table_id INTEGER PRIMARY KEY, begun_at INTEGER NOT NULL, definition BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS cloudsync_alter_rows(pk BLOB PRIMARY KEY, hashes BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cloudsync_layouts(
     id INTEGER PRIMARY KEY, table_id INTEGER NOT NULL, columns BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS cloudsync_log(at, layout, what, k0, o0);
@@ -41,6 +47,8 @@ CREATE TABLE IF NOT EXISTS cloudsync_versions(
 CREATE TABLE IF NOT EXISTS cloudsync_entries(
     id INTEGER PRIMARY KEY, version INTEGER NOT NULL, table_id INTEGER NOT NULL, keys BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS cloudsync_inbox(seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS cloudsync_kept(
+    id INTEGER PRIMARY KEY, origin INTEGER NOT NULL, base INTEGER NOT NULL, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS cloudsync_quarantine(
     id INTEGER PRIMARY KEY, tbl TEXT NOT NULL, pk BLOB NOT NULL, reason TEXT NOT NULL, at INTEGER NOT NULL,
     origin INTEGER NOT NULL, change BLOB NOT NULL);

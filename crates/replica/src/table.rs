@@ -31,6 +31,13 @@ impl Column {
         !self.schema.collation.eq_ignore_ascii_case("BINARY")
     }
 
+    /// The expression that is 1 where the column holds something else than its default.
+    pub(crate) fn differs_from_default(&self) -> String {
+        let default = self.schema.default.as_deref().unwrap_or("NULL");
+        let name = quote_identifier(self.name());
+        format!("({name} IS NOT ({default}) COLLATE BINARY OR typeof({name}) <> typeof({default}))")
+    }
+
     /// True when the column stores numbers as they come, so that 1 and 1.0, 0.0 and -0.0 differ.
     pub(crate) fn keeps_kinds(&self) -> bool {
         Affinity::of(&self.schema.declared_type) == Affinity::Blob
@@ -192,6 +199,21 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// A table of which only the key is known.
+    pub(crate) fn without_cells(id: i64, definition: Definition) -> Result<Self> {
+        Ok(Self {
+            id,
+            name: definition.name.clone(),
+            algorithm: String::new(),
+            enabled: true,
+            layout: 0,
+            key: Self::build_key(&definition, &[])?,
+            cells: Vec::new(),
+            numbers: ColumnSet::new(),
+            definition,
+        })
+    }
+
     /// The key columns of a definition, in the key's order.
     pub(crate) fn key_columns(definition: &Definition) -> Vec<&Column> {
         let mut key: Vec<_> =

@@ -40,6 +40,15 @@ pub(super) fn is_enabled(call: &Call<'_>) -> Result<Output> {
     Ok(Output::Integer(i64::from(enabled)))
 }
 
+pub(super) fn begin_alter(call: &Call<'_>) -> Result<Output> {
+    Ok(Output::from(call.replica()?.begin_alter(call.text(0, TABLE)?)?))
+}
+
+pub(super) fn commit_alter(call: &Call<'_>) -> Result<Output> {
+    call.replica()?.commit_alter(call.text(0, TABLE)?)?;
+    Ok(Output::Null)
+}
+
 pub(super) fn set(call: &Call<'_>) -> Result<Output> {
     let (key, value) = (call.text(0, SETTING)?, call.value(1, "the new value")?);
     call.replica()?.set_setting(key, value)?;

@@ -146,7 +146,12 @@ pub fn list_tables(path: &Path) -> Result<Vec<SyncedTable>, StoreError> {
 
 impl From<cloudsync_replica::Error> for StoreError {
     fn from(error: cloudsync_replica::Error) -> Self {
-        if error.can_retry() { Self::Busy(error.to_string()) } else { Self::Failed(error.to_string()) }
+        let is_altering = matches!(error, cloudsync_replica::Error::Altering(_));
+        if is_altering || error.can_retry() {
+            Self::Busy(error.to_string())
+        } else {
+            Self::Failed(error.to_string())
+        }
     }
 }
 

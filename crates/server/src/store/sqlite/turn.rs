@@ -106,6 +106,7 @@ fn take(
     rights: Rights,
     now_ms: u64,
 ) -> Result<Taken, Stop> {
+    replica.require_settled()?;
     if is_skewed(request, now_ms) {
         return refuse(Reason::ClockSkew, "the clocks of device and server are too far apart");
     }

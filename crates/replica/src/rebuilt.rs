@@ -1,0 +1,85 @@
+//! Tables that lost their triggers: dropped and made again, or rebuilt, outside of our bracket.
+//!
+//! What was written meanwhile is found by comparing. Rows that came count as inserted, with the earliest time there
+//! is. Rows that went are fetched again instead of being deleted for everybody. Clocks hold no values, so that changed
+//! values are found only beside those of others: the table is in *doubt* until everything was fetched once more, and
+//! where clocks are equal and values are not, the value here is an edit of this replica.
+
+use crate::capture;
+use crate::clocks::{self, pk_range};
+use crate::error::Result;
+use crate::storage;
+use crate::table::Table;
+use cloudsync_core::clock::RowClock;
+use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+
+/// Looks a table through that has lost its triggers.
+pub(crate) fn look_through(db: &Connection, table: &Table) -> Result<()> {
+    // A note of the layout before makes the fold look at newer columns, too.
+    capture::note_all(db, &table.definition, table.layout, "0", 0)?;
+    forget_vanished(db, table)
+}
+
+/// Forgets the rows that went while there were no triggers: the table may have been dropped and made again, which
+/// must not delete its rows for everybody. They come again.
+pub(crate) fn forget_vanished(db: &Connection, table: &Table) -> Result<()> {
+    let mut vanished = Vec::new();
+    let mut exists = exists_statement(db, table)?;
+    let mut select = select_range(db, table, "SELECT pk, clock FROM main.cloudsync_clocks")?;
+    while select.step()? {
+        let (Some(pk), Some(clock)) = (select.column(0).as_blob(), select.column(1).as_blob()) else {
+            continue;
+        };
+        if RowClock::decode(clock)?.is_alive() && !is_there(&mut exists, pk)? {
+            vanished.push(pk.to_vec());
+        }
+    }
+    drop(select);
+    if vanished.is_empty() {
+        return Ok(());
+    }
+    let mut delete = db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?;
+    vanished.iter().try_for_each(|pk| delete.run(&[Value::Blob(pk)]))?;
+    fetch_again(db)
+}
+
+/// Asks for everything once more. A server has nobody to fetch from: it asks its devices.
+fn fetch_again(db: &Connection) -> Result<()> {
+    let is_server = storage::is_set(db, clocks::NEXT_ORDINAL)?;
+    storage::set(db, if is_server { "lost_rows" } else { "refetch" }, Value::Integer(1))
+}
+
+/// Notes for a look every row that has a clock: some may have been thrown out by REPLACE, unseen.
+pub(crate) fn note_vanished(db: &Connection, table: &Table, layout: i64) -> Result<()> {
+    let mut note = capture::Noting::open(db, &table.definition, layout)?;
+    let mut select = select_range(db, table, "SELECT pk FROM main.cloudsync_clocks")?;
+    while select.step()? {
+        let Some(pk) = select.column(0).as_blob() else { continue };
+        let (_, key) = clocks::split_pk(pk)?;
+        note.write(0, Value::Integer(capture::NOTE_LOOK), key)?;
+    }
+    Ok(())
+}
+
+/// A statement over the rows of one table, by their keys in the tree.
+pub(crate) fn select_range(db: &Connection, table: &Table, select: &str) -> Result<Statement> {
+    let (first, beyond) = pk_range(table.id);
+    let mut select = db.prepare(&format!("{select} WHERE pk >= ?1 AND pk < ?2"))?;
+    select.bind(1, Value::Blob(&first))?;
+    select.bind(2, Value::Blob(&beyond))?;
+    Ok(select)
+}
+
+/// A statement for [`is_there`].
+pub(crate) fn exists_statement(db: &Connection, table: &Table) -> Result<Statement> {
+    Ok(db.prepare(&format!("SELECT 1 FROM {} WHERE {}", table.quoted(), table.key_condition(1)))?)
+}
+
+/// Whether the row of a key in the tree exists.
+pub(crate) fn is_there(exists: &mut Statement, pk: &[u8]) -> Result<bool> {
+    let (_, key) = clocks::split_pk(pk)?;
+    clocks::bind_key(exists, 1, key)?;
+    let found = exists.step()?;
+    exists.reset()?;
+    Ok(found)
+}
