@@ -50,6 +50,8 @@ pub(crate) enum Values {
     Realistic,
     /// Products of row and column, and texts such as `val123`.
     Synthetic,
+    /// As `Realistic`, with texts of three to eight words.
+    Sentences,
     /// Texts of 1,024 bytes.
     Long,
 }
@@ -144,9 +146,9 @@ impl Shape {
         match (self.values, column % 3) {
             (Values::Long, _) => "TEXT",
             (Values::Synthetic, _) => ["INTEGER", "TEXT"][column % 2],
-            (Values::Realistic, 0) => "INTEGER",
-            (Values::Realistic, 1) => "TEXT",
-            (Values::Realistic, _) => "REAL",
+            (Values::Realistic | Values::Sentences, 0) => "INTEGER",
+            (Values::Realistic | Values::Sentences, 1) => "TEXT",
+            (Values::Realistic | Values::Sentences, _) => "REAL",
         }
     }
 }
@@ -197,7 +199,8 @@ impl Rows {
             push_key(shape.keys, row, &words, &mut keys);
             let mut random = Random::of_row(seed, row);
             cells.extend((0..shape.columns).map(|column| match shape.values {
-                Values::Realistic => realistic(column, &words, &mut random),
+                Values::Realistic => realistic(column, seed, (1, 3), &words, &mut random),
+                Values::Sentences => realistic(column, seed, (3, 8), &words, &mut random),
                 Values::Synthetic => synthetic(row, column, seed),
                 Values::Long => long(&words, &mut random),
             }));
@@ -258,13 +261,24 @@ fn push_key(keys: Keys, row: usize, words: &[&str], out: &mut Vec<Cell>) {
     }
 }
 
-fn realistic(column: usize, words: &[&str], random: &mut Random) -> Cell {
+fn realistic(
+    column: usize,
+    seed: u64,
+    (least, most): (u64, u64),
+    words: &[&str],
+    random: &mut Random,
+) -> Cell {
     match column % 3 {
-        0 => Cell::Integer(random.below(1_000_000) as i64),
+        // Neighbouring seeds give no integer twice, so that an update with them changes something.
+        0 => Cell::Integer((random.below(125_000) * 8 + seed % 8) as i64),
         1 => {
-            let count = 1 + random.below(3);
-            let chosen: Vec<_> = (0..count).map(|_| word(words, random)).collect();
-            Cell::text(&chosen.join(" "))
+            let mut text = String::new();
+            for number in 0..least + random.below(most - least + 1) {
+                text.push_str(if number == 0 { "" } else { " " });
+                text.push_str(word(words, random));
+                text.push_str(ENDINGS[random.below(ENDINGS.len() as u64) as usize]);
+            }
+            Cell::text(&text)
         }
         _ => Cell::Real(random.below(100_000) as f64 / 100.0),
     }
@@ -288,6 +302,9 @@ fn long(words: &[&str], random: &mut Random) -> Cell {
 }
 
 const LONG_BYTES: usize = 1024;
+
+/// Makes some 2,000 forms of the words, so that texts are as hard to compress as people's.
+const ENDINGS: [&str; 8] = ["", "s", "ed", "ing", "er", "ly", "ness", "ful"];
 
 fn word<'w>(words: &[&'w str], random: &mut Random) -> &'w str {
     words[random.below(words.len() as u64) as usize]
@@ -328,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_part_of_the_rows_is_as_in_the_whole() {
-        for values in [Values::Realistic, Values::Synthetic, Values::Long] {
+        for values in [Values::Realistic, Values::Synthetic, Values::Sentences, Values::Long] {
             let shape = Shape { values, ..Shape::new(100, 4) };
             let (whole, part) = (Rows::new(shape, 1), Rows::part(shape, 40..50, 1));
             let (mut one, mut two) = (Vec::new(), Vec::new());

@@ -8,7 +8,7 @@ use crate::case::Case;
 use crate::data::{Rows, Shape};
 use crate::report::Report;
 use crate::subject::{Contest, Implementation, Sample, Wins};
-use crate::writes::fill_table;
+use crate::writes::{BATCH, fill_table};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Write as _};
@@ -17,9 +17,6 @@ use std::process::Command;
 
 /// The name of the hidden command.
 pub(crate) const COMMAND: &str = "memory";
-
-/// Rows that plain SQLite upserts from one buffer.
-const BATCH: usize = 1_000;
 
 /// Measures all works of this group.
 pub(crate) fn run(report: &mut Report, contest: &Contest, case: &Case) -> Result<()> {

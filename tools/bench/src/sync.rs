@@ -9,10 +9,6 @@ use crate::writes::Write;
 use crate::{delta, writes};
 use anyhow::Result;
 
-/// Who makes a cell win writes it so often: for those that merge by counting writes, as cr-sqlite does. Ours goes by
-/// the later write.
-const WINNING_WRITES: usize = 2;
-
 struct Data {
     /// With `third` for what the receivers write.
     author: writes::Data,
@@ -54,9 +50,9 @@ impl Run<'_> {
         receiver.database.expect(&data.author.rows)?;
 
         author.mark()?;
-        write_all(&mut author, &data.author.others, 1)?;
+        write_all(&mut author, &[&data.author.others])?;
         let earlier = extract(&mut author)?;
-        write_all(&mut receiver, &data.author.third, WINNING_WRITES)?;
+        write_all(&mut receiver, &[&data.fourth, &data.author.third])?;
         let others = &data.author.others;
         self.apply("apply_conflict", "local_wins", &mut receiver, (&earlier, others), Wins::Local)?;
         if self.implementation != Implementation::Plain {
@@ -64,7 +60,7 @@ impl Run<'_> {
         }
 
         author.mark()?;
-        write_all(&mut author, &data.fourth, WINNING_WRITES)?;
+        write_all(&mut author, &[&data.author.third, &data.fourth])?;
         let later = extract(&mut author)?;
         self.apply("apply_conflict", "", &mut receiver, (&later, &data.fourth), Wins::Remote)?;
         receiver.database.expect(&data.fourth)?;
@@ -119,8 +115,10 @@ fn settle(sample: &mut Sample) -> Result<()> {
     sample.database.checkpoint()
 }
 
-fn write_all(sample: &mut Sample, rows: &Rows, times: usize) -> Result<()> {
-    for _ in 0..times {
+/// Updates every cell, several times if several are given. Who is to win writes more often and later: cr-sqlite counts
+/// the writes of a cell, and ours goes by time.
+fn write_all(sample: &mut Sample, versions: &[&Rows]) -> Result<()> {
+    for rows in versions {
         sample
             .database
             .in_transaction(|| sample.database.run_with_rows(&rows.shape.update_all_sql(), rows))?;

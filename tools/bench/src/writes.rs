@@ -70,8 +70,8 @@ impl Data {
     }
 }
 
-/// Rows that are made at once when a large table is filled.
-const BATCH: usize = 20_000;
+/// Rows that are made at once when a large table is filled: few, since they count where memory is measured.
+pub(crate) const BATCH: usize = 1_000;
 
 /// Puts all rows of a shape into the table, a part at a time, and settles.
 pub(crate) fn fill_table(sample: &mut Sample, shape: Shape) -> Result<()> {

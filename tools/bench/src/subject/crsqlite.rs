@@ -33,7 +33,8 @@ fn open(database: &Database, path: &Path) -> Result<Box<dyn Subject>> {
             .load_extension(path, None::<&str>)
             .with_context(|| format!("cr-sqlite cannot be loaded from {}", path.display()))?;
     }
-    database.execute("SELECT crsql_as_crr('t')")?;
+    // With the schema: alone, the name of the table is passed on beside a "main" without its terminating zero.
+    database.execute("SELECT crsql_as_crr('main', 't')")?;
     Ok(Box::new(CrSqlite { connection: database.connection(), mark: 0 }))
 }
 
