@@ -20,6 +20,9 @@ pub const CHUNK_CELLS_MAX: usize = 1 << 23;
 pub const CHUNK_EXCEPTIONS_MAX: usize = 1 << 20;
 /// Longest table or column name, in bytes.
 pub const NAME_BYTES_MAX: usize = 1024;
+/// Most bytes of what a replica keeps aside for tables and columns that it does not have yet; beyond it all of it is
+/// dropped, and fetched again when they come.
+pub const KEPT_BYTES_MAX: u64 = 16 << 20;
 /// Most bytes of a request or answer: a chunk and what goes with it.
 pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX + (4 << 20);
 /// Most bytes of the place in a download that a server hands out: a key and what goes with it.

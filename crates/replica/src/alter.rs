@@ -108,7 +108,8 @@ impl Replica {
             replica.close(&alter, definition)?;
             replica.fold_in_transaction()?;
             Ok(())
-        })
+        })?;
+        self.apply_ready_pieces()
     }
 
     fn close(&mut self, alter: &Alter, definition: Definition) -> Result<()> {

@@ -13,6 +13,7 @@ use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
 use crate::guard::{Guards, has_user_triggers};
+use crate::kept;
 use crate::quarantine::{Quarantine, RETRY_ROWS_MAX, Waiting};
 use crate::replica::Replica;
 use crate::storage;
@@ -63,6 +64,9 @@ impl Replica {
         self.with_apply_settings(|replica| {
             replica.transact(|replica| {
                 replica.fold_in_transaction()?;
+                if replica.has_ready_pieces()? {
+                    replica.apply_pieces()?;
+                }
                 let bound = replica.server_now_ms()?.saturating_add(CLOCK_AHEAD_MS_MAX);
                 let base = storage::get_u64(&replica.db, "cursor")?;
                 let source = Source { origin: Origin::File, time_max: Some(Time(bound)), base };
@@ -195,6 +199,7 @@ impl Applier {
     }
 
     fn payload(&mut self, replica: &mut Replica, payload: &Payload<'_>) -> Result<()> {
+        kept::keep(&self.db, &replica.catalog, payload, self.source)?;
         let sites = payload.sites().iter().map(|site| replica.sites.ordinal(&self.db, *site));
         let sites = sites.collect::<Result<Vec<_>>>()?;
         let mut waiting = Vec::new();

@@ -10,6 +10,7 @@ use crate::apply::Source;
 use crate::changes::{self, Origin};
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
+use crate::kept;
 use crate::position::Position;
 use crate::replica::Replica;
 use crate::storage;
@@ -49,11 +50,20 @@ impl Replica {
     /// When the file cannot be read or written.
     pub fn prepare(&mut self, goal: Goal, schema: bool) -> Result<Vec<u8>> {
         self.require()?;
-        self.transact(|replica| {
-            replica.fold_in_transaction()?;
-            replica.catalog.require_settled()?;
-            replica.request(goal, schema)
-        })
+        loop {
+            let request = self.transact(|replica| {
+                replica.fold_in_transaction()?;
+                replica.catalog.require_settled()?;
+                if replica.has_ready_pieces()? {
+                    return Ok(None);
+                }
+                replica.request(goal, schema).map(Some)
+            })?;
+            match request {
+                Some(request) => return Ok(request),
+                None => self.apply_ready_pieces()?,
+            }
+        }
     }
 
     fn request(&mut self, goal: Goal, schema: bool) -> Result<Vec<u8>> {
@@ -254,7 +264,7 @@ impl Replica {
         storage::unset(&self.db, "position")?;
         storage::set(&self.db, "echo", Value::Integer(1))?;
         self.db.execute("DELETE FROM main.cloudsync_inbox")?;
-        Ok(())
+        kept::begin_again(&self.db)
     }
 
     /// Makes the next round fetch everything again. Harmless: what is here already changes nothing.

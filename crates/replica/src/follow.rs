@@ -47,14 +47,6 @@ impl Replica {
         Ok(grown)
     }
 
-    /// Takes note of `names` that others may have sent changes of before they existed here.
-    pub(crate) fn names_came(&mut self, names: bool) -> Result<()> {
-        if names {
-            storage::set(&self.db, "refetch", Value::Integer(1))?;
-        }
-        Ok(())
-    }
-
     fn follow_table(&mut self, table: &Table, owner: &str) -> Result<bool> {
         let db = self.db;
         let layout = self.catalog.layout(&db, table.layout)?;

@@ -6,6 +6,7 @@ use crate::catalog;
 use crate::clocks::pk_range;
 use crate::columns::number_columns;
 use crate::error::{Error, Result};
+use crate::kept;
 use crate::replica::Replica;
 use crate::storage;
 use crate::table::{Definition, Table, read_definition};
@@ -37,7 +38,7 @@ impl Replica {
         if flags & !FLAGS != 0 {
             return Err(Error::usage(format!("unknown flags {flags}: 1, 2 and 4 and their sums are known")));
         }
-        self.transact(|replica| {
+        let site = self.transact(|replica| {
             let site = replica.create()?;
             let grown = replica.follow_schema()?;
             replica.names_came(grown)?;
@@ -56,17 +57,16 @@ impl Replica {
             }
             // A table that synced before may have asked for a new site.
             replica.site_id().or(Ok(site))
-        })
+        })?;
+        self.apply_ready_pieces()?;
+        Ok(site)
     }
 
     /// Lets everybody know of tables that were registered now.
     fn welcome_tables(&mut self) -> Result<()> {
         catalog::bump(&self.db)?;
         storage::set(&self.db, "schema_version", Value::Integer(catalog::schema_version(&self.db)?))?;
-        if storage::is_set(&self.db, "cursor")? {
-            // The server may have sent rows of these tables when they did not sync here.
-            storage::set(&self.db, "refetch", Value::Integer(1))?;
-        }
+        self.names_came(true)?;
         self.catalog.load(&self.db)
     }
 
@@ -158,6 +158,8 @@ impl Replica {
                 replica.forget_rows_of(name)?;
                 storage::set(&replica.db, "fresh_site", Value::Integer(1))?;
             }
+            // Nothing of the table is to stay, also nothing that waits for a column of it.
+            kept::lose(&replica.db)?;
             catalog::bump(&replica.db)?;
             Ok(())
         })

@@ -27,6 +27,7 @@ mod follow;
 mod guard;
 mod index_text;
 mod init;
+mod kept;
 mod pairing;
 mod position;
 mod quarantine;

@@ -166,7 +166,7 @@ impl Replica {
             storage::unset(&self.db, key)?;
         }
         self.db.execute("DELETE FROM main.cloudsync_inbox")?;
-        Ok(())
+        crate::kept::begin_again(&self.db)
     }
 
     /// The local clock, in bounds.

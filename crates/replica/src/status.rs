@@ -2,6 +2,7 @@
 
 use crate::changes;
 use crate::error::{Error, Result};
+use crate::kept;
 use crate::replica::{BUSY_MS_DEFAULT, Replica};
 use crate::storage;
 use cloudsync_sqlite_ffi::Value;
@@ -92,6 +93,8 @@ impl Replica {
             "version": changes::last_version(&self.db)?,
             "tables": tables,
             "altering": altering,
+            "kept_bytes": kept::bytes(&db)?,
+            "kept_lost": kept::is_lost(&db)?,
             "unfolded_writes": count("cloudsync_log")?,
             "unsent": unsent,
             "cursor": storage::get_u64(&self.db, "cursor")?,
