@@ -28,7 +28,7 @@ opens their keys. Times are milliseconds since 1970.
 | `cloudsync_changes` | a cell that was ever changed, or the insertion or deletion of a row | `tbl`, `pk`, `col_name`, `col_value`, `version`, `time`, `site_id`, `cl`, `seq` |
 | `cloudsync_quarantine` | a change that a constraint of this database does not let in yet; it is tried again after every apply | `tbl`, `pk`, `reason`, `at`; `origin` and `change` are internal |
 | `cloudsync_conflicts` | a value that lost against one written elsewhere; not filled in this version | `tbl`, `pk`, `col_name`, `col_value`, `time`, `site_id`, `at` |
-| `cloudsync_rejected` | a row that cannot be sent because it is too large; edits that the server refused will be here too | `tbl`, `pk`, `reason`, `at`; `change` is internal |
+| `cloudsync_rejected` | a row of this device that the server refused, as it was when the server's took its place; or one that is too large to be sent | `tbl`, `pk`, `reason`, `at`, `row`: its values as JSON, NULL for a deletion; `change`: the same as a payload |
 
 The other tables whose names begin with `cloudsync_` are internal: do not write to them.
 
@@ -66,6 +66,11 @@ const NOTES: &str = "\
 - **Quarantine.** A change that a CHECK, UNIQUE, NOT NULL, foreign key or trigger here refuses does not stop the others:
   it waits in `cloudsync_quarantine` with the reason and is tried again after every apply. A later change of the same
   row makes it void.
+- **Rejections.** The server refuses single rows that its own table does not let in. Such a row takes the server's values
+  here, or goes if the server has none; what the app changed in it meanwhile stays and is sent again, except on a row
+  that the server never had. The device's version is in `cloudsync_rejected` with the reason in SQLite's words, for 90
+  days and among the last 10,000; correct it, write it again, and sync. `cloudsync_network_status()` has the number of
+  rows that were `rejected` in the last sync.
 - **`cloudsync_disable`** pauses tracking, not the table: rows stay readable and writable. What is written while it is
   disabled is known only here, until the row is written again after `cloudsync_enable`.
 - **Chunks.** `cloudsync_payload_chunks` makes each payload when its row is read, from one state of the file. It fails

@@ -17,7 +17,7 @@
 //! assert_eq!(session.step(Event::Start), Action::Prepare { schema: false });
 //! assert_eq!(session.step(Event::Prepared), Action::Send);
 //! assert_eq!(session.step(Event::Answered), Action::Absorb);
-//! let absorbed = Absorbed { rows_received: 3, rows_sent: 1, more: false };
+//! let absorbed = Absorbed { rows_received: 3, rows_sent: 1, ..Absorbed::default() };
 //! assert_eq!(session.step(Event::Absorbed(absorbed)), Action::Done(session.totals()));
 //! ```
 
@@ -78,8 +78,10 @@ pub enum Event {
 pub struct Absorbed {
     /// Rows received and applied.
     pub rows_received: u64,
-    /// Rows sent that the server has committed.
+    /// Rows sent that the server has committed, or refused.
     pub rows_sent: u64,
+    /// Rows that the server refused.
+    pub rows_rejected: u64,
     /// True when there is more to send or to receive.
     pub more: bool,
 }
@@ -114,8 +116,10 @@ pub enum Action {
 pub struct Totals {
     /// Rows received and applied.
     pub rows_received: u64,
-    /// Rows sent and committed by the server.
+    /// Rows sent, and committed or refused by the server.
     pub rows_sent: u64,
+    /// Rows that the server refused.
+    pub rows_rejected: u64,
     /// Requests answered.
     pub turns: u64,
 }
@@ -144,7 +148,7 @@ impl Session {
             retry,
             attempts: 0,
             refusals: 0,
-            totals: Totals { rows_received: 0, rows_sent: 0, turns: 0 },
+            totals: Totals { rows_received: 0, rows_sent: 0, rows_rejected: 0, turns: 0 },
         }
     }
 
@@ -179,6 +183,7 @@ impl Session {
     fn absorbed(&mut self, absorbed: Absorbed) -> Action {
         self.totals.rows_received += absorbed.rows_received;
         self.totals.rows_sent += absorbed.rows_sent;
+        self.totals.rows_rejected += absorbed.rows_rejected;
         if absorbed.more {
             // A turn that was taken shows that refusals were mended and the server is there.
             (self.attempts, self.refusals) = (0, 0);
@@ -220,11 +225,11 @@ mod tests {
     #[test]
     fn more_to_do_means_another_turn() {
         let mut session = Session::new(BOTH, Retry::none());
-        let more = Absorbed { rows_received: 1, rows_sent: 0, more: true };
+        let more = Absorbed { rows_received: 1, rows_rejected: 2, more: true, ..Absorbed::default() };
         assert_eq!(session.step(Event::Absorbed(more)), Action::Prepare { schema: false });
         let last = Absorbed { more: false, ..more };
         assert_eq!(session.step(Event::Absorbed(last)), Action::Done(session.totals()));
-        assert_eq!(session.totals().rows_received, 2);
+        assert_eq!((session.totals().rows_received, session.totals().rows_rejected), (2, 4));
     }
 
     #[test]

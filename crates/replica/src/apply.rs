@@ -12,7 +12,7 @@
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
-use crate::guard::{Guards, has_user_triggers};
+use crate::guard::{Guard, Guards, has_user_triggers};
 use crate::kept;
 use crate::quarantine::{Quarantine, RETRY_ROWS_MAX, Waiting};
 use crate::replica::Replica;
@@ -25,6 +25,7 @@ use cloudsync_core::merge::{Action, decide};
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::payload::{Group, Opened, Payload};
 use cloudsync_sqlite_ffi::{Connection, Value};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -112,7 +113,21 @@ impl Replica {
         for payload in payloads {
             applier.payload(self, payload)?;
         }
-        applier.retry_quarantine(self)?;
+        applier.settle(self)?;
+        applier.finish(self)
+    }
+
+    /// The same for one of several payloads of one transaction. [`settle`](Self::settle) must follow the last of them:
+    /// until then a row that is refused waits in memory for one that lets it in.
+    ///
+    /// # Errors
+    /// When the payload breaks the rules or the file cannot be written; the transaction must then be undone.
+    pub fn apply_part(&mut self, payload: &Payload<'_>, source: Source) -> Result<Applied> {
+        self.follow_schema()?;
+        self.catalog.require_settled()?;
+        self.sites.refresh(&self.db)?;
+        let mut applier = Applier::open(self, source)?;
+        applier.payload(self, payload)?;
         applier.finish(self)
     }
 }
@@ -153,30 +168,32 @@ const WAIT_PASSES_MAX: usize = 64;
 /// How often one apply goes through the quarantine: a row that gets in may let in another one.
 const RETRY_PASSES_MAX: usize = 16;
 /// The reason of a row of which only a part came.
-const WAITS_FOR_REST: &str = "waits for the rest of the row";
+pub(crate) const WAITS_FOR_REST: &str = "waits for the rest of the row";
 
-struct Applier {
-    db: Connection,
+pub(crate) struct Applier {
+    pub(crate) db: Connection,
     source: Source,
-    clocks: ClockStore,
-    changes: ChangeWriter,
+    pub(crate) clocks: ClockStore,
+    pub(crate) changes: ChangeWriter,
     writers: HashMap<i64, Writer>,
-    quarantine: Quarantine,
-    applied: Applied,
-    floor: Time,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) applied: Applied,
+    pub(crate) floor: Time,
     /// Files never move the floor.
     raises_floor: bool,
     /// Set while changes are tried again that were let in before, when the clock here may have been another one.
     retries: bool,
+    /// Set at the end of the apply: what is refused now must wait.
+    pub(crate) settles: bool,
     /// The floor when the apply began: rows of one payload must not raise the bound for one another.
     floor_before: Time,
     /// Rows written while the app's triggers run: our own notes of them are taken back.
-    written: Option<HashSet<Vec<u8>>>,
+    pub(crate) written: Option<HashSet<Vec<u8>>>,
     log_before: i64,
 }
 
 impl Applier {
-    fn open(replica: &mut Replica, source: Source) -> Result<Self> {
+    pub(crate) fn open(replica: &mut Replica, source: Source) -> Result<Self> {
         let db = replica.db;
         let floor = Time(storage::get_u64(&db, "floor")?);
         let triggers = db.set_triggers_enabled(false)?;
@@ -193,13 +210,16 @@ impl Applier {
             floor_before: floor,
             raises_floor: source.origin != Origin::File,
             retries: false,
+            settles: false,
             written: triggers.then(HashSet::new),
             log_before: db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?.unwrap_or(0),
         })
     }
 
-    fn payload(&mut self, replica: &mut Replica, payload: &Payload<'_>) -> Result<()> {
-        kept::keep(&self.db, &replica.catalog, payload, self.source)?;
+    pub(crate) fn payload(&mut self, replica: &mut Replica, payload: &Payload<'_>) -> Result<()> {
+        if !self.settles {
+            kept::keep(&self.db, &replica.catalog, payload, self.source)?;
+        }
         let sites = payload.sites().iter().map(|site| replica.sites.ordinal(&self.db, *site));
         let sites = sites.collect::<Result<Vec<_>>>()?;
         let mut waiting = Vec::new();
@@ -215,18 +235,21 @@ impl Applier {
                 }
             }
         }
-        self.wait(replica, payload, &sites, waiting)
+        for (at, row, reason) in self.wait(replica, payload, &sites, waiting)? {
+            self.defer(replica, payload, &payload.groups()[at], row, &reason)?;
+        }
+        Ok(())
     }
 
     /// Rows that were refused are tried again while that brings any of them in: a parent or the loser of a UNIQUE
-    /// value may have come after them. The rest goes into the quarantine.
+    /// value may have come after them. Gives the rest.
     fn wait(
         &mut self,
         replica: &mut Replica,
         payload: &Payload<'_>,
         sites: &[SiteOrdinal],
         mut waiting: Vec<Waits>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Waits>> {
         for _ in 0..WAIT_PASSES_MAX {
             let before = waiting.len();
             let mut still = Vec::new();
@@ -243,19 +266,22 @@ impl Applier {
                 break;
             }
         }
-        for (at, row, reason) in self.swap(replica, payload, sites, waiting)? {
-            let group = &payload.groups()[at];
-            self.quarantine.add(
-                replica.server_now_ms()?,
-                payload,
-                group,
-                row,
-                &reason,
-                self.source.origin.code(),
-            )?;
-            self.applied.quarantined += 1;
-            self.applied.parts += u64::from(reason == WAITS_FOR_REST);
-        }
+        self.swap(replica, payload, sites, waiting)
+    }
+
+    /// Puts a row of a payload into the quarantine.
+    pub(crate) fn put_aside(
+        &mut self,
+        replica: &Replica,
+        payload: &Payload<'_>,
+        group: &Group<'_>,
+        row: usize,
+        reason: &str,
+    ) -> Result<()> {
+        let now = replica.server_now_ms()?;
+        self.quarantine.add(now, payload, group, row, reason, self.source.origin.code())?;
+        self.applied.quarantined += 1;
+        self.applied.parts += u64::from(reason == WAITS_FOR_REST);
         Ok(())
     }
 
@@ -342,14 +368,8 @@ impl Applier {
         let pk = clocks::pk(target.table.id, packed);
         let stored = self.clocks.read(&pk)?;
         let row = Row { group, target, packed, at: row };
-        let writer = match self.writers.get_mut(&target.table.id) {
-            Some(writer) => writer,
-            None => {
-                let guard = replica.guard.as_ref();
-                let writer = Writer::new(self.db, &target.table, replica.checks_parents, guard)?;
-                self.writers.entry(target.table.id).or_insert(writer)
-            }
-        };
+        let guard = replica.guard.as_ref();
+        let writer = writer(&mut self.writers, self.db, &target.table, replica.checks_parents, guard)?;
         let mut failed = None;
         let mut tie = |column: ColumnNumber| {
             writer.incoming_is_larger(&row, column).unwrap_or_else(|error| {
@@ -390,6 +410,16 @@ impl Applier {
         Ok(None)
     }
 
+    /// True unless this is the server, where what cannot get in is refused by verdicts.
+    pub(crate) fn is_devices(&self) -> bool {
+        !matches!(self.source.origin, Origin::Site(_))
+    }
+
+    /// The writer of a table.
+    pub(crate) fn writer(&mut self, replica: &Replica, table: &Table) -> Result<&mut Writer> {
+        writer(&mut self.writers, self.db, table, replica.checks_parents, replica.guard.as_ref())
+    }
+
     fn check_time(&self, incoming: &RowClock, table: &Table) -> Result<()> {
         // What was accepted once must stay acceptable when it is replaced (S4 of the pitfalls: no livelock).
         let bound = self.source.time_max.map(|max| max.max(Time(self.floor_before.0.saturating_add(1_000))));
@@ -404,7 +434,7 @@ impl Applier {
     }
 
     /// Tries the rows that wait, oldest first, while that lets any of them in; what gets in leaves the quarantine.
-    fn retry_quarantine(&mut self, replica: &mut Replica) -> Result<()> {
+    pub(crate) fn retry_quarantine(&mut self, replica: &mut Replica) -> Result<()> {
         self.retries = true;
         loop {
             let mut waiting = self.quarantine.read()?;
@@ -466,7 +496,7 @@ impl Applier {
         Ok(())
     }
 
-    fn finish(self, replica: &mut Replica) -> Result<Applied> {
+    pub(crate) fn finish(self, replica: &mut Replica) -> Result<Applied> {
         self.changes.finish(&self.db, self.source.origin, self.source.base)?;
         self.clocks.finish(&self.db)?;
         if self.raises_floor {
@@ -479,6 +509,20 @@ impl Applier {
         applied.quarantined = applied.quarantined.min(waiting);
         Ok(applied)
     }
+}
+
+/// The writer of a table, made when it is first needed.
+fn writer<'w>(
+    writers: &'w mut HashMap<i64, Writer>,
+    db: Connection,
+    table: &Table,
+    parents: bool,
+    guard: Option<&Rc<Guard>>,
+) -> Result<&'w mut Writer> {
+    Ok(match writers.entry(table.id) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => place.insert(Writer::new(db, table, parents, guard)?),
+    })
 }
 
 /// Removes our own notes of the rows that the apply wrote. What the app's triggers wrote to other rows stays noted.
@@ -511,7 +555,7 @@ pub(crate) struct Target {
 
 impl Target {
     /// `None` for a table that does not sync here: its rows come when it does.
-    fn of(replica: &Replica, group: &Group<'_>, sites: &[SiteOrdinal]) -> Option<Self> {
+    pub(crate) fn of(replica: &Replica, group: &Group<'_>, sites: &[SiteOrdinal]) -> Option<Self> {
         let table = replica.catalog.table_named(group.table())?;
         let columns: Vec<_> =
             group.columns().iter().map(|name| table.cell_named(name).map(|cell| cell.number)).collect();
@@ -520,7 +564,7 @@ impl Target {
     }
 
     /// The clock of a row, by our numbers and ordinals.
-    fn clock(&self, group: &Group<'_>, row: usize, replica: &Replica) -> Result<RowClock> {
+    pub(crate) fn clock(&self, group: &Group<'_>, row: usize, replica: &Replica) -> Result<RowClock> {
         let map = |clock: Clock| -> Result<Clock> {
             let site = self.sites.get(clock.site.0 as usize).copied();
             let site =

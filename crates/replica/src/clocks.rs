@@ -105,6 +105,12 @@ impl ClockStore {
         Ok(self.insert.run(&[Value::Blob(pk), Value::Blob(&self.bytes), ordinal])?)
     }
 
+    /// Forgets the clock of a row.
+    pub(crate) fn remove(&mut self, pk: &[u8]) -> Result<()> {
+        let db = self.update.connection();
+        Ok(db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?.run(&[Value::Blob(pk)])?)
+    }
+
     /// Stores what the next run must know; without this call given ordinals would be given again.
     pub(crate) fn finish(self, db: &Connection) -> Result<()> {
         match self.next_ordinal {

@@ -202,30 +202,37 @@ impl Replica {
 
     /// Applies the staged chunks and the last one.
     fn apply_download(&mut self, payload: &[u8]) -> Result<u64> {
+        let base = storage::get_u64(&self.db, "cursor")?;
+        let source = Source { origin: Origin::Server, time_max: None, base };
         let mut rows = 0;
         let mut select = self.db.prepare("SELECT payload FROM main.cloudsync_inbox ORDER BY seq")?;
         let mut staged = false;
         while select.step()? {
             staged = true;
             let chunk = select.column(0).as_blob().ok_or_else(|| Error::corrupt("cloudsync_inbox"))?.to_vec();
-            rows += self.apply_chunk(&chunk)?;
+            rows += self.apply_chunk(&chunk, source)?;
         }
         drop(select);
         if staged {
             self.db.execute("DELETE FROM main.cloudsync_inbox")?;
         }
-        Ok(if payload.is_empty() { rows } else { rows + self.apply_chunk(payload)? })
-    }
-
-    fn apply_chunk(&mut self, payload: &[u8]) -> Result<u64> {
-        let opened = Opened::open(payload, &Zstd)?;
-        let base = storage::get_u64(&self.db, "cursor")?;
-        let source = Source { origin: Origin::Server, time_max: None, base };
-        let applied = self.apply_in_transaction(&[opened.payload()?], source)?;
-        self.raise_settled(applied.time_max.0)?;
-        if applied.parts > 0 {
+        if !payload.is_empty() {
+            rows += self.apply_chunk(payload, source)?;
+        } else if !staged {
+            return Ok(0);
+        }
+        let settled = self.settle(source)?;
+        self.raise_settled(settled.time_max.0)?;
+        if settled.parts > 0 {
             storage::set(&self.db, "refetch", Value::Integer(1))?;
         }
+        Ok(rows + settled.rows)
+    }
+
+    fn apply_chunk(&mut self, payload: &[u8], source: Source) -> Result<u64> {
+        let opened = Opened::open(payload, &Zstd)?;
+        let applied = self.apply_part(&opened.payload()?, source)?;
+        self.raise_settled(applied.time_max.0)?;
         Ok(applied.rows)
     }
 

@@ -225,13 +225,13 @@ struct Open {
     places: Vec<usize>,
 }
 
-struct Builder<'r> {
+pub(crate) struct Builder<'r> {
     db: Connection,
     replica: &'r Replica,
     extraction: &'r Extraction,
     until: Option<&'r Position>,
-    encoder: Encoder,
-    clocks: ClockStore,
+    pub(crate) encoder: Encoder,
+    pub(crate) clocks: ClockStore,
     /// Walks through the table whose rows are all wanted.
     scan: Option<RowScan>,
     groups: Vec<Open>,
@@ -248,7 +248,7 @@ struct Builder<'r> {
 }
 
 impl<'r> Builder<'r> {
-    fn new(
+    pub(crate) fn new(
         replica: &'r Replica,
         extraction: &'r Extraction,
         until: Option<&'r Position>,
@@ -298,7 +298,7 @@ impl<'r> Builder<'r> {
         }
     }
 
-    fn finish(self, next: Option<Position>) -> Chunk {
+    pub(crate) fn finish(self, next: Option<Position>) -> Chunk {
         let rows = self.encoder.rows() as u64;
         let base = if self.base == u64::MAX { 0 } else { self.base };
         let header =
@@ -385,7 +385,7 @@ impl<'r> Builder<'r> {
         Ok(())
     }
 
-    fn row(&mut self, table: &Rc<Table>, key: &[u8], clock: &RowClock, mask: &Mask) -> Result<()> {
+    pub(crate) fn row(&mut self, table: &Rc<Table>, key: &[u8], clock: &RowClock, mask: &Mask) -> Result<()> {
         if !clock.is_alive() {
             return self.tombstone(table, key, clock);
         }

@@ -4,12 +4,17 @@
 //! later change of the row makes it void.
 
 use crate::error::{Error, Result};
+use crate::settle::Gathered;
 use crate::storage;
-use cloudsync_protocol::payload::{Encoder, Group, Header, Payload, Stored};
+use cloudsync_protocol::payload::{Group, Payload};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 
-/// Rows that may wait at most.
+/// Rows that may wait on a device at most; the oldest go first. On the server rows leave it by verdicts instead.
 pub(crate) const QUARANTINE_ROWS_MAX: u64 = 100_000;
+/// How long a row may wait, in milliseconds: a year.
+const QUARANTINE_AGE_MS_MAX: u64 = 365 * 24 * 3_600_000;
+/// The setting that counts rows which the quarantine had no room for any more.
+pub(crate) const QUARANTINE_DROPPED: &str = "quarantine_dropped";
 /// Rows that one apply tries again at once; further ones only after one of them got in.
 pub(crate) const RETRY_ROWS_MAX: i64 = 1_000;
 
@@ -49,13 +54,9 @@ impl Quarantine {
         reason: &str,
         origin: i64,
     ) -> Result<()> {
-        if self.count()? >= QUARANTINE_ROWS_MAX {
-            return Err(Error::Limit(format!(
-                "{QUARANTINE_ROWS_MAX} changes wait in cloudsync_quarantine already: make the constraints of table \"{}\" fit what the other devices send",
-                group.table()
-            )));
-        }
-        let change = encode_row(payload, group, row);
+        let mut change = Gathered::default();
+        change.push(payload, group, row);
+        let change = change.finish();
         // The same change may come again while it waits.
         // language=SQLite
         let known = "SELECT id FROM main.cloudsync_quarantine WHERE tbl = ?1 AND pk = ?2 AND change = ?3";
@@ -102,6 +103,13 @@ impl Quarantine {
         Ok(waiting)
     }
 
+    /// Makes the oldest changes go that there is no room for.
+    pub(crate) fn trim(&self, now_ms: u64) -> Result<()> {
+        let oldest = now_ms.saturating_sub(QUARANTINE_AGE_MS_MAX);
+        let dropped = storage::trim_journal(&self.db, "cloudsync_quarantine", QUARANTINE_ROWS_MAX, oldest)?;
+        storage::count_up(&self.db, QUARANTINE_DROPPED, dropped)
+    }
+
     /// The change got in.
     pub(crate) fn remove(&self, id: i64) -> Result<()> {
         Ok(self
@@ -115,15 +123,4 @@ impl Quarantine {
         let sql = "UPDATE main.cloudsync_quarantine SET reason = ?2 WHERE id = ?1 AND reason <> ?2";
         Ok(self.db.prepare(sql)?.run(&[Value::Integer(id), Value::from(reason)])?)
     }
-}
-
-fn encode_row(payload: &Payload<'_>, group: &Group<'_>, row: usize) -> Vec<u8> {
-    let mut encoder = Encoder::new();
-    for site in payload.sites() {
-        encoder.site(site);
-    }
-    let id = encoder.group(group.table(), group.columns(), group.whole());
-    let values = (0..group.columns().len()).map(|column| group.value(row, column));
-    encoder.push(id, group.key(row), group.life(row), group.clock(row), group.exceptions(row), values);
-    encoder.finish(Header::default(), &Stored)
 }

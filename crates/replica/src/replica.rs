@@ -25,6 +25,8 @@ pub struct Replica {
     pub(crate) sent: Option<crate::device::Sent>,
     /// Set while `transact` runs.
     transacting: bool,
+    /// What the applies of the transaction at hand leave to its end.
+    pub(crate) unsettled: crate::settle::Unsettled,
     /// Set while an apply runs for an app that enforces foreign keys.
     pub(crate) checks_parents: bool,
     /// Set while an apply runs beside triggers of the app.
@@ -50,6 +52,7 @@ impl Replica {
             sites: Sites::default(),
             sent: None,
             transacting: false,
+            unsettled: crate::settle::Unsettled::default(),
             checks_parents: false,
             guard: None,
         };
@@ -162,7 +165,7 @@ impl Replica {
 
     /// Forgets nonce, cursor, open rounds and downloads: the next round begins from nothing.
     pub(crate) fn forget_agreement(&self) -> Result<()> {
-        for key in ["nonce", "cursor", "position", "round", "epoch", "fingerprint"] {
+        for key in ["nonce", "cursor", "position", "round", "epoch", "fingerprint", "verdicts_left"] {
             storage::unset(&self.db, key)?;
         }
         self.db.execute("DELETE FROM main.cloudsync_inbox")?;
@@ -188,6 +191,9 @@ impl Replica {
         self.transacting = true;
         let outcome = act(self).and_then(|value| self.commit(scope).map(|()| value));
         self.transacting = nested;
+        if outcome.is_err() {
+            self.unsettled = crate::settle::Unsettled::default();
+        }
         // The app may yet roll back what was read or made in its transaction.
         if outcome.is_err() || in_apps {
             self.catalog.clear();

@@ -102,7 +102,7 @@ impl Replica {
     }
 
     /// The last entry that was sent whole, and how many keys of the next one were sent.
-    fn first_unsent(&self) -> Result<(i64, u64)> {
+    pub(crate) fn first_unsent(&self) -> Result<(i64, u64)> {
         let begun = storage::get_blob(&self.db, "unsent_position")?;
         match begun.as_deref().and_then(Position::decode) {
             Some(Position::List { after, skip }) => Ok((after, skip)),

@@ -102,10 +102,11 @@ impl Replica {
             "clock_offset_ms": storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),
             "server": self.server()?,
             "last_round": last_round,
-            "waiting_on_server": storage::get_u64(&db, "waiting_on_server")?,
             "quarantine": count("cloudsync_quarantine")?,
             "conflicts": count("cloudsync_conflicts")?,
             "rejected": count("cloudsync_rejected")?,
+            "dropped_from_quarantine": storage::get_u64(&db, crate::quarantine::QUARANTINE_DROPPED)?,
+            "dropped_from_rejected": storage::get_u64(&db, crate::rejected::REJECTED_DROPPED)?,
         }))
     }
 

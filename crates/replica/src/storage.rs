@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS cloudsync_conflicts(
     site_id BLOB NOT NULL, at INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS cloudsync_rejected(
     id INTEGER PRIMARY KEY, tbl TEXT NOT NULL, pk BLOB NOT NULL, reason TEXT NOT NULL, at INTEGER NOT NULL,
-    change BLOB NOT NULL);
+    change BLOB NOT NULL, \"row\" TEXT);
 ";
 
 /// True when the database holds a replica's tables.
@@ -137,6 +137,27 @@ pub(crate) fn next_number(db: &Connection, key: &str) -> Result<i64> {
     let next = get_i64(db, key)?.unwrap_or(0) + 1;
     set(db, key, Value::Integer(next))?;
     Ok(next)
+}
+
+/// Adds to a number; adding nothing writes nothing.
+pub(crate) fn count_up(db: &Connection, key: &str, by: u64) -> Result<()> {
+    if by == 0 {
+        return Ok(());
+    }
+    set_u64(db, key, get_u64(db, key)? + by)
+}
+
+/// Deletes the rows of a journal that were written before `oldest_ms`, and the oldest beyond `rows_max`. Gives how many.
+pub(crate) fn trim_journal(db: &Connection, journal: &str, rows_max: u64, oldest_ms: u64) -> Result<u64> {
+    let aged = format!("DELETE FROM main.{journal} WHERE at < ?1");
+    db.prepare(&aged)?.run(&[Value::Integer(oldest_ms as i64)])?;
+    let mut gone = db.changes() as u64;
+    let beyond = format!(
+        "DELETE FROM main.{journal} WHERE id <= (SELECT id FROM main.{journal} ORDER BY id DESC LIMIT 1 OFFSET ?1)"
+    );
+    db.prepare(&beyond)?.run(&[Value::Integer(rows_max as i64)])?;
+    gone += db.changes() as u64;
+    Ok(gone)
 }
 
 /// An SQL identifier in double quotes.

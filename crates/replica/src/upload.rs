@@ -7,11 +7,10 @@ use crate::extract::{Extraction, Filter};
 use crate::position::Position;
 use crate::replica::Replica;
 use crate::storage;
+use crate::verdicts::VERDICTS_LEFT;
 use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
 use cloudsync_protocol::client::Absorbed;
-use cloudsync_protocol::limits::{
-    CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX,
-};
+use cloudsync_protocol::limits::{CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX};
 use cloudsync_protocol::message::{RoundId, Turn, Upload};
 use cloudsync_sqlite_ffi::Value;
 
@@ -125,27 +124,14 @@ impl Replica {
         Ok(None)
     }
 
-    /// Says of rows that cannot be sent, because they are too large, that they stay here only.
-    fn note_oversized(&self, rows: &[(String, Vec<u8>)]) -> Result<()> {
-        // language=SQLite
-        let sql = "INSERT INTO main.cloudsync_rejected(tbl, pk, reason, at, change) SELECT ?1, ?2, ?3, ?4, x'' \
-                   WHERE NOT EXISTS(SELECT 1 FROM main.cloudsync_rejected WHERE tbl = ?1 AND pk = ?2 AND reason = ?3)";
-        let reason = format!("too large to be sent: a row has at most {CHUNK_BYTES_MAX} bytes");
-        let now = self.server_now_ms()? as i64;
-        rows.iter().try_for_each(|(table, key)| {
-            let values =
-                [Value::from(table.as_str()), Value::Blob(key), Value::from(reason.as_str()), now.into()];
-            Ok(self.db.prepare(sql)?.run(&values)?)
-        })
-    }
-
     /// The round on its way, or a new one if there is something to send.
     fn round(&mut self) -> Result<Option<Round>> {
         if let Some(bytes) = storage::get_blob(&self.db, "round")? {
             return Round::decode(&bytes).map(Some);
         }
         let everything = storage::get_i64(&self.db, "resend")?.is_some();
-        if !everything && !self.is_anything_unsent()? {
+        // A round without rows asks for the verdicts that the last answer had no room for.
+        if !everything && !self.is_anything_unsent()? && !storage::is_set(&self.db, VERDICTS_LEFT)? {
             return Ok(None);
         }
         let mut id = [0; 8];
@@ -181,7 +167,7 @@ impl Replica {
 
     /// True while a round is on its way, or must be begun whatever the change list says.
     pub(crate) fn is_upload_open(&self) -> Result<bool> {
-        let keys = ["round", "resend", "unsent_position"].iter();
+        let keys = ["round", "resend", "unsent_position", VERDICTS_LEFT].iter();
         let set = keys.map(|key| storage::is_set(&self.db, key)).collect::<Result<Vec<_>>>()?;
         Ok(set.into_iter().any(|set| set))
     }
@@ -221,10 +207,6 @@ impl Replica {
             // site uploaded comes back, with this download.
             storage::set(&self.db, "echo", Value::Integer(1))?;
         }
-        if accepted.quarantined > 0 {
-            let waiting = storage::get_u64(&self.db, "waiting_on_server")?;
-            storage::set_u64(&self.db, "waiting_on_server", waiting + accepted.quarantined)?;
-        }
         storage::unset(&self.db, "round")?;
         storage::unset(&self.db, "offered")?;
         // What the server took was in its bounds; a later floor is that of notes which it has not seen.
@@ -238,6 +220,8 @@ impl Replica {
                 storage::set_u64(&self.db, "sent_version", round.last)?;
             }
         }
+        // What is unsent by now was changed after the round was made.
+        absorbed.rows_rejected = self.lay_verdicts(turn.verdicts)?;
         Ok(next.is_some())
     }
 }

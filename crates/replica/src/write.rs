@@ -135,8 +135,15 @@ impl Writer {
     }
 
     fn delete(&mut self, row: &Row<'_>) -> Result<(), Refused> {
-        clocks::bind_key(&mut self.delete, 1, row.packed)?;
-        announce(self.guard.as_ref(), row, Verb::Delete);
+        self.remove(row.target.table.id, row.packed)
+    }
+
+    /// Deletes the row with that packed key, if there is one.
+    pub(crate) fn remove(&mut self, table: i64, packed: &[u8]) -> Result<(), Refused> {
+        clocks::bind_key(&mut self.delete, 1, packed)?;
+        if let Some(guard) = &self.guard {
+            guard.announce(table, Verb::Delete, packed);
+        }
         let outcome = self.delete.step();
         self.delete.reset()?;
         outcome?;

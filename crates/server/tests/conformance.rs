@@ -21,6 +21,8 @@ mod device;
 mod file;
 #[path = "conformance/merging.rs"]
 mod merging;
+#[path = "conformance/refusing.rs"]
+mod refusing;
 #[path = "conformance/schedules.rs"]
 mod schedules;
 #[path = "conformance/schemas.rs"]

@@ -162,6 +162,7 @@ fn report(
         "turns": totals.turns,
         "sent": totals.rows_sent,
         "received": totals.rows_received,
+        "rejected": totals.rows_rejected,
         "bytes_sent": round.bytes_sent,
         "bytes_received": round.bytes_received,
         "error": outcome.as_ref().err().map(ToString::to_string),

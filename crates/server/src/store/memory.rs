@@ -1,7 +1,8 @@
 //! A naive store in memory: slow, and obviously right. The conformance suite holds the others against it.
 //!
 //! A turn works on a copy of everything, which takes the place of the original when the turn was taken. Each download
-//! is one chunk of whole rows. Of the schema only names and types count: constraints are not kept.
+//! is one chunk of whole rows. Of the schema only names, types and UNIQUE constraints count, and rows that exchange
+//! their UNIQUE values are refused.
 
 mod rows;
 
@@ -32,10 +33,13 @@ struct State {
     /// Fingerprints of devices and of this schema that were found to fit.
     fits: BTreeSet<(u64, u64)>,
     /// The nonce of each site, and what it was told of its last round.
-    uploads: BTreeMap<SiteId, (u64, Accepted)>,
+    uploads: BTreeMap<SiteId, (u64, Accepted, Vec<u8>)>,
     staged: BTreeMap<SiteId, (RoundId, BTreeMap<u32, Vec<u8>>)>,
     rows: Rows,
 }
+
+/// What an upload is told: whether it was taken, and the verdicts, encoded.
+type Told = (Accepted, Vec<u8>);
 
 /// Why a turn is refused, and in words.
 type Stop = (Reason, String);
@@ -72,11 +76,11 @@ impl Store for MemoryStore {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = state.clone();
         let (reason, text) = match next.take(request, rights, now_ms) {
-            Ok(accepted) => {
+            Ok(told) => {
                 *state = next;
-                let repeated = accepted.is_some_and(|accepted| accepted.repeated);
+                let repeated = told.as_ref().is_some_and(|(accepted, _)| accepted.repeated);
                 let request = Request { echo: request.echo || repeated, ..request.clone() };
-                return Ok(state.answer(&request, accepted, now_ms));
+                return Ok(state.answer(&request, told, now_ms));
             }
             Err(stop) => stop,
         };
@@ -90,20 +94,22 @@ impl Store for MemoryStore {
 
 impl State {
     fn nonce(&self, site: SiteId) -> u64 {
-        self.uploads.get(&site).map_or(0, |(nonce, _)| *nonce)
+        self.uploads.get(&site).map_or(0, |(nonce, ..)| *nonce)
     }
 
-    fn take(&mut self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Option<Accepted>, Stop> {
+    fn take(&mut self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Option<Told>, Stop> {
         if is_skewed(request, now_ms) {
             return refuse(Reason::ClockSkew, "the clocks of device and server are too far apart");
         }
-        let last = self.uploads.get(&request.site).copied();
-        let record = last.map(|(nonce, accepted)| SiteRecord { nonce, round: Some(accepted.round) });
+        let last = self.uploads.get(&request.site).cloned();
+        let record = last.as_ref();
+        let record =
+            record.map(|(nonce, accepted, _)| SiteRecord { nonce: *nonce, round: Some(accepted.round) });
         let gave_cursor = request.cursor <= self.rows.version;
         match standing(&Knowledge { epoch: self.epoch, record, gave_cursor }, request) {
             Standing::New | Standing::Current => {}
             Standing::Repeated => {
-                return Ok(last.map(|(_, accepted)| Accepted { repeated: true, ..accepted }));
+                return Ok(last.map(|(_, told, verdicts)| (Accepted { repeated: true, ..told }, verdicts)));
             }
             Standing::Clone => {
                 return refuse(Reason::Clone, "a copy of this file has synced under its site id");
@@ -157,7 +163,7 @@ impl State {
         Ok(())
     }
 
-    fn upload(&mut self, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<Accepted, Stop> {
+    fn upload(&mut self, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<Told, Stop> {
         let (round, chunks) = self.staged.entry(site).or_insert((upload.round, BTreeMap::new()));
         chunks.retain(|chunk, _| *chunk < upload.chunk && *round == upload.round);
         *round = upload.round;
@@ -166,7 +172,7 @@ impl State {
             Accepted { round: upload.round, committed: upload.is_final, repeated: false, quarantined: 0 };
         if !upload.is_final {
             Opened::open(upload.payload, &Zstd).map_err(damaged)?;
-            return Ok(accepted);
+            return Ok((accepted, Vec::new()));
         }
         let chunks = self.staged.remove(&site).map(|(_, chunks)| chunks).unwrap_or_default();
         if !chunks.keys().copied().eq(0..=upload.chunk) {
@@ -174,13 +180,17 @@ impl State {
         }
         let time_max = Time(now_ms.saturating_add(CLOCK_AHEAD_MS_MAX));
         for payload in chunks.values().filter(|payload| !payload.is_empty()) {
-            accepted.quarantined += self.rows.apply(&self.enabled(), site, payload, time_max)?;
+            self.rows.apply(&self.enabled(), site, payload, time_max)?;
         }
-        self.uploads.insert(site, (self.nonce(site) + 1, accepted));
-        Ok(accepted)
+        let verdicts = self.rows.judge(&self.enabled(), site);
+        accepted.quarantined = self.rows.waiting_of(site);
+        self.uploads.insert(site, (self.nonce(site) + 1, accepted, verdicts.clone()));
+        Ok((accepted, verdicts))
     }
 
-    fn answer(&self, request: &Request<'_>, accepted: Option<Accepted>, now: u64) -> Vec<u8> {
+    fn answer(&self, request: &Request<'_>, told: Option<Told>, now: u64) -> Vec<u8> {
+        let (accepted, verdicts) =
+            told.map_or((None, Vec::new()), |(accepted, verdicts)| (Some(accepted), verdicts));
         let payload = if request.pull { self.rows.extract(&self.enabled(), request) } else { Vec::new() };
         let turn = Turn {
             epoch: self.epoch,
@@ -191,7 +201,7 @@ impl State {
             cursor: if request.pull { self.rows.version } else { request.cursor },
             position: &[],
             rows_total: 0,
-            verdicts: &[],
+            verdicts: &verdicts,
             payload: &payload,
         };
         Answer::Turn(turn).encode()

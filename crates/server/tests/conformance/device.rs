@@ -73,6 +73,8 @@ pub(crate) struct Device {
     unsent: BTreeMap<Vec<u8>, Part>,
     round: Option<(RoundId, Vec<u8>)>,
     rounds: u8,
+    /// Key and reason of what the server refused.
+    pub(crate) rejected: Vec<(Vec<u8>, String)>,
 }
 
 /// What a sync brought.
@@ -104,6 +106,7 @@ impl Device {
             unsent: BTreeMap::new(),
             round: None,
             rounds: 0,
+            rejected: Vec::new(),
         }
     }
 

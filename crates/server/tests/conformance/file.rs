@@ -8,61 +8,6 @@ use cloudsync_protocol::schema::TableSchema;
 use cloudsync_server::store::StoreError;
 use cloudsync_server::store::sqlite::{enable_table, list_tables};
 
-/// Devices whose titles must differ.
-fn devices_with_unique_titles<const N: usize>(store: &Sqlite) -> [Device; N] {
-    let mut table = notes();
-    table.uniques = vec![vec!["title".into()]];
-    std::array::from_fn(|at| {
-        let mut device = Device::new(at as u8 + 1);
-        device.schema.tables = vec![table.clone()];
-        device.sync(store);
-        device
-    })
-}
-
-#[test]
-fn a_row_that_a_constraint_refuses_waits_and_all_others_go_on() {
-    let store = Sqlite::new();
-    let [mut a, mut b, mut c] = devices_with_unique_titles(&store);
-    a.insert("first", "taken", "by a");
-    a.sync(&store);
-    b.insert("before", "free", "by b");
-    b.insert("second", "taken", "by b");
-    b.insert("third", "free too", "by b");
-    assert_eq!(b.sync(&store).quarantined, 1);
-    c.sync(&store);
-    assert!(c.is_alive("before") && c.is_alive("third") && c.is_alive("first") && !c.is_alive("second"));
-    // The value becomes free: the row gets in and reaches everybody, also the one whose upload made room for it.
-    a.sync(&store);
-    a.update("first", TITLE, "given up");
-    assert_eq!(a.sync(&store).quarantined, 0);
-    c.sync(&store);
-    assert_eq!(c.text("second", TITLE), "taken");
-    assert_converged(&store, &mut [&mut a, &mut b, &mut c]);
-    assert_eq!(a.rows(), 4);
-}
-
-#[test]
-fn a_row_that_waits_may_be_mended_by_its_author() {
-    let store = Sqlite::new();
-    let [mut a, mut b] = devices_with_unique_titles(&store);
-    a.insert("first", "taken", "by a");
-    a.sync(&store);
-    b.insert("second", "taken", "by b");
-    assert_eq!(b.sync(&store).quarantined, 1);
-    b.update("second", TITLE, "another");
-    // Only a part comes, of a row that waits: it waits too, until both fit together.
-    b.sync(&store);
-    b.delete("second");
-    assert_eq!(b.sync(&store).quarantined, 0);
-    b.insert("second", "third try", "by b");
-    b.sync(&store);
-    a.sync(&store);
-    assert_eq!(a.text("second", TITLE), "third try");
-    let waiting = "SELECT count(*) FROM cloudsync_quarantine";
-    assert_eq!(store.shell().query_row(waiting, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
-}
-
 #[test]
 fn idle_turns_write_nothing() {
     let store = Sqlite::new();

@@ -6,6 +6,7 @@ use cloudsync_core::clock::{Clock, ColumnNumber, RowClock, SiteOrdinal};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::merge::{Action, decide};
 use cloudsync_protocol::payload::{Opened, Payload};
+use cloudsync_protocol::verdict::{State, Verdicts};
 use cloudsync_replica::Zstd;
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ impl Device {
         if took.accepted.is_some_and(|accepted| accepted.committed) {
             self.round = None;
         }
+        self.lay(&took.verdicts);
         let mut rows = 0;
         if !took.payload.is_empty() {
             let opened = Opened::open(&took.payload, &Zstd).unwrap();
@@ -30,6 +32,29 @@ impl Device {
             assert!(self.waiting.is_empty(), "a device got parts of rows without the rest");
         }
         rows
+    }
+
+    /// Takes back what the server refused, and notes why; what it asks for is sent again.
+    fn lay(&mut self, verdicts: &[u8]) {
+        if verdicts.is_empty() {
+            return;
+        }
+        let verdicts = Verdicts::decode(verdicts).unwrap();
+        for verdict in &verdicts.list {
+            if verdict.state == State::Wanted {
+                if self.rows.contains_key(verdict.key) {
+                    self.unsent.insert(verdict.key.to_vec(), None);
+                }
+                continue;
+            }
+            self.rows.remove(verdict.key).unwrap();
+            self.unsent.remove(verdict.key);
+            self.rejected.push((verdict.key.to_vec(), verdict.reason.to_owned()));
+        }
+        if !verdicts.payload.is_empty() {
+            let opened = Opened::open(verdicts.payload, &Zstd).unwrap();
+            self.merge(&opened.payload().unwrap());
+        }
     }
 
     /// Merges the rows of a payload. A part of a row may come before the rest of it; all of a download fits together.

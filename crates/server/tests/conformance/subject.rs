@@ -98,14 +98,16 @@ pub(crate) struct Took {
     pub(crate) cursor: u64,
     pub(crate) position: Vec<u8>,
     pub(crate) rows_total: u64,
+    pub(crate) verdicts: Vec<u8>,
     pub(crate) payload: Vec<u8>,
 }
 
 impl Took {
     /// What the answer says of the upload: the same, however often the round is repeated. The download of a repeated
     /// one carries more.
-    pub(crate) fn upload(&self) -> (u64, u64, Option<Accepted>) {
-        (self.epoch, self.nonce, self.accepted.map(|accepted| Accepted { repeated: false, ..accepted }))
+    pub(crate) fn upload(&self) -> (u64, u64, Option<Accepted>, &[u8]) {
+        let accepted = self.accepted.map(|accepted| Accepted { repeated: false, ..accepted });
+        (self.epoch, self.nonce, accepted, &self.verdicts)
     }
 
     pub(crate) fn is_repeated(&self) -> bool {
@@ -159,6 +161,7 @@ pub(crate) fn ask_as(store: &dyn Store, request: &Request<'_>, rights: Rights) -
                 cursor: turn.cursor,
                 position: turn.position.to_vec(),
                 rows_total: turn.rows_total,
+                verdicts: turn.verdicts.to_vec(),
                 payload: turn.payload.to_vec(),
             })
         }

@@ -9,6 +9,7 @@ use cloudsync_core::value::Value;
 use cloudsync_protocol::message::{Reason, Request};
 use cloudsync_protocol::payload::{Encoder, Group, Header, Opened};
 use cloudsync_protocol::schema::{Schema, TableSchema, key_names};
+use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
 use cloudsync_replica::Zstd;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,8 @@ pub(super) struct Rows {
     rows: BTreeMap<RowId, Row>,
     /// Which version changed which row, and from which site the change came.
     changes: Vec<(u64, SiteId, RowId)>,
-    waiting: Vec<Change>,
+    /// Changes that are not in, and why; an empty reason says that only a part of the row came.
+    waiting: Vec<(Change, String)>,
     time_max: Time,
 }
 
@@ -49,15 +51,14 @@ impl Rows {
         Self { version: 1, ..Self::default() }
     }
 
-    /// Takes a payload in, all of it or nothing; gives how many of its rows must wait. `time_max` is the latest time
-    /// that a change may bear.
+    /// Takes a payload in, all of it or nothing. `time_max` is the latest time that a change may bear.
     pub(super) fn apply(
         &mut self,
         schema: &Schema,
         from: SiteId,
         payload: &[u8],
         time_max: Time,
-    ) -> Result<u64, Stop> {
+    ) -> Result<(), Stop> {
         let opened = Opened::open(payload, &Zstd).map_err(damaged)?;
         let payload = opened.payload().map_err(damaged)?;
         let ordinals: Vec<_> = payload.sites().iter().map(|site| self.ordinal(*site)).collect();
@@ -73,10 +74,47 @@ impl Rows {
             return refuse(Reason::ClockSkew, "clock_ahead: a change is stamped too far in the future");
         }
         self.version += 1;
-        let new: Vec<_> = changes.iter().filter(|change| !self.waiting.contains(change)).cloned().collect();
-        self.waiting.extend(new);
-        self.merge_waiting();
-        Ok(changes.iter().filter(|change| self.waiting.contains(change)).count() as u64)
+        let known = |change: &Change| self.waiting.iter().any(|(waiting, _)| waiting == change);
+        changes.retain(|change| !known(change));
+        self.waiting.extend(changes.into_iter().map(|change| (change, String::new())));
+        self.merge_waiting(schema);
+        Ok(())
+    }
+
+    /// The changes of a site that wait.
+    pub(super) fn waiting_of(&self, site: SiteId) -> u64 {
+        self.waiting.iter().filter(|(change, _)| change.from == site).count() as u64
+    }
+
+    /// Refuses what of a site's changes a constraint does not let in; gives the verdicts, encoded.
+    pub(super) fn judge(&mut self, schema: &Schema, site: SiteId) -> Vec<u8> {
+        let waiting = self.waiting.iter().filter(|(change, _)| change.from == site);
+        let reasons: BTreeMap<RowId, String> =
+            waiting.fold(BTreeMap::new(), |mut reasons, (change, reason)| {
+                let known: &mut String = reasons.entry(change.id.clone()).or_default();
+                *known = std::mem::take(known).max(reason.clone());
+                reasons
+            });
+        let is_refused = |id: &RowId| reasons.get(id).is_some_and(|reason| !reason.is_empty());
+        self.waiting.retain(|(change, _)| change.from != site || !is_refused(&change.id));
+        let mut encoder = Encoder::new();
+        let mut list = Vec::new();
+        for (id, reason) in &reasons {
+            let state = match (reason.as_str(), self.rows.get(id), schema.table(&id.0)) {
+                ("", ..) => State::Wanted,
+                (_, Some(row), Some(table)) => {
+                    self.write(&mut encoder, table, &id.1, row);
+                    State::Given
+                }
+                _ => State::Absent,
+            };
+            list.push(Verdict { table: &id.0, key: &id.1, reason, state });
+        }
+        if list.is_empty() {
+            return Vec::new();
+        }
+        let payload = if encoder.is_empty() { Vec::new() } else { encoder.finish(Header::default(), &Zstd) };
+        Verdicts { list, payload: &payload, more: false }.encode()
     }
 
     fn ordinal(&mut self, site: SiteId) -> SiteOrdinal {
@@ -130,13 +168,13 @@ impl Rows {
     }
 
     /// Merges what waits while that brings any of it in.
-    fn merge_waiting(&mut self) {
+    fn merge_waiting(&mut self, schema: &Schema) {
         loop {
             let before = std::mem::take(&mut self.waiting);
             let count = before.len();
-            for change in before {
-                if !self.merge(&change) {
-                    self.waiting.push(change);
+            for (change, _) in before {
+                if let Err(reason) = self.merge(schema, &change) {
+                    self.waiting.push((change, reason));
                 }
             }
             if self.waiting.len() == count {
@@ -145,8 +183,8 @@ impl Rows {
         }
     }
 
-    /// Merges a change into its row; false if it must wait.
-    fn merge(&mut self, change: &Change) -> bool {
+    /// Merges a change into its row; the reason if it must wait, empty while only a part of the row is there.
+    fn merge(&mut self, schema: &Schema, change: &Change) -> Result<(), String> {
         let stored = self.rows.get(&change.id);
         let mut values = stored.map(|row| row.values.clone()).unwrap_or_default();
         let mut tie = |column: ColumnNumber| match (change.values.get(&column), values.get(&column)) {
@@ -156,7 +194,8 @@ impl Rows {
         let stored = stored.map(|row| row.clock.clone());
         let decision = decide(stored.as_ref(), &change.clock, change.whole, &self.sites, &mut tie);
         match &decision.action {
-            Action::NeedWhole | Action::RefuseJump => return false,
+            Action::NeedWhole => return Err(String::new()),
+            Action::RefuseJump => return Err("the row's causal length leaps beyond its bound".into()),
             Action::Keep => {}
             Action::Delete => values.clear(),
             Action::Insert | Action::Replace => values = change.values.clone(),
@@ -165,15 +204,41 @@ impl Rows {
                 values.extend(written.map(|(column, value)| (*column, value.clone())));
             }
         }
+        self.check_unique(schema, &change.id, &values)?;
         self.time_max = self.time_max.max(change.clock.time_max());
         if decision.action == Action::Keep && decision.clock.is_none() {
-            return true;
+            return Ok(());
         }
         if let Some(clock) = decision.clock.or(stored) {
             self.rows.insert(change.id.clone(), Row { clock, values });
         }
         self.changes.push((self.version, change.from, change.id.clone()));
-        true
+        Ok(())
+    }
+
+    /// Values that another row has already, in SQLite's words.
+    fn check_unique(
+        &self,
+        schema: &Schema,
+        id: &RowId,
+        values: &BTreeMap<ColumnNumber, Value>,
+    ) -> Result<(), String> {
+        let Some(table) = schema.table(&id.0) else { return Ok(()) };
+        for unique in &table.uniques {
+            let of = |values: &BTreeMap<ColumnNumber, Value>| {
+                let value = |name: &String| values.get(&number(table, name)?).cloned();
+                let values: Option<Vec<_>> = unique.iter().map(value).collect();
+                values.filter(|values| !values.contains(&Value::Null))
+            };
+            let taken = |(other, row): (&RowId, &Row)| {
+                other.0 == id.0 && other != id && row.clock.is_alive() && of(&row.values) == of(values)
+            };
+            if of(values).is_some() && self.rows.iter().any(taken) {
+                let names: Vec<_> = unique.iter().map(|name| format!("{}.{name}", table.name)).collect();
+                return Err(format!("UNIQUE constraint failed: {}", names.join(", ")));
+            }
+        }
+        Ok(())
     }
 
     /// Everything that a device does not know yet, as one payload; empty if there is nothing.

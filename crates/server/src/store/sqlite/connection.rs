@@ -20,13 +20,14 @@ pub(super) struct Wrapped {
 }
 
 impl Wrapped {
-    /// Opens a file for reading and writing, with what is committed flushed to disk, and a replica on it.
+    /// Opens a file for reading and writing, with what is committed flushed to disk, and a replica on it. Foreign keys
+    /// are on: those that the owner declared are kept.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let owner = rusqlite::Connection::open(path)?;
         owner.busy_timeout(Duration::from_secs(10))?;
         // language=SQLite
         owner.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA cache_size = -16384;",
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384;",
         )?;
         let api = api()?;
         // SAFETY: the handle is open, belongs to the one SQLite that is linked into this program, and stays open as

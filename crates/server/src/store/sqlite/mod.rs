@@ -10,6 +10,7 @@
 //! | table | holds |
 //! | --- | --- |
 //! | `cloudsync_server_sites` | the nonce and last round of every site that uploaded |
+//! | `cloudsync_server_verdicts` | what a site was told of rows of its last round that were not let in |
 //! | `cloudsync_server_staging` | chunks of rounds that are not complete |
 //! | `cloudsync_server_schemas` | fingerprints of device schemas that were found to fit |
 
@@ -35,6 +36,8 @@ const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS cloudsync_server_sites(
     site_id BLOB PRIMARY KEY, nonce INTEGER NOT NULL, round BLOB NOT NULL, quarantined INTEGER NOT NULL,
     seen_at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cloudsync_server_verdicts(
+    site_id BLOB PRIMARY KEY, verdicts BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS cloudsync_server_staging(
     site_id BLOB NOT NULL, round BLOB NOT NULL, chunk INTEGER NOT NULL, staged_at INTEGER NOT NULL,
     payload BLOB NOT NULL, PRIMARY KEY(site_id, chunk));
@@ -96,7 +99,7 @@ impl Store for SqliteStore {
                             cursor: pulled.cursor,
                             position: pulled.next.as_deref().unwrap_or_default(),
                             rows_total: pulled.rows_total,
-                            verdicts: &[],
+                            verdicts: &taken.verdicts,
                             payload: &pulled.payload,
                         })
                         .encode());

@@ -4,7 +4,7 @@ use crate::store::StoreError;
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::{Request, RoundId};
 use cloudsync_protocol::server::{Knowledge, SiteRecord};
-use cloudsync_replica::{Position, Replica};
+use cloudsync_replica::{Judgement, Position, Replica};
 use cloudsync_sqlite_ffi::{Connection, Error, Value};
 
 /// Reads what a request is judged by.
@@ -62,31 +62,45 @@ fn gave_version(db: &Connection, version: u64) -> Result<bool, Error> {
     Ok(db.query_i64(sql, &[Value::Integer(version)])?.is_some())
 }
 
-/// Stores that a round is committed; `quarantined` of its rows wait.
+/// Stores that a round is committed, and what its device is told of it.
 pub(super) fn write_record(
     db: &Connection,
     site: SiteId,
     record: SiteRecord,
-    quarantined: u64,
+    judgement: &Judgement,
     now_ms: u64,
 ) -> Result<(), Error> {
     // language=SQLite
     let sql = "INSERT INTO main.cloudsync_server_sites(site_id, nonce, round, quarantined, seen_at) VALUES(?1, ?2, ?3, ?4, ?5) \
                ON CONFLICT(site_id) DO UPDATE SET nonce = ?2, round = ?3, quarantined = ?4, seen_at = ?5";
     let round = record.round.map_or([0; 8], |round| round.0);
+    let site = Value::Blob(&site.0);
     let values = [
-        Value::Blob(&site.0),
+        site,
         Value::Integer(record.nonce as i64),
         Value::Blob(&round),
-        Value::Integer(quarantined as i64),
+        Value::Integer(judgement.waiting as i64),
         Value::Integer(now_ms as i64),
     ];
-    db.prepare(sql)?.run(&values)
+    db.prepare(sql)?.run(&values)?;
+    if judgement.verdicts.is_empty() {
+        return db.prepare("DELETE FROM main.cloudsync_server_verdicts WHERE site_id = ?1")?.run(&[site]);
+    }
+    // language=SQLite
+    let sql = "INSERT INTO main.cloudsync_server_verdicts(site_id, verdicts) VALUES(?1, ?2) \
+               ON CONFLICT(site_id) DO UPDATE SET verdicts = ?2";
+    db.prepare(sql)?.run(&[site, Value::Blob(&judgement.verdicts)])
 }
 
-/// How many rows of the site's last committed round had to wait.
-pub(super) fn quarantined(db: &Connection, site: SiteId) -> Result<u64, Error> {
+/// What the site was told of its last committed round.
+pub(super) fn judgement(db: &Connection, site: SiteId) -> Result<Judgement, Error> {
+    let site = [Value::Blob(&site.0)];
     // language=SQLite
-    let sql = "SELECT quarantined FROM main.cloudsync_server_sites WHERE site_id = ?1";
-    Ok(db.query_i64(sql, &[Value::Blob(&site.0)])?.unwrap_or(0) as u64)
+    let waiting = "SELECT quarantined FROM main.cloudsync_server_sites WHERE site_id = ?1";
+    // language=SQLite
+    let verdicts = "SELECT verdicts FROM main.cloudsync_server_verdicts WHERE site_id = ?1";
+    Ok(Judgement {
+        waiting: db.query_i64(waiting, &site)?.unwrap_or(0) as u64,
+        verdicts: db.query_blob(verdicts, &site)?.unwrap_or_default(),
+    })
 }

@@ -8,7 +8,7 @@ use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::message::{Accepted, Reason, Refusal, Request, Upload};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_protocol::server::{self, Knowledge, SiteRecord, Standing, begins_epoch, is_skewed};
-use cloudsync_replica::{Error, Origin, Replica, Source, Zstd};
+use cloudsync_replica::{Error, Judgement, Origin, Replica, Source, Zstd};
 
 /// What became of a turn.
 pub(super) enum Outcome {
@@ -23,6 +23,14 @@ pub(super) struct Taken {
     pub(super) epoch: u64,
     pub(super) nonce: u64,
     pub(super) accepted: Option<Accepted>,
+    /// What became of rows that were not let in, encoded.
+    pub(super) verdicts: Vec<u8>,
+}
+
+impl Taken {
+    const fn without_upload(epoch: u64, nonce: u64) -> Self {
+        Self { epoch, nonce, accepted: None, verdicts: Vec::new() }
+    }
 }
 
 /// Takes one turn in a savepoint of its own. Everything is folded.
@@ -129,7 +137,7 @@ fn take(
     } else if !schema::fits(replica, request.fingerprint)? {
         return refuse(Reason::NeedSchema, "the server does not know this schema");
     }
-    let Some(upload) = &request.upload else { return Ok(Taken { epoch, nonce, accepted: None }) };
+    let Some(upload) = &request.upload else { return Ok(Taken::without_upload(epoch, nonce)) };
     if !rights.write {
         return refuse(Reason::Denied, "this key may read and not write");
     }
@@ -138,52 +146,60 @@ fn take(
         Opened::open(upload.payload, &Zstd).map_err(Error::from)?;
         staging::keep(&replica.connection(), request.site, upload, now_ms)?;
         let accepted = Accepted { round: upload.round, committed: false, repeated: false, quarantined: 0 };
-        return Ok(Taken { epoch, nonce, accepted: Some(accepted) });
+        return Ok(Taken { accepted: Some(accepted), ..Taken::without_upload(epoch, nonce) });
     }
-    let quarantined = commit(replica, request.site, upload, now_ms)?;
+    let judgement = commit(replica, request.site, upload, now_ms)?;
     let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
-    standing::write_record(&replica.connection(), request.site, record, quarantined, now_ms)?;
+    standing::write_record(&replica.connection(), request.site, record, &judgement, now_ms)?;
+    let quarantined = judgement.waiting;
     let accepted = Accepted { round: upload.round, committed: true, repeated: false, quarantined };
-    Ok(Taken { epoch, nonce: record.nonce, accepted: Some(accepted) })
+    Ok(Taken { epoch, nonce: record.nonce, accepted: Some(accepted), verdicts: judgement.verdicts })
 }
 
 /// The answer that the round got when it was committed.
 fn repeated(replica: &Replica, request: &Request<'_>, known: &Knowledge) -> Result<Taken, Stop> {
-    let quarantined = standing::quarantined(&replica.connection(), request.site)?;
+    let Judgement { verdicts, waiting } = standing::judgement(&replica.connection(), request.site)?;
     let upload = request.upload.as_ref();
-    let accepted =
-        upload.map(|upload| Accepted { round: upload.round, committed: true, repeated: true, quarantined });
-    Ok(Taken { epoch: known.epoch, nonce: known.record.map_or(0, |record| record.nonce), accepted })
+    let accepted = upload.map(|upload| Accepted {
+        round: upload.round,
+        committed: true,
+        repeated: true,
+        quarantined: waiting,
+    });
+    let nonce = known.record.map_or(0, |record| record.nonce);
+    Ok(Taken { epoch: known.epoch, nonce, accepted, verdicts })
 }
 
-/// Applies the staged chunks of a round and its last one. Gives the rows that wait in the quarantine.
-fn commit(replica: &mut Replica, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<u64, Stop> {
-    let mut quarantined = 0;
+/// Applies the staged chunks of a round and its last one, and judges what was not let in.
+fn commit(replica: &mut Replica, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<Judgement, Stop> {
     let db = replica.connection();
+    let ordinal = replica.meet_site(site)?;
+    let source = Source {
+        origin: Origin::Site(ordinal),
+        time_max: Some(Time(now_ms.saturating_add(CLOCK_AHEAD_MS_MAX))),
+        base: upload.base,
+    };
     for chunk in 0..upload.chunk {
         let Some(payload) = staging::payload(&db, site, upload.round, chunk)? else {
             return refuse(Reason::LostChunks, format!("chunk {chunk} of the round is missing"));
         };
-        quarantined += apply(replica, site, &payload, upload.base, now_ms)?;
+        apply(replica, &payload, source)?;
     }
     if !upload.payload.is_empty() {
-        quarantined += apply(replica, site, upload.payload, upload.base, now_ms)?;
+        apply(replica, upload.payload, source)?;
     }
+    replica.settle(source)?;
     staging::forget(&db, site)?;
     staging::forget_abandoned(&db, now_ms)?;
-    Ok(quarantined)
+    Ok(replica.judge(ordinal, upload.continues)?)
 }
 
-fn apply(replica: &mut Replica, site: SiteId, payload: &[u8], base: u64, now_ms: u64) -> Result<u64, Stop> {
+fn apply(replica: &mut Replica, payload: &[u8], source: Source) -> Result<(), Stop> {
     let opened = Opened::open(payload, &Zstd).map_err(Error::from)?;
     let payload = opened.payload().map_err(Error::from)?;
     if let Some(unknown) = replica.unknown_name(&payload)? {
         return refuse(Reason::NeedSchema, format!("{unknown} does not sync on the server"));
     }
-    let source = Source {
-        origin: Origin::Site(replica.meet_site(site)?),
-        time_max: Some(Time(now_ms.saturating_add(CLOCK_AHEAD_MS_MAX))),
-        base,
-    };
-    Ok(replica.apply_in_transaction(&[payload], source)?.quarantined)
+    replica.apply_part(&payload, source)?;
+    Ok(())
 }

@@ -1,0 +1,138 @@
+//! The server's judgement at the end of a round: what of it was not let in, row by row.
+//!
+//! When a round is applied and everything that could help was tried, what a constraint still refuses leaves the
+//! quarantine, and the device is told: the reason, and what the server has in the row's place. A change of which only a
+//! part came goes on waiting, and the device is asked for the whole row.
+
+use crate::apply::WAITS_FOR_REST;
+use crate::changes::Origin;
+use crate::error::{Error, Result};
+use crate::pick::{Picked, Picking, RowKey};
+use crate::quarantine::QUARANTINE_ROWS_MAX;
+use crate::replica::Replica;
+use cloudsync_core::clock::SiteOrdinal;
+use cloudsync_protocol::limits::{
+    VERDICT_LIST_BYTES_TARGET, VERDICT_REASON_BYTES_MAX, VERDICT_ROWS_BYTES_TARGET, VERDICTS_MAX,
+};
+use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
+use cloudsync_sqlite_ffi::Value;
+use std::rc::Rc;
+
+/// What became of a round's changes that were not let in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Encoded verdicts, empty when there are none.
+    pub verdicts: Vec<u8>,
+    /// Changes of the site that go on waiting.
+    pub waiting: u64,
+}
+
+/// A row of which changes wait, and why.
+struct Case {
+    row: RowKey,
+    /// Empty while it waits for the rest of the row only.
+    reason: String,
+}
+
+impl Case {
+    fn verdict<'c>(&'c self, reason: &'c str, state: State) -> Verdict<'c> {
+        Verdict { table: &self.row.0.name, key: &self.row.1, reason, state }
+    }
+}
+
+/// Rows to be judged, at most as many as an answer has room for; first those that a constraint refuses.
+#[derive(Default)]
+struct Cases {
+    refused: Vec<Case>,
+    parts: Vec<Case>,
+    /// True when more rows are refused than there is room for.
+    more: bool,
+}
+
+impl Replica {
+    /// Judges what of a site's changes is not in, at the end of a round. While the round's batch goes on, changes
+    /// that miss a parent are not judged.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn judge(&mut self, site: SiteOrdinal, continues: bool) -> Result<Judgement> {
+        let origin = Origin::Site(site).code();
+        let waiting = self.waiting_of(origin)?;
+        if waiting == 0 {
+            return Ok(Judgement::default());
+        }
+        // A batch without end must not fill the disk either.
+        let cases = self.cases(origin, continues && waiting <= QUARANTINE_ROWS_MAX)?;
+        let keys: Vec<RowKey> = cases.refused.iter().map(|case| case.row.clone()).collect();
+        let picking = self.pick(&keys, VERDICT_ROWS_BYTES_TARGET, VERDICT_ROWS_BYTES_TARGET)?;
+        for (table, key) in keys.iter().take(picking.found.len()) {
+            self.forget_waiting(origin, &table.name, key)?;
+        }
+        Ok(Judgement { verdicts: verdicts(&cases, &picking), waiting: self.waiting_of(origin)? })
+    }
+
+    fn waiting_of(&self, origin: i64) -> Result<u64> {
+        // language=SQLite
+        let sql = "SELECT count(*) FROM main.cloudsync_quarantine WHERE origin = ?1";
+        Ok(self.db.query_i64(sql, &[Value::Integer(origin)])?.unwrap_or(0) as u64)
+    }
+
+    fn forget_waiting(&self, origin: i64, table: &str, key: &[u8]) -> Result<()> {
+        // language=SQLite
+        let sql =
+            "DELETE FROM main.cloudsync_quarantine WHERE tbl = ?2 COLLATE NOCASE AND pk = ?3 AND origin = ?1";
+        Ok(self.db.prepare(sql)?.run(&[Value::Integer(origin), Value::from(table), Value::Blob(key)])?)
+    }
+
+    fn cases(&self, origin: i64, spares_children: bool) -> Result<Cases> {
+        // The reasons of changes that miss a parent begin alike in SQLite's words and in ours.
+        // language=SQLite
+        let sql = "SELECT tbl, pk, max(CASE reason WHEN ?2 THEN '' ELSE reason END) AS why \
+                   FROM main.cloudsync_quarantine WHERE origin = ?1 GROUP BY tbl, pk \
+                   HAVING NOT (?3 AND substr(why, 1, 11) = 'FOREIGN KEY') ORDER BY why = '', min(id)";
+        let mut select = self.db.prepare(sql)?;
+        select.bind(1, Value::Integer(origin))?;
+        select.bind(2, Value::from(WAITS_FOR_REST))?;
+        select.bind(3, Value::Integer(i64::from(spares_children)))?;
+        let (mut cases, mut gone, mut bytes) = (Cases::default(), Vec::new(), 0);
+        while select.step()? {
+            let text = |i| select.column(i).as_str().unwrap_or_default().to_owned();
+            let key = select.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
+            let (name, reason) = (text(0), text(2));
+            let Some(table) = self.catalog.table_named(&name) else {
+                gone.push((name, key.to_vec()));
+                continue;
+            };
+            bytes += name.len() + key.len() + reason.len().min(VERDICT_REASON_BYTES_MAX);
+            let is_part = reason.is_empty();
+            if cases.refused.len() + cases.parts.len() >= VERDICTS_MAX || bytes > VERDICT_LIST_BYTES_TARGET {
+                cases.more = !is_part;
+                break;
+            }
+            let case = Case { row: (Rc::clone(&table), key.to_vec()), reason };
+            if is_part { cases.parts.push(case) } else { cases.refused.push(case) }
+        }
+        drop(select);
+        // Nobody can be told of a row whose table does not sync any more.
+        gone.iter().try_for_each(|(name, key)| self.forget_waiting(origin, name, key))?;
+        Ok(cases)
+    }
+}
+
+/// The verdicts on the rows that there was room for.
+fn verdicts(cases: &Cases, picking: &Picking) -> Vec<u8> {
+    let judged = cases.refused.iter().zip(&picking.found);
+    let mut list: Vec<_> = judged
+        .map(|(case, picked)| {
+            let state = match picked {
+                Picked::Absent => State::Absent,
+                Picked::Given => State::Given,
+                Picked::Large => State::Fetch,
+            };
+            case.verdict(&case.reason, state)
+        })
+        .collect();
+    let more = cases.more || list.len() < cases.refused.len();
+    list.extend(cases.parts.iter().map(|case| case.verdict(WAITS_FOR_REST, State::Wanted)));
+    if list.is_empty() { Vec::new() } else { Verdicts { list, payload: &picking.payload, more }.encode() }
+}

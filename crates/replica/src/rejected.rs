@@ -1,0 +1,117 @@
+//! The journal of rows that did not get to the server: refused by it, or too large to be sent.
+//!
+//! It is bounded by [`REJECTED_ROWS_MAX`] and [`REJECTED_AGE_MS_MAX`]; what goes is counted.
+
+use crate::error::Result;
+use crate::pick::RowKey;
+use crate::replica::Replica;
+use crate::storage::{self, quote_identifier};
+use crate::table::Table;
+use cloudsync_core::key::{self, KeyPart};
+use cloudsync_protocol::limits::CHUNK_BYTES_MAX;
+use cloudsync_sqlite_ffi::Value;
+use serde_json::{Map, Value as Json, json};
+
+/// Rows that the journal holds at most; the oldest go first.
+pub(crate) const REJECTED_ROWS_MAX: u64 = 10_000;
+/// How long a row stays in the journal, in milliseconds: 90 days.
+pub(crate) const REJECTED_AGE_MS_MAX: u64 = 90 * 24 * 3_600_000;
+/// The setting that counts rows which the journal had no room for any more.
+pub(crate) const REJECTED_DROPPED: &str = "rejected_dropped";
+/// Longest text or BLOB that the readable form of a row shows, in bytes.
+const SHOWN_BYTES_MAX: usize = 4_096;
+
+impl Replica {
+    /// Keeps a row as it is now, with the reason for which the server did not take it.
+    pub(crate) fn reject(&mut self, row: &RowKey, reason: &str) -> Result<()> {
+        let (table, key) = row;
+        let change = self.pick(std::slice::from_ref(row), CHUNK_BYTES_MAX / 2, CHUNK_BYTES_MAX)?.payload;
+        let shown = self.show(table, key)?;
+        // language=SQLite
+        let sql = "INSERT INTO main.cloudsync_rejected(tbl, pk, reason, at, change, \"row\") VALUES(?1, ?2, ?3, ?4, ?5, ?6)";
+        let now = self.server_now_ms()? as i64;
+        Ok(self.db.prepare(sql)?.run(&[
+            Value::from(table.name.as_str()),
+            Value::Blob(key),
+            Value::from(reason),
+            now.into(),
+            Value::Blob(&change),
+            shown.as_deref().map_or(Value::Null, Value::from),
+        ])?)
+    }
+
+    /// Says of rows that cannot be sent, because they are too large, that they stay here only.
+    pub(crate) fn note_oversized(&self, rows: &[(String, Vec<u8>)]) -> Result<()> {
+        // language=SQLite
+        let sql = "INSERT INTO main.cloudsync_rejected(tbl, pk, reason, at, change) SELECT ?1, ?2, ?3, ?4, x'' \
+                   WHERE NOT EXISTS(SELECT 1 FROM main.cloudsync_rejected WHERE tbl = ?1 AND pk = ?2 AND reason = ?3)";
+        let reason = oversized();
+        let now = self.server_now_ms()? as i64;
+        rows.iter().try_for_each(|(table, key)| {
+            let values =
+                [Value::from(table.as_str()), Value::Blob(key), Value::from(reason.as_str()), now.into()];
+            Ok(self.db.prepare(sql)?.run(&values)?)
+        })
+    }
+
+    /// True for a row that was too large to be sent.
+    pub(crate) fn is_oversized(&self, (table, key): &RowKey) -> Result<bool> {
+        // language=SQLite
+        let sql = "SELECT 1 FROM main.cloudsync_rejected WHERE tbl = ?1 AND pk = ?2 AND reason = ?3";
+        let reason = oversized();
+        let values = [Value::from(table.name.as_str()), Value::Blob(key), Value::from(reason.as_str())];
+        Ok(self.db.query_i64(sql, &values)?.is_some())
+    }
+
+    /// Makes the oldest rows go that the journal has no room for.
+    pub(crate) fn trim_rejected(&self) -> Result<()> {
+        let oldest = self.server_now_ms()?.saturating_sub(REJECTED_AGE_MS_MAX);
+        let dropped = storage::trim_journal(&self.db, "cloudsync_rejected", REJECTED_ROWS_MAX, oldest)?;
+        storage::count_up(&self.db, REJECTED_DROPPED, dropped)
+    }
+
+    /// The row as a JSON object, for people to read; `None` if there is no such row.
+    fn show(&self, table: &Table, packed: &[u8]) -> Result<Option<String>> {
+        let cells = table.cells.iter().filter(|cell| cell.column.schema.key_place == 0);
+        let mut names: Vec<_> = cells.clone().map(|cell| quote_identifier(cell.column.name())).collect();
+        names.push("1".to_owned());
+        let sql =
+            format!("SELECT {} FROM {} WHERE {}", names.join(", "), table.quoted(), table.key_condition(1));
+        let mut select = self.db.prepare(&sql)?;
+        crate::clocks::bind_key(&mut select, 1, packed)?;
+        if !select.step()? {
+            return Ok(None);
+        }
+        let mut row = Map::new();
+        for (part, column) in key::unpack(packed).zip(&table.key) {
+            let mut buffer = [0; 36];
+            let shown = match part? {
+                KeyPart::Integer(integer) => json!(integer),
+                part => shown(crate::value::to_sqlite(part.value(&mut buffer))),
+            };
+            row.insert(column.name.clone(), shown);
+        }
+        for (i, cell) in cells.enumerate() {
+            row.insert(cell.column.name().to_owned(), shown(select.column(i)));
+        }
+        Ok(Some(Json::Object(row).to_string()))
+    }
+}
+
+fn oversized() -> String {
+    format!("too large to be sent: a row has at most {CHUNK_BYTES_MAX} bytes")
+}
+
+/// A value in JSON: BLOBs as SQL writes them, long ones by their size only.
+fn shown(value: Value<'_>) -> Json {
+    match value {
+        Value::Null => Json::Null,
+        Value::Integer(integer) => json!(integer),
+        Value::Real(real) => json!(real),
+        Value::Text(bytes) | Value::Blob(bytes) if bytes.len() > SHOWN_BYTES_MAX => {
+            json!(format!("({} bytes)", bytes.len()))
+        }
+        Value::Text(text) => json!(String::from_utf8_lossy(text)),
+        Value::Blob(blob) => json!(format!("x'{}'", cloudsync_core::id::hex(blob))),
+    }
+}

@@ -1,0 +1,110 @@
+//! The end of an apply: changes that its payloads left open are tried once more, together, and what still does not fit
+//! waits in the quarantine.
+//!
+//! A change that is refused may be let in by another one, in whatever chunk that comes: a parent, the rest of a row, or
+//! the row with which it exchanges a UNIQUE value. So refused changes are kept in memory until the last chunk is
+//! applied, as a payload of our own, and only then have to wait.
+
+use crate::apply::{Applied, Applier, Source};
+use crate::codec::Zstd;
+use crate::error::Result;
+use crate::replica::Replica;
+use cloudsync_core::clock::Clock;
+use cloudsync_protocol::payload::{Encoder, Group, GroupId, Header, Opened, Payload, Stored};
+use std::collections::HashMap;
+
+/// Bytes of changes that are kept until the end of an apply; further ones go into the quarantine at once.
+const DEFERRED_BYTES_MAX: usize = 32 << 20;
+
+/// Table, columns and completeness of the rows of a group.
+type Shape = (String, Vec<String>, bool);
+
+/// Rows of payloads, gathered into one payload of our own.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    encoder: Encoder,
+    groups: HashMap<Shape, GroupId>,
+}
+
+impl Gathered {
+    pub(crate) fn push(&mut self, payload: &Payload<'_>, group: &Group<'_>, row: usize) {
+        let columns = group.columns().iter().map(|name| (*name).to_owned()).collect();
+        let shape = (group.table().to_owned(), columns, group.whole());
+        let encoder = &mut self.encoder;
+        let id = self
+            .groups
+            .entry(shape)
+            .or_insert_with(|| encoder.group(group.table(), group.columns(), group.whole()));
+        // A payload that was read names no site beyond its own.
+        let mut site = |clock: Clock| match payload.sites().get(clock.site.0 as usize) {
+            Some(site) => Clock::new(clock.time, encoder.site(site)),
+            None => clock,
+        };
+        let common = site(group.clock(row));
+        let exceptions: Vec<_> =
+            group.exceptions(row).iter().map(|(column, clock)| (*column, site(*clock))).collect();
+        let values = (0..group.columns().len()).map(|column| group.value(row, column));
+        encoder.push(*id, group.key(row), group.life(row), common, &exceptions, values);
+    }
+
+    fn is_full(&self) -> bool {
+        self.encoder.is_full_at(DEFERRED_BYTES_MAX)
+    }
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.encoder.finish(Header::default(), &Stored)
+    }
+}
+
+/// What the applies of one transaction leave to its end.
+#[derive(Default)]
+pub(crate) struct Unsettled {
+    deferred: Gathered,
+}
+
+impl Replica {
+    /// Ends a series of [`apply_part`](Self::apply_part): what was refused is tried again, and waits if it must. The
+    /// caller holds the transaction of all of them.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the transaction must then be undone.
+    pub fn settle(&mut self, source: Source) -> Result<Applied> {
+        let mut applier = Applier::open(self, source)?;
+        applier.settle(self)?;
+        applier.finish(self)
+    }
+}
+
+impl Applier {
+    /// Keeps a change that was refused until the end of the apply.
+    pub(crate) fn defer(
+        &mut self,
+        replica: &mut Replica,
+        payload: &Payload<'_>,
+        group: &Group<'_>,
+        row: usize,
+        reason: &str,
+    ) -> Result<()> {
+        if self.settles || replica.unsettled.deferred.is_full() {
+            return self.put_aside(replica, payload, group, row, reason);
+        }
+        replica.unsettled.deferred.push(payload, group, row);
+        Ok(())
+    }
+
+    /// Tries everything again that was left open, and what waits since earlier applies.
+    pub(crate) fn settle(&mut self, replica: &mut Replica) -> Result<()> {
+        let unsettled = std::mem::take(&mut replica.unsettled);
+        self.settles = true;
+        if !unsettled.deferred.encoder.is_empty() {
+            let bytes = unsettled.deferred.finish();
+            let opened = Opened::open(&bytes, &Zstd)?;
+            self.payload(replica, &opened.payload()?)?;
+        }
+        self.retry_quarantine(replica)?;
+        if self.applied.quarantined > 0 && self.is_devices() {
+            self.quarantine.trim(replica.server_now_ms()?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,404 @@
+//! Verdicts of the server: rows that it did not let in are undone here.
+//!
+//! The server's row takes the place of ours, clocks included, also where ours are later: nobody else ever saw those.
+//! It is laid *under* what the app changed since: those cells keep their values, are stamped later than the server's
+//! row, and are sent again. Our row as it was found goes into `cloudsync_rejected`.
+
+use crate::apply::{Applier, Source, Target};
+use crate::changes::{ChangeWriter, EntryReader, Mask, Origin};
+use crate::clocks;
+use crate::codec::Zstd;
+use crate::error::{Error, Result};
+use crate::kept;
+use crate::pick::RowKey;
+use crate::replica::Replica;
+use crate::storage;
+use crate::write::{Refused, Row};
+use cloudsync_core::clock::{Clock, ColumnSet, RowClock, SiteOrdinal, TIME_MAX, Time};
+use cloudsync_core::merge::Action;
+use cloudsync_protocol::payload::{Opened, Payload};
+use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
+use cloudsync_sqlite_ffi::Value;
+use std::collections::HashMap;
+
+/// The setting that says that the server has more verdicts for us.
+pub(crate) const VERDICTS_LEFT: &str = "verdicts_left";
+
+/// What the app changed of a row since it was sent.
+#[derive(Debug, Clone, Default)]
+struct Later {
+    /// It was deleted, or written anew.
+    whole: bool,
+    columns: ColumnSet,
+}
+
+/// One refused row.
+struct Refusal {
+    row: RowKey,
+    pk: Vec<u8>,
+    /// The place of the server's row in the payload: its group, and the row in it.
+    given: Option<(usize, usize)>,
+    later: Option<Later>,
+}
+
+/// What is to be done with a refused row.
+struct Undoing {
+    action: Action,
+    /// The row's clock afterwards; `None` if it has none.
+    clock: Option<RowClock>,
+    /// What is sent again.
+    kept: Option<Mask>,
+}
+
+impl Replica {
+    /// Undoes what the server refused, and keeps it aside. Gives the number of refused rows.
+    ///
+    /// # Errors
+    /// When the verdicts break the rules or the file cannot be written.
+    pub(crate) fn lay_verdicts(&mut self, bytes: &[u8]) -> Result<u64> {
+        if bytes.is_empty() {
+            storage::unset(&self.db, VERDICTS_LEFT)?;
+            return Ok(0);
+        }
+        let damaged = |error| Error::Protocol(format!("the server's verdicts are damaged: {error}"));
+        let verdicts = Verdicts::decode(bytes).map_err(damaged)?;
+        if verdicts.more {
+            storage::set(&self.db, VERDICTS_LEFT, Value::Integer(1))?;
+        } else {
+            storage::unset(&self.db, VERDICTS_LEFT)?;
+        }
+        let mut rows = Vec::new();
+        for verdict in &verdicts.list {
+            // A table may have stopped to sync since its rows were sent.
+            if let Some(table) = self.catalog.table_named(verdict.table) {
+                if !table.is_key(verdict.key) {
+                    return Err(Error::Protocol(format!(
+                        "verdict refused: a key of table \"{}\" is damaged",
+                        table.name
+                    )));
+                }
+                rows.push((verdict, (table, verdict.key.to_vec())));
+            }
+        }
+        let (wanted, refused): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|(verdict, _)| verdict.state == State::Wanted);
+        for (verdict, row) in &refused {
+            self.reject(row, verdict.reason)?;
+            if verdict.state == State::Fetch {
+                storage::set(&self.db, "refetch", Value::Integer(1))?;
+            }
+        }
+        if !refused.is_empty() {
+            self.trim_rejected()?;
+        }
+        let mut again = self.undo(&refused, verdicts.payload)?;
+        for (_, row) in wanted {
+            if self.can_be_sent(&row)? {
+                again.push((row, Mask::Whole));
+            }
+        }
+        self.note_again(again)?;
+        Ok(refused.len() as u64)
+    }
+
+    /// Undoes refused rows; gives what of them must be sent again.
+    fn undo(&mut self, refused: &[(&Verdict<'_>, RowKey)], payload: &[u8]) -> Result<Vec<(RowKey, Mask)>> {
+        if refused.is_empty() {
+            return Ok(Vec::new());
+        }
+        let opened = if payload.is_empty() { None } else { Some(Opened::open(payload, &Zstd)?) };
+        let payload = opened.as_ref().map(Opened::payload).transpose()?;
+        let places = payload.as_ref().map(|payload| self.places(payload)).unwrap_or_default();
+        let mut rows = Vec::new();
+        for (verdict, row) in refused {
+            let pk = clocks::pk(row.0.id, &row.1);
+            let given = places.get(&pk).copied();
+            if (verdict.state == State::Given) != given.is_some() {
+                let text = "verdict refused: the server's row is missing, or was not announced";
+                return Err(Error::Protocol(text.into()));
+            }
+            rows.push(Refusal { row: row.clone(), pk, given, later: None });
+        }
+        self.find_later_edits(&mut rows)?;
+        let base = storage::get_u64(&self.db, "cursor")?;
+        let source = Source { origin: Origin::Server, time_max: None, base };
+        let mut laying = Laying {
+            applier: Applier::open(self, source)?,
+            own: self.own_site()?,
+            payload: payload.as_ref(),
+            sites: Vec::new(),
+            again: Vec::new(),
+        };
+        if let Some(payload) = &payload {
+            kept::keep(&self.db, &self.catalog, payload, source)?;
+            let sites = payload.sites().iter().map(|site| self.sites.ordinal(&self.db, *site));
+            laying.sites = sites.collect::<Result<_>>()?;
+        }
+        laying.lay_all(self, &rows)?;
+        let Laying { mut applier, again, .. } = laying;
+        // What a refused row stood in the way of may come in.
+        applier.settle(self)?;
+        let settled = applier.finish(self)?.time_max;
+        self.raise_settled(settled.0)?;
+        Ok(again)
+    }
+
+    /// Where each row of the payload stands.
+    fn places(&self, payload: &Payload<'_>) -> HashMap<Vec<u8>, (usize, usize)> {
+        let mut places = HashMap::new();
+        for (at, group) in payload.groups().iter().enumerate() {
+            if let Some(table) = self.catalog.table_named(group.table()).filter(|_| group.whole()) {
+                let rows = 0..group.rows();
+                places.extend(rows.map(|row| (clocks::pk(table.id, group.key(row)), (at, row))));
+            }
+        }
+        places
+    }
+
+    /// Finds what of the rows is unsent: the app changed it after the round was made.
+    fn find_later_edits(&self, rows: &mut [Refusal]) -> Result<()> {
+        let mut later: HashMap<Vec<u8>, Later> = HashMap::new();
+        let (after, mut skip) = self.first_unsent()?;
+        let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
+        while let Some(entry) = entries.next()? {
+            let sent = std::mem::take(&mut skip);
+            if entry.origin != Origin::Local.code() {
+                continue;
+            }
+            for row in entry.rows().skip(sent as usize) {
+                let (key, mask) = row?;
+                let later = later.entry(clocks::pk(entry.table, key)).or_default();
+                match mask {
+                    Mask::Whole => later.whole = true,
+                    Mask::Columns(columns) => later.columns.union_with(&columns),
+                }
+            }
+        }
+        for row in rows {
+            row.later = later.remove(&row.pk);
+        }
+        Ok(())
+    }
+
+    /// True when the whole of a row could be sent: it is here, alive or deleted, and not too large.
+    fn can_be_sent(&self, row: &RowKey) -> Result<bool> {
+        let (table, key) = row;
+        let Some(clock) = clocks::ClockStore::open(&self.db)?.read(&clocks::pk(table.id, key))? else {
+            return Ok(false);
+        };
+        if !clock.is_alive() {
+            return Ok(true);
+        }
+        let sql = format!("SELECT 1 FROM {} WHERE {}", table.quoted(), table.key_condition(1));
+        let mut select = self.db.prepare(&sql)?;
+        clocks::bind_key(&mut select, 1, key)?;
+        Ok(select.step()? && !self.is_oversized(row)?)
+    }
+
+    /// Puts rows into the list of what is unsent.
+    fn note_again(&self, mut rows: Vec<(RowKey, Mask)>) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        rows.sort_by(|(a, _), (b, _)| (a.0.id, &a.1).cmp(&(b.0.id, &b.1)));
+        let mut writer = ChangeWriter::begin(&self.db, self.now_ms())?;
+        for ((table, key), mask) in &rows {
+            writer.push(table.id, key, mask)?;
+        }
+        writer.finish(&self.db, Origin::Local, storage::get_u64(&self.db, "cursor")?)?;
+        Ok(())
+    }
+}
+
+/// Refused rows on their way to what the server has.
+struct Laying<'p> {
+    applier: Applier,
+    own: SiteOrdinal,
+    payload: Option<&'p Payload<'p>>,
+    sites: Vec<SiteOrdinal>,
+    again: Vec<(RowKey, Mask)>,
+}
+
+impl Laying<'_> {
+    /// Lays all rows. Those that stand in one another's way are taken out together and put back; what still collides
+    /// with a row of this device waits in the quarantine.
+    fn lay_all(&mut self, replica: &mut Replica, rows: &[Refusal]) -> Result<()> {
+        let mut failed: Vec<_> = rows.iter().collect();
+        loop {
+            let before = failed.len();
+            let mut still = Vec::new();
+            for refusal in failed {
+                if self.lay(replica, refusal)?.is_some() {
+                    still.push(refusal);
+                }
+            }
+            failed = still;
+            if failed.is_empty() || failed.len() == before {
+                break;
+            }
+        }
+        for refusal in &failed {
+            self.take_out(replica, refusal)?;
+        }
+        for refusal in failed {
+            let bare = Refusal { row: refusal.row.clone(), pk: refusal.pk.clone(), later: None, ..*refusal };
+            if let (Some(reason), Some((at, row)), Some(payload)) =
+                (self.lay(replica, &bare)?, refusal.given, self.payload)
+            {
+                self.applier.put_aside(replica, payload, &payload.groups()[at], row, &reason)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays one row; gives the reason when a constraint does not let it in.
+    fn lay(&mut self, replica: &mut Replica, refusal: &Refusal) -> Result<Option<String>> {
+        let Refusal { row: (table, key), pk, given, later } = refusal;
+        let ours = self.applier.clocks.read(pk)?;
+        let target = match (given, self.payload) {
+            (Some((at, row)), Some(payload)) => {
+                let group = &payload.groups()[*at];
+                let target = Target::of(replica, group, &self.sites);
+                target.map(|target| (target, group, *row))
+            }
+            _ => None,
+        };
+        let theirs =
+            target.as_ref().map(|(target, group, row)| target.clock(group, *row, replica)).transpose()?;
+        let later = later.as_ref();
+        let undoing = self.undoing(&table.numbers, ours.as_ref(), theirs.as_ref(), later, replica);
+        match (&undoing.action, &target) {
+            (Action::Keep, _) => {}
+            (action, Some((target, group, at))) => {
+                let row = Row { group, target, packed: key, at: *at };
+                let outcome = self.applier.writer(replica, table)?.carry_out(&row, action);
+                if let Some(reason) = obstacle(outcome)? {
+                    return Ok(Some(reason));
+                }
+            }
+            (_, None) => {
+                let outcome = self.applier.writer(replica, table)?.remove(table.id, key);
+                if let Some(reason) = obstacle(outcome)? {
+                    return Ok(Some(reason));
+                }
+            }
+        }
+        self.store(refusal, ours.is_none(), theirs.as_ref(), undoing)?;
+        Ok(None)
+    }
+
+    fn store(
+        &mut self,
+        refusal: &Refusal,
+        is_new: bool,
+        theirs: Option<&RowClock>,
+        undoing: Undoing,
+    ) -> Result<()> {
+        let Refusal { row, pk, .. } = refusal;
+        match &undoing.clock {
+            Some(clock) => {
+                self.applier.clocks.write(pk, clock, is_new)?;
+                self.applier.floor = self.applier.floor.max(clock.time_max());
+                self.applier.changes.push(row.0.id, &row.1, &Mask::Whole)?;
+            }
+            None => self.applier.clocks.remove(pk)?,
+        }
+        if let Some(theirs) = theirs {
+            self.applier.applied.time_max = self.applier.applied.time_max.max(theirs.time_max());
+        }
+        if let Some(mask) = undoing.kept {
+            self.again.push((row.clone(), mask));
+        }
+        self.applier.applied.rows += 1;
+        if let Some(written) = &mut self.applier.written {
+            written.insert(pk.clone());
+        }
+        Ok(())
+    }
+
+    /// Decides what becomes of a row of which the server has `theirs`, or nothing.
+    fn undoing(
+        &self,
+        numbers: &ColumnSet,
+        ours: Option<&RowClock>,
+        theirs: Option<&RowClock>,
+        later: Option<&Later>,
+        replica: &Replica,
+    ) -> Undoing {
+        let alive = ours.is_some_and(RowClock::is_alive);
+        let anew = later.is_some_and(|later| later.whole);
+        let known = theirs.map_or(Time(0), RowClock::time_max);
+        let time = ours.map_or(Time(1), RowClock::time_max).max(Time(known.0 + 1)).min(TIME_MAX);
+        let stamp = Clock::new(time, self.own);
+        let next_life = theirs.map_or(0, |theirs| theirs.life) + 1;
+        let again = |clock| Undoing { action: Action::Keep, clock: Some(clock), kept: Some(Mask::Whole) };
+        let take = |action| Undoing { action, clock: theirs.cloned(), kept: None };
+        match (theirs.is_some_and(RowClock::is_alive), alive) {
+            // Written anew since, as a whole: a row of its own, whatever became of the one before.
+            (false, true) if anew => again(RowClock::alive(next_life, stamp, numbers.clone())),
+            (false, true) => take(Action::Delete),
+            (false, false) => take(Action::Keep),
+            // Deleted since.
+            (true, false) if anew && ours.is_some() => again(RowClock::tombstone(next_life, stamp)),
+            (true, false) => take(Action::Insert),
+            (true, true) => match (ours, theirs) {
+                (Some(ours), Some(theirs)) => overlaid(numbers, ours, theirs, later, stamp, replica),
+                _ => take(Action::Keep),
+            },
+        }
+    }
+
+    /// Takes a row and its clock out, whatever the app's triggers say.
+    fn take_out(&mut self, replica: &Replica, refusal: &Refusal) -> Result<()> {
+        let ((table, key), db) = (&refusal.row, self.applier.db);
+        let triggers = db.set_triggers_enabled(false)?;
+        let outcome = self.applier.writer(replica, table).map(|writer| writer.remove(table.id, key));
+        db.set_triggers_enabled(triggers)?;
+        if let Some(reason) = obstacle(outcome?)? {
+            return Err(Error::state(reason));
+        }
+        self.applier.clocks.remove(&refusal.pk)
+    }
+}
+
+/// What stands in a row's way, if anything does.
+fn obstacle(outcome: Result<(), Refused>) -> Result<Option<String>> {
+    match outcome {
+        Ok(()) => Ok(None),
+        Err(Refused::Constraint(reason)) => Ok(Some(reason)),
+        Err(Refused::Part) => Ok(Some("the row is gone".to_owned())),
+        Err(Refused::Error(error)) => Err(error),
+    }
+}
+
+/// The server's row under cells that the app changed since.
+fn overlaid(
+    numbers: &ColumnSet,
+    ours: &RowClock,
+    theirs: &RowClock,
+    later: Option<&Later>,
+    stamp: Clock,
+    replica: &Replica,
+) -> Undoing {
+    let mut kept = match later {
+        Some(later) if later.whole => numbers.clone(),
+        Some(later) => later.columns.clone(),
+        None => ColumnSet::new(),
+    };
+    kept.intersect_with(&ours.columns);
+    let mut columns = ours.columns.clone();
+    columns.union_with(&theirs.columns);
+    let cell = |column| match (kept.contains(column), theirs.cell(column)) {
+        (true, _) => stamp,
+        (false, Some(clock)) => clock,
+        // The server does not know the column.
+        (false, None) => ours.cell(column).unwrap_or(stamp),
+    };
+    let cells: Vec<_> = columns.iter().map(|column| (column, cell(column))).collect();
+    let written = theirs.columns.iter().filter(|column| numbers.contains(*column) && !kept.contains(*column));
+    Undoing {
+        action: Action::Update(written.collect()),
+        clock: Some(RowClock::from_cells(theirs.life, theirs.common, &cells, replica.sites.ids())),
+        kept: (!kept.is_empty()).then_some(Mask::Columns(kept)),
+    }
+}
