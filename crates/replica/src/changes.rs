@@ -65,7 +65,16 @@ pub(crate) enum Mask {
 }
 
 impl Mask {
-    fn encode(&self, out: &mut Vec<u8>) {
+    /// Adds what `other` says changed.
+    pub(crate) fn union_with(&mut self, other: &Self) {
+        match (&mut *self, other) {
+            (Self::Columns(known), Self::Columns(more)) => known.union_with(more),
+            (Self::Whole, _) => {}
+            (Self::Columns(_), Self::Whole) => *self = Self::Whole,
+        }
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Whole => out.push(0),
             Self::Columns(columns) => {

@@ -8,11 +8,12 @@
 use crate::changes::{self, EntryReader, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::codec::Zstd;
+use crate::compaction::COMPACTIONS;
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::replica::Replica;
 use crate::row_scan::RowScan;
-use crate::storage::quote_identifier;
+use crate::storage::{self, quote_identifier};
 use crate::table::Table;
 use crate::value::from_sqlite;
 use cloudsync_core::clock::{Clock, ColumnSet, RowClock, SiteOrdinal};
@@ -106,7 +107,7 @@ impl Replica {
             let head = changes::last_version(&self.db)?;
             return Ok(Position::Scan { head, after: Vec::new() });
         }
-        Ok(Position::List { after: changes::entry_before(&self.db, version)?, skip: 0 })
+        Ok(Position::List { after: changes::entry_before(&self.db, version)?, skip: 0, compactions: 0 })
     }
 
     /// Rows that a scan from 0 will send, for progress; 0 when it is not known.
@@ -242,6 +243,8 @@ pub(crate) struct Builder<'r> {
     /// Rows of this chunk whose entries came more than once: what was sent of them.
     sent: HashMap<Vec<u8>, Mask>,
     base: u64,
+    /// How often the list was compacted.
+    compactions: u64,
     oversized: &'r [(String, Vec<u8>)],
     /// The row that made the chunk too large.
     overflow: Option<(String, Vec<u8>)>,
@@ -268,6 +271,7 @@ impl<'r> Builder<'r> {
             wire_sites: vec![None; replica.sites.ids().len()],
             sent: HashMap::new(),
             base: u64::MAX,
+            compactions: storage::get_u64(&replica.db, COMPACTIONS)?,
             oversized,
             overflow: None,
         })
@@ -280,7 +284,9 @@ impl<'r> Builder<'r> {
                 Some(next) => return Ok(Some(next)),
                 None => (changes::entry_before(&self.db, *head)?, 0),
             },
-            Position::List { after, skip } => (*after, *skip),
+            // In an entry that was rewritten meanwhile the keys cannot be counted: it is sent from its start.
+            Position::List { after, compactions, .. } if *compactions != self.compactions => (*after, 0),
+            Position::List { after, skip, .. } => (*after, *skip),
         };
         self.list(after, skip)
     }
@@ -338,6 +344,10 @@ impl<'r> Builder<'r> {
         Ok(None)
     }
 
+    const fn place(&self, after: i64, skip: u64) -> Position {
+        Position::List { after, skip, compactions: self.compactions }
+    }
+
     /// Sends the rows of the change list.
     fn list(&mut self, mut after: i64, mut skip: u64) -> Result<Option<Position>> {
         let mut entries = EntryReader::open(&self.db, after, self.extraction.last)?;
@@ -350,7 +360,7 @@ impl<'r> Builder<'r> {
                 for (at, row) in entry.rows().enumerate().skip(skip as usize) {
                     let (key, mask) = row?;
                     self.listed(&table, key, mask)?;
-                    let position = Position::List { after, skip: at as u64 + 1 };
+                    let position = self.place(after, at as u64 + 1);
                     if self.ends_at(&position) {
                         return Ok(Some(position));
                     }
@@ -358,7 +368,7 @@ impl<'r> Builder<'r> {
             }
             (after, skip) = (entry.id, 0);
             // A table that synced when the chunk ended in its rows may be gone.
-            let position = Position::List { after, skip };
+            let position = self.place(after, skip);
             if self.until.is_some_and(|until| position.reaches(until)) {
                 return Ok(Some(position));
             }

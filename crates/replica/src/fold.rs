@@ -82,6 +82,7 @@ impl Replica {
         loop {
             let notes = NoteReader::read(self)?;
             if notes.read == 0 {
+                self.compact_in_transaction()?;
                 return Ok(folded);
             }
             // The notes are in memory, and their pages are free for the clocks that take their place.

@@ -18,6 +18,7 @@ mod chunks;
 mod clocks;
 mod codec;
 mod columns;
+mod compaction;
 mod device;
 mod environment;
 mod error;

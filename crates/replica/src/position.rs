@@ -19,6 +19,8 @@ pub enum Position {
         after: i64,
         /// Keys of the next entry that were sent.
         skip: u64,
+        /// How often the list had been compacted by then: after another run the keys cannot be counted.
+        compactions: u64,
     },
 }
 
@@ -33,10 +35,11 @@ impl Position {
                 put_varint(&mut out, *head);
                 put_bytes(&mut out, after);
             }
-            Self::List { after, skip } => {
+            Self::List { after, skip, compactions } => {
                 out.push(2);
                 put_varint(&mut out, *after as u64);
                 put_varint(&mut out, *skip);
+                put_varint(&mut out, *compactions);
             }
         }
         out
@@ -46,7 +49,7 @@ impl Position {
     pub(crate) fn reaches(&self, until: &Self) -> bool {
         match (self, until) {
             (Self::Scan { after, .. }, Self::Scan { after: until, .. }) => after >= until,
-            (Self::List { after, skip }, Self::List { after: until, skip: until_skip }) => {
+            (Self::List { after, skip, .. }, Self::List { after: until, skip: until_skip, .. }) => {
                 (after, skip) >= (until, until_skip)
             }
             // The list is read behind the scan.
@@ -67,6 +70,7 @@ impl Position {
             2 => Self::List {
                 after: reader.varint_max(i64::MAX as u64, "position").ok()? as i64,
                 skip: reader.varint().ok()?,
+                compactions: reader.varint().ok()?,
             },
             _ => return None,
         };
@@ -80,9 +84,10 @@ mod tests {
 
     #[test]
     fn positions_round_trip_and_rubbish_is_refused() {
-        for position in
-            [Position::Scan { head: 9, after: b"abc".to_vec() }, Position::List { after: 77, skip: 3 }]
-        {
+        for position in [
+            Position::Scan { head: 9, after: b"abc".to_vec() },
+            Position::List { after: 77, skip: 3, compactions: 2 },
+        ] {
             let bytes = position.encode();
             assert_eq!(Position::decode(&bytes), Some(position));
             assert!((0..bytes.len()).all(|end| Position::decode(&bytes[..end]).is_none()));

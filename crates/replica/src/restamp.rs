@@ -105,7 +105,7 @@ impl Replica {
     pub(crate) fn first_unsent(&self) -> Result<(i64, u64)> {
         let begun = storage::get_blob(&self.db, "unsent_position")?;
         match begun.as_deref().and_then(Position::decode) {
-            Some(Position::List { after, skip }) => Ok((after, skip)),
+            Some(Position::List { after, skip, .. }) => Ok((after, skip)),
             Some(Position::Scan { .. }) | None => {
                 let sent = storage::get_u64(&self.db, "sent_version")?;
                 Ok((changes::entry_before(&self.db, sent)?, 0))

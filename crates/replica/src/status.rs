@@ -1,11 +1,12 @@
 //! What people are told: the status, and the settings by name.
 
 use crate::changes;
+use crate::compaction::HISTORY;
 use crate::error::{Error, Result};
 use crate::kept;
 use crate::replica::{BUSY_MS_DEFAULT, Replica};
 use crate::storage;
-use cloudsync_sqlite_ffi::Value;
+use cloudsync_sqlite_ffi::{Connection, Value};
 use serde_json::{Value as Json, json};
 
 /// A setting that `cloudsync_set` knows.
@@ -22,12 +23,20 @@ pub struct Setting {
 }
 
 /// All settings.
-pub const SETTINGS: &[Setting] = &[Setting {
-    name: "busy_ms",
-    doc: "how long a locked file is retried before `database is busy`, in milliseconds, 1 to 600000",
-    default: BUSY_MS_DEFAULT,
-    max: 600_000,
-}];
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "busy_ms",
+        doc: "how long a locked file is retried before `database is busy`, in milliseconds, 1 to 600000",
+        default: BUSY_MS_DEFAULT,
+        max: 600_000,
+    },
+    Setting {
+        name: HISTORY,
+        doc: "for how long each change of a row is listed by itself, in milliseconds, 1 to 315360000000 (ten years); of older ones only the last of each row is kept",
+        default: 604_800_000,
+        max: 315_360_000_000,
+    },
+];
 
 fn known(name: &str) -> Result<&'static Setting> {
     let names = || SETTINGS.iter().map(|setting| setting.name).collect::<Vec<_>>().join(", ");
@@ -35,6 +44,12 @@ fn known(name: &str) -> Result<&'static Setting> {
         .iter()
         .find(|setting| setting.name == name)
         .ok_or_else(|| Error::usage(format!("unknown setting '{name}': the settings are {}", names())))
+}
+
+/// The value of a setting.
+pub(crate) fn number_setting(db: &Connection, name: &str) -> Result<u64> {
+    let default = known(name)?.default;
+    Ok(storage::get_i64(db, name)?.and_then(|number| u64::try_from(number).ok()).unwrap_or(default))
 }
 
 impl Replica {

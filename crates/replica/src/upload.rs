@@ -155,7 +155,7 @@ impl Replica {
     /// what came from the server as well.
     fn unsent_position(&self) -> Result<Position> {
         let sent = storage::get_u64(&self.db, "sent_version")?;
-        Ok(Position::List { after: changes::entry_before(&self.db, sent)?, skip: 0 })
+        Ok(Position::List { after: changes::entry_before(&self.db, sent)?, skip: 0, compactions: 0 })
     }
 
     pub(crate) fn is_anything_unsent(&self) -> Result<bool> {

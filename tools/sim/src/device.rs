@@ -174,6 +174,7 @@ impl Device {
             process.db.execute_batch(table.create)?;
             process.replica.init(table.name, "cls", 0)?;
         }
+        host::compact_often(&process.db)?;
         Ok(Self { name, machine, path, processes: vec![process] })
     }
 

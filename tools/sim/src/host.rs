@@ -37,6 +37,12 @@ pub(crate) fn open(path: &Path) -> Result<rusqlite::Connection> {
     Ok(owner)
 }
 
+/// Makes compactions of the change list frequent, so that a short run sees many of them.
+pub(crate) fn compact_often(db: &rusqlite::Connection) -> Result<()> {
+    let sql = "INSERT INTO cloudsync_settings VALUES('history_ms', 3000), ('compaction_entries_min', 8)";
+    Ok(db.execute_batch(sql)?)
+}
+
 /// Our handle of a connection.
 ///
 /// # Safety

@@ -29,6 +29,7 @@ impl Server {
             // So the server's site id comes from the seed.
             Replica::open(connection, machine as Rc<dyn Environment>)?.create()?;
         }
+        host::compact_often(&db)?;
         let store = Some(open_store(&path)?);
         Ok(Self { store, path, db })
     }

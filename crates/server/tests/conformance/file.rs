@@ -111,7 +111,7 @@ fn a_version_that_was_never_given_is_no_cursor_though_later_ones_were() {
     let epoch = ask(store.store(), &lost).refused(Reason::Restored).epoch;
     assert!(epoch > b.epoch);
     // A place in the list of changes that the list has not reached.
-    let position = [2, 0x7f, 0];
+    let position = [2, 0x7f, 0, 0];
     let lost = Request { epoch, cursor: 0, position: &position, ..b.request() };
     assert!(ask(store.store(), &lost).refused(Reason::Restored).epoch > epoch);
 }
@@ -245,4 +245,40 @@ fn a_table_that_sqlite_does_not_take_is_the_devices_to_change() {
     }
     let tables = "SELECT count(*) FROM sqlite_master WHERE name LIKE '%notes%'";
     assert_eq!(store.shell().query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+}
+
+#[test]
+fn a_cursor_of_before_the_horizon_gets_everything_since() {
+    let store = Sqlite::new();
+    let (mut a, mut b, mut c) = (Device::new(1), Device::new(2), Device::new(3));
+    a.insert("k", "title", "body");
+    a.insert("gone", "title", "body");
+    a.sync(&store);
+    for device in [&mut b, &mut c] {
+        device.sync(&store);
+    }
+    store
+        .shell()
+        .execute_batch(
+            "INSERT INTO cloudsync_settings VALUES('history_ms', 1), ('compaction_entries_min', 4)",
+        )
+        .unwrap();
+    let entries = || -> i64 {
+        store.shell().query_row("SELECT count(*) FROM cloudsync_entries", [], |row| row.get(0)).unwrap()
+    };
+    for number in 0..40 {
+        let (device, column) = if number % 2 == 0 { (&mut a, TITLE) } else { (&mut b, BODY) };
+        device.update("k", column, &format!("number {number}"));
+        if number == 7 {
+            device.delete("gone");
+        }
+        device.sync(&store);
+    }
+    assert!(entries() < 15, "{} entries", entries());
+    let epoch = c.epoch;
+    c.sync(&store);
+    assert_eq!(c.epoch, epoch, "no restored server");
+    assert_eq!((c.text("k", TITLE), c.text("k", BODY)), ("number 38".into(), "number 39".into()));
+    assert!(!c.is_alive("gone"));
+    assert_converged(&store, &mut [&mut a, &mut b, &mut c]);
 }

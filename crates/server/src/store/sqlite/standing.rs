@@ -43,7 +43,8 @@ fn gave_cursor(db: &Connection, request: &Request<'_>) -> Result<bool, Error> {
         Some(Position::Scan { head, .. }) => gave_version(db, head)?,
         Some(Position::List { after, .. }) => {
             // language=SQLite
-            let sql = "SELECT 1 FROM main.cloudsync_entries WHERE id = ?1";
+            let sql = "SELECT 1 FROM main.cloudsync_entries WHERE id = ?1 \
+                       UNION ALL SELECT 1 FROM main.cloudsync_settings WHERE key = 'compacted_entry' AND value >= ?1";
             after == 0 || db.query_i64(sql, &[Value::Integer(after)])?.is_some()
         }
         None => true,
@@ -51,13 +52,15 @@ fn gave_cursor(db: &Connection, request: &Request<'_>) -> Result<bool, Error> {
     Ok(gave_position && gave_version(db, request.cursor)?)
 }
 
-/// Whether the number is that of a version; 0 stands for none, and 1 for that of an empty server.
+/// Whether the number is that of a version, or may be that of one which compaction has forgotten; 0 stands for none, and
+/// 1 for that of an empty server.
 fn gave_version(db: &Connection, version: u64) -> Result<bool, Error> {
     if version <= 1 {
         return Ok(true);
     }
     // language=SQLite
-    let sql = "SELECT 1 FROM main.cloudsync_versions WHERE version = ?1";
+    let sql = "SELECT 1 FROM main.cloudsync_versions WHERE version = ?1 \
+               UNION ALL SELECT 1 FROM main.cloudsync_settings WHERE key = 'forgotten_version' AND value >= ?1";
     let Ok(version) = i64::try_from(version) else { return Ok(false) };
     Ok(db.query_i64(sql, &[Value::Integer(version)])?.is_some())
 }
