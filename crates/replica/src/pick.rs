@@ -43,7 +43,7 @@ impl Replica {
         bytes_target: usize,
     ) -> Result<Picking> {
         let extraction = Extraction {
-            from: Position::List { after: 0, skip: 0 },
+            from: Position::List { after: 0, skip: 0, compactions: 0 },
             last: 0,
             filter: Filter::Everything,
             bytes_target,
