@@ -1,5 +1,7 @@
 //! The change list does not grow with the number of changes, and nobody misses one.
 
+#![allow(clippy::unwrap_used)]
+
 mod bench;
 
 use bench::{Device, assert_same, pair};
