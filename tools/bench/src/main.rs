@@ -22,6 +22,7 @@ mod words;
 mod writes;
 
 use anyhow::{Context, Result};
+use case::STATED_ROWS;
 use std::process::ExitCode;
 
 fn main() -> Result<ExitCode> {
@@ -52,7 +53,9 @@ fn bench(args: &[String]) -> Result<ExitCode> {
             options::Extent::Normal => "",
             options::Extent::Full => " --full",
         };
-        document::write(path, &(document::heading(extent) + &table))?;
+        let rows =
+            if options.rows == STATED_ROWS { String::new() } else { format!(" --rows {}", options.rows) };
+        document::write(path, &(document::heading(&format!("{extent}{rows}")) + &table))?;
     }
     let missed = report.missed();
     for verdict in &missed {

@@ -41,7 +41,7 @@ impl Group {
             Self::Writes => rows * cells * case.rounds as f64 * 3.0,
             Self::Sync => rows * cells * case.rounds as f64 * 7.0,
             Self::Delta(_) => rows * cells * 1.5 + case.rounds as f64 * 1e4,
-            Self::Scattered => rows * cells * case.rounds as f64 * 1.5,
+            Self::Scattered => rows * cells * (1.5 + case.rounds as f64 * 0.4),
             Self::Memory => rows * cells * 5.0,
             Self::Instructions => 4e7,
         }
@@ -160,9 +160,7 @@ impl Plan {
         self.add_small_delta("");
         variants.into_iter().for_each(|variant| self.add_small_delta(variant));
         self.add_large(Group::Delta(""), "", large);
-        let rounds = std::mem::replace(&mut self.rounds, if full { 3 } else { 1 });
         self.add_large(Group::Scattered, "100000_random_into_1000000", large);
-        self.rounds = rounds;
         self.add_large(Group::Memory, "", large);
         if full {
             for variant in variants {

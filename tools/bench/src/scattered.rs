@@ -4,7 +4,7 @@ use crate::case::Case;
 use crate::data::{Keys, Rows};
 use crate::measure::timed;
 use crate::report::{Report, bytes_text};
-use crate::subject::{Contest, Implementation};
+use crate::subject::{Contest, Implementation, Sample};
 use crate::writes::fill_table;
 use anyhow::Result;
 
@@ -12,41 +12,60 @@ use anyhow::Result;
 const ADDED_PART: usize = 10;
 
 /// Measures the insertion of a tenth more rows, all in one transaction, and the fold of them. The bytes are those of
-/// the WAL, which is not checkpointed in between.
+/// the WAL, which is not checkpointed in between. The large tables are made once; each round adds to them.
 pub(crate) fn run(report: &mut Report, contest: &Contest, case: &Case) -> Result<()> {
-    let mut shape = case.shape;
-    shape.keys = Keys::Random;
-    let added = shape.rows / ADDED_PART;
-    let rows = Rows::part(shape, shape.rows..shape.rows + added, 1);
-    for round in 0..case.rounds {
-        let entrants = contest.in_round(round);
-        for implementation in
-            entrants.into_iter().filter(|entrant| !matches!(entrant, Implementation::Peer(_)))
-        {
-            let mut sample = case.sample(contest, implementation)?;
-            fill_table(&mut sample, shape)?;
-            sample.database.execute("PRAGMA wal_autocheckpoint=0")?;
-            sample.mark()?;
-            let insert = || sample.database.run_with_rows(&shape.insert_sql(), &rows);
-            let (written, ()) = timed(|| sample.database.in_transaction(insert))?;
-            let insert_bytes = sample.database.wal_bytes();
-            let (settled, ()) = timed(|| sample.settle())?;
-            let bytes = sample.database.wal_bytes();
-
-            let work = ("insert", "");
-            case.add_cost(report, work, implementation, written, rows.cell_count());
-            case.add_bytes(report, work, implementation, insert_bytes as f64);
-            let work = ("insert_and_fold", "");
-            case.add_cost(report, work, implementation, written.plus(settled), rows.cell_count());
-            case.add_bytes(report, work, implementation, bytes as f64);
-            if round == 0 {
-                let [insert, fold] =
-                    [insert_bytes, bytes - insert_bytes].map(|bytes| bytes_text(bytes as f64));
-                let note =
-                    format!("{}: WAL of the insert {insert}, of the fold {fold}", implementation.name());
-                report.note(&case.work(work, implementation), note);
-            }
+    let mut case = case.clone();
+    case.shape.keys = Keys::Random;
+    let mut samples = Vec::new();
+    for implementation in contest.entrants() {
+        // A peer that writes a row for each cell needs minutes to fill the table.
+        if matches!(implementation, Implementation::Peer(_)) {
+            continue;
         }
+        let mut sample = case.sample(contest, implementation)?;
+        fill_table(&mut sample, case.shape)?;
+        sample.database.execute("PRAGMA wal_autocheckpoint=0")?;
+        samples.push((implementation, sample));
+    }
+    let added = case.shape.rows / ADDED_PART;
+    for round in 0..case.rounds {
+        let first = case.shape.rows + round * added;
+        let rows = Rows::part(case.shape, first..first + added, 1);
+        let count = samples.len();
+        samples.rotate_left(usize::from(round > 0) % count);
+        for (implementation, sample) in &mut samples {
+            measure(report, &case, *implementation, sample, &rows, round == 0)?;
+        }
+    }
+    Ok(())
+}
+
+fn measure(
+    report: &mut Report,
+    case: &Case,
+    implementation: Implementation,
+    sample: &mut Sample,
+    rows: &Rows,
+    noted: bool,
+) -> Result<()> {
+    sample.mark()?;
+    let insert = || sample.database.run_with_rows(&case.shape.insert_sql(), rows);
+    let (written, ()) = timed(|| sample.database.in_transaction(insert))?;
+    let insert_bytes = sample.database.wal_bytes();
+    let (settled, ()) = timed(|| sample.settle())?;
+    let bytes = sample.database.wal_bytes();
+    sample.database.checkpoint()?;
+
+    let work = ("insert", "");
+    case.add_cost(report, work, implementation, written, rows.cell_count());
+    case.add_bytes(report, work, implementation, insert_bytes as f64);
+    let work = ("insert_and_fold", "");
+    case.add_cost(report, work, implementation, written.plus(settled), rows.cell_count());
+    case.add_bytes(report, work, implementation, bytes as f64);
+    if noted && implementation != Implementation::Session {
+        let [insert, fold] = [insert_bytes, bytes - insert_bytes].map(|bytes| bytes_text(bytes as f64));
+        let name = implementation.name();
+        report.note(&case.work(work, implementation), format!("WAL of {name}: {insert}, by the fold {fold}"));
     }
     Ok(())
 }

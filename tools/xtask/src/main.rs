@@ -60,8 +60,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        args: "[ARGS...]",
-        about: "measures writes, extraction and apply against plain SQLite",
+        args: "[--quick | --full] ...",
+        about: "measures plain SQLite, its session extension and ours against what is promised",
         run: bench::run,
     },
     Command {
