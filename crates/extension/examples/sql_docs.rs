@@ -27,7 +27,7 @@ opens their keys. Times are milliseconds since 1970.
 | --- | --- | --- |
 | `cloudsync_changes` | a cell that was ever changed, or the insertion or deletion of a row | `tbl`, `pk`, `col_name`, `col_value`, `version`, `time`, `site_id`, `cl`, `seq` |
 | `cloudsync_quarantine` | a change that a constraint of this database does not let in yet; it is tried again after every apply | `tbl`, `pk`, `reason`, `at`; `origin` and `change` are internal |
-| `cloudsync_conflicts` | a value that lost against one written elsewhere; not filled in this version | `tbl`, `pk`, `col_name`, `col_value`, `time`, `site_id`, `at` |
+| `cloudsync_conflicts` | a value that lost against one written elsewhere; in this version only values of rows outside of a filter | `tbl`, `pk`, `col_name`, `col_value`, `time`, `site_id`, `at` |
 | `cloudsync_rejected` | a row of this device that the server refused, as it was when the server's took its place; or one that is too large to be sent | `tbl`, `pk`, `reason`, `at`, `row`: its values as JSON, NULL for a deletion; `change`: the same as a payload |
 
 The other tables whose names begin with `cloudsync_` are internal: do not write to them.
@@ -71,6 +71,18 @@ const NOTES: &str = "\
   that the server never had. The device's version is in `cloudsync_rejected` with the reason in SQLite's words, for 90
   days and among the last 10,000; correct it, write it again, and sync. `cloudsync_network_status()` has the number of
   rows that were `rejected` in the last sync.
+- **Filters.** `cloudsync_set_filter('notes', 'public = 1 AND owner IS NOT NULL')` lets only such rows sync from this
+  device; others need not know of it. NULL counts as false. An UPDATE that brings a row inside sends it whole; one that
+  takes it out deletes it for the others, without its values, and it stays here. Setting, changing or clearing a filter
+  removes nothing from anybody and forgets nothing: rows that are outside by it become local, and what is done to them
+  here stays here, deleting included (what was so deleted comes again when the filter is cleared). Rows that come inside
+  by it are sent, stamped so that any real edit of others wins. What comes in is applied whatever the filter; values that
+  it overwrites of a row that was written here while it was outside are kept in `cloudsync_conflicts`.
+- **Expressions of filters** have this table's columns, literals, operators, and the functions `coalesce`, `glob`,
+  `ifnull`, `iif`, `instr`, `length`, `like`, `lower`, `ltrim`, `max`, `min`, `nullif`, `round`, `rtrim`, `sign`, `substr`,
+  `trim`, `typeof`, `unicode` and `upper`. They follow columns that are renamed by `ALTER TABLE`. If a column that one
+  names is gone, or was renamed between `cloudsync_begin_alter` and `cloudsync_commit_alter`, nothing of the table is sent
+  and `cloudsync_status()` says so, until the filter is set again.
 - **`cloudsync_disable`** pauses tracking, not the table: rows stay readable and writable. What is written while it is
   disabled is known only here, until the row is written again after `cloudsync_enable`.
 - **Chunks.** `cloudsync_payload_chunks` makes each payload when its row is read, from one state of the file. It fails

@@ -17,6 +17,7 @@ use crate::changes::offer_again;
 use crate::clocks;
 use crate::columns::{self, Numbers, number_columns};
 use crate::error::{Error, Result};
+use crate::filter::{self, RowFilter};
 use crate::follow::rename_table;
 use crate::pairing::{self, Pair};
 use crate::rebuilt;
@@ -124,12 +125,16 @@ impl Replica {
         db.prepare(sql)?.run(&[Value::Integer(alter.table), Value::Integer(layout)])?;
         if alter.enabled {
             let cells: Vec<_> = Table::cell_columns(&definition).collect();
-            capture::create_triggers(&db, &definition, layout, &cells)?;
+            let filter = RowFilter::stored(&db, alter.table, &definition)?;
+            capture::create_triggers(&db, &definition, layout, &cells, filter.as_ref())?;
         }
         db.prepare("DELETE FROM main.cloudsync_alters WHERE table_id = ?1")?
             .run(&[Value::Integer(alter.table)])?;
         db.execute(&format!("DROP TRIGGER IF EXISTS main.{}", quote_identifier(&marker(alter.table))))?;
         self.catalog_changed()?;
+        if let Some(table) = self.catalog.table(alter.table) {
+            filter::follow_fault(&db, &table, table.filter.as_ref(), layout)?;
+        }
         if alter.enabled {
             self.note_differences(alter, &pairs, in_place)?;
         }
@@ -184,6 +189,9 @@ impl Replica {
                     }
                     Some(_) | None => {}
                 }
+            }
+            if table.filter.is_some() && !(filled.is_empty() && changed.is_empty()) {
+                noting.write(now, Value::Integer(capture::NOTE_ALTERED), key)?;
             }
             for (at, columns) in [(0, &filled), (now, &changed)] {
                 if !columns.is_empty() {

@@ -12,6 +12,7 @@
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
+use crate::filter::Privacy;
 use crate::guard::{Guard, Guards, has_user_triggers};
 use crate::kept;
 use crate::quarantine::{Quarantine, RETRY_ROWS_MAX, Waiting};
@@ -190,6 +191,8 @@ pub(crate) struct Applier {
     /// Rows written while the app's triggers run: our own notes of them are taken back.
     pub(crate) written: Option<HashSet<Vec<u8>>>,
     log_before: i64,
+    /// Set once a row of a filtered table comes.
+    privacy: Option<Privacy>,
 }
 
 impl Applier {
@@ -212,6 +215,7 @@ impl Applier {
             retries: false,
             settles: false,
             written: triggers.then(HashSet::new),
+            privacy: None,
             log_before: db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?.unwrap_or(0),
         })
     }
@@ -370,19 +374,34 @@ impl Applier {
         let row = Row { group, target, packed, at: row };
         let guard = replica.guard.as_ref();
         let writer = writer(&mut self.writers, self.db, &target.table, replica.checks_parents, guard)?;
+        let mut privacy = match target.table.filter {
+            None => None,
+            Some(_) => Some(Privacy::of(&mut self.privacy, self.db, replica)?),
+        };
+        let marked = match &mut privacy {
+            Some(privacy) => privacy.is_marked(&pk)?,
+            None => false,
+        };
         let mut failed = None;
         let mut tie = |column: ColumnNumber| {
-            writer.incoming_is_larger(&row, column).unwrap_or_else(|error| {
-                failed = Some(error);
-                false
-            })
+            // What is private was never written under the clock.
+            !marked
+                && writer.incoming_is_larger(&row, column).unwrap_or_else(|error| {
+                    failed = Some(error);
+                    false
+                })
         };
         let decision = decide(stored.as_ref(), &incoming, group.whole(), replica.sites.ids(), &mut tie);
         writer.end_ties()?;
         if let Some(error) = failed {
             return Err(error);
         }
-        match writer.carry_out(&row, &decision.action) {
+        let yielded = match privacy {
+            Some(privacy) => privacy.make_way(&row, &pk, marked, &decision.action)?,
+            None => None,
+        };
+        let action = yielded.as_ref().map_or(&decision.action, |yielded| &yielded.action);
+        match writer.carry_out(&row, action) {
             Ok(()) => {}
             Err(Refused::Constraint(reason)) if self.db.is_autocommit() => {
                 // A trigger with RAISE(ROLLBACK) leaves nothing that the other rows could be added to.
@@ -391,6 +410,9 @@ impl Applier {
             Err(Refused::Constraint(reason)) => return Ok(Some(reason)),
             Err(Refused::Part) => return Ok(Some(WAITS_FOR_REST.to_owned())),
             Err(Refused::Error(error)) => return Err(error),
+        }
+        if let Some(yielded) = yielded {
+            yielded.commit()?;
         }
         self.floor = self.floor.max(incoming.time_max());
         self.applied.time_max = self.applied.time_max.max(incoming.time_max());
@@ -504,6 +526,9 @@ impl Applier {
         }
         if let Some(written) = &self.written {
             take_back_notes(replica, self.log_before, written)?;
+        }
+        if let Some(privacy) = self.privacy {
+            privacy.finish()?;
         }
         let (mut applied, waiting) = (self.applied, self.quarantine.count()?);
         applied.quarantined = applied.quarantined.min(waiting);

@@ -14,6 +14,7 @@
 
 use crate::clocks;
 use crate::error::Result;
+use crate::filter::{RowFilter, filtered_triggers};
 use crate::storage::{quote_identifier, quote_text};
 use crate::table::{Column, Definition, Table, Unique};
 use cloudsync_core::clock::{ColumnNumber, ColumnSet};
@@ -27,6 +28,16 @@ pub(crate) const NOTE_DELETE: i64 = -2;
 pub(crate) const NOTE_LOOK: i64 = -3;
 /// The update gave the row this key, and took the old one from it.
 pub(crate) const NOTE_REKEY: i64 = -4;
+/// The row was or is outside of its table's filter.
+pub(crate) const NOTE_LOCAL: i64 = -5;
+/// The update left the row outside of its table's filter.
+pub(crate) const NOTE_LEAVE: i64 = -6;
+/// The same, and gave it this key in place of the old one.
+pub(crate) const NOTE_LEAVE_REKEY: i64 = -7;
+/// A change of the filter brought the row inside.
+pub(crate) const NOTE_ENTER: i64 = -8;
+/// Where the row stood before the notes that follow is not known.
+pub(crate) const NOTE_ALTERED: i64 = -9;
 /// Bits of one mask; an SQL integer has one more beside its sign.
 pub(crate) const MASK_BITS: usize = 62;
 
@@ -34,7 +45,7 @@ pub(crate) const MASK_BITS: usize = 62;
 const NOTE_TRIGGERS: usize = 3;
 
 /// Without an argument it means now, and costs half of what `julianday('now')` does.
-const NOW: &str = "julianday()";
+pub(crate) const NOW: &str = "julianday()";
 
 /// Milliseconds since 1970 of what a note says of its time: `now_ms` if it says nothing, 0 for what is no time.
 pub(crate) fn note_time_ms(at: Value<'_>, now_ms: u64) -> u64 {
@@ -79,6 +90,7 @@ pub(crate) fn find_triggers(
     owner: &str,
     layout: i64,
     cells: &[&Column],
+    filter: Option<&RowFilter>,
 ) -> Result<Triggers> {
     let (mut names, mut stored) = (Vec::new(), Vec::new());
     // language=SQLite
@@ -93,7 +105,7 @@ pub(crate) fn find_triggers(
         return Ok(Triggers::Lost);
     }
     // SQLite stores the text without the name of the database.
-    let wanted = triggers(definition, owner, layout, cells);
+    let wanted = triggers(definition, owner, layout, cells, filter);
     let wanted = wanted.iter().map(|sql| sql.replacen("CREATE TRIGGER main.", "CREATE TRIGGER ", 1));
     let found: Vec<_> = wanted.map(|sql| stored.contains(&sql)).collect();
     Ok(match found.iter().take(NOTE_TRIGGERS).all(|found| *found) {
@@ -115,24 +127,28 @@ pub(crate) fn create_triggers(
     definition: &Definition,
     layout: i64,
     cells: &[&Column],
+    filter: Option<&RowFilter>,
 ) -> Result<()> {
     drop_triggers(db, &definition.name)?;
-    triggers(definition, &definition.name, layout, cells).iter().try_for_each(|sql| Ok(db.execute(sql)?))
+    triggers(definition, &definition.name, layout, cells, filter)
+        .iter()
+        .try_for_each(|sql| Ok(db.execute(sql)?))
 }
 
-/// Notes every row of the table, as one statement.
+/// Notes the rows of the table, as one statement; `rows` is empty or begins with ` WHERE`.
 pub(crate) fn note_all(
     db: &Connection,
     definition: &Definition,
     layout: i64,
     at: &str,
     what: i64,
+    rows: &str,
 ) -> Result<()> {
     let key = key_list(definition, "");
     let table = quote_identifier(&definition.name);
     let columns = log_columns(definition);
     db.execute(&format!(
-        "INSERT INTO main.cloudsync_log(at, layout, what, {columns}) SELECT {at}, {layout}, {what}, {key} FROM main.{table}"
+        "INSERT INTO main.cloudsync_log(at, layout, what, {columns}) SELECT {at}, {layout}, {what}, {key} FROM main.{table}{rows}"
     ))?;
     Ok(())
 }
@@ -206,13 +222,13 @@ fn trigger_names(table: &str) -> Vec<String> {
 
 /// No kind begins with another one and an underscore, or two tables could share a name. SQLite's own error names the
 /// trigger that a dropped column would break, so the names of those that look at columns say what to do.
-fn trigger_name(kind: &str, table: &str) -> String {
+pub(crate) fn trigger_name(kind: &str, table: &str) -> String {
     let remedy =
         if kind == "delete" || kind == "insert" { "" } else { " (call cloudsync_begin_alter first)" };
     format!("cloudsync_{kind}_{table}{remedy}")
 }
 
-fn key_list(definition: &Definition, prefix: &str) -> String {
+pub(crate) fn key_list(definition: &Definition, prefix: &str) -> String {
     let key = Table::key_columns(definition);
     key.iter()
         .map(|column| format!("{prefix}{}", quote_identifier(column.name())))
@@ -220,20 +236,23 @@ fn key_list(definition: &Definition, prefix: &str) -> String {
         .join(", ")
 }
 
-fn triggers(definition: &Definition, owner: &str, layout: i64, cells: &[&Column]) -> Vec<String> {
+fn triggers(
+    definition: &Definition,
+    owner: &str,
+    layout: i64,
+    cells: &[&Column],
+    filter: Option<&RowFilter>,
+) -> Vec<String> {
+    if let Some(filter) = filter.filter(|filter| filter.fault.is_none()) {
+        return filtered_triggers(definition, owner, layout, cells, filter);
+    }
     let table = quote_identifier(&definition.name);
     let columns = log_columns(definition);
     let (new, old) = (key_list(definition, "NEW."), key_list(definition, "OLD."));
     let name = |kind: &str| format!("main.{}", quote_identifier(&trigger_name(kind, owner)));
-    let key_stays: Vec<_> = Table::key_columns(definition).into_iter().map(same).collect();
-    let key_stays = key_stays.join(" AND ");
+    let key_stays = key_stays(definition);
     let what = format!("CASE WHEN {key_stays} THEN {} ELSE {NOTE_REKEY} END", mask(cells));
-    let key = Table::key_columns(definition);
-    let old_key = key.iter().map(|column| {
-        format!("CASE WHEN {key_stays} THEN NULL ELSE OLD.{} END", quote_identifier(column.name()))
-    });
-    let old_key = old_key.collect::<Vec<_>>().join(", ");
-    let old_columns = (0..key.len()).map(|i| format!("o{i}")).collect::<Vec<_>>().join(", ");
+    let (old_key, old_columns) = (old_key_list(definition), old_key_columns(definition));
     let update = format!(
         "INSERT INTO cloudsync_log(at, layout, what, {columns}, {old_columns}) VALUES({NOW}, {layout}, {what}, {new}, {old_key});"
     );
@@ -250,35 +269,15 @@ fn triggers(definition: &Definition, owner: &str, layout: i64, cells: &[&Column]
             name("delete"),
         ),
     ];
-    triggers.extend(victim_triggers(definition, layout, &columns, &name));
+    triggers.extend(victim_triggers(definition, layout, &name));
     triggers
 }
 
 /// REPLACE throws out rows that collide in a UNIQUE index without firing their delete triggers; these triggers note
 /// the rows that may be thrown out, found by the index's own collation.
-fn victim_triggers(
-    definition: &Definition,
-    layout: i64,
-    columns: &str,
-    name: &dyn Fn(&str) -> String,
-) -> Vec<String> {
+fn victim_triggers(definition: &Definition, layout: i64, name: &dyn Fn(&str) -> String) -> Vec<String> {
     let table = quote_identifier(&definition.name);
-    let other_row: Vec<_> = Table::key_columns(definition)
-        .iter()
-        .map(|column| format!("{table}.{0} IS NOT NEW.{0}", quote_identifier(column.name())))
-        .collect();
-    let (mut notes, mut changes) = (String::new(), Vec::new());
-    for unique in &definition.uniques {
-        let (equal, changed) = victim_terms(definition, unique);
-        notes.push_str(&format!(
-            "INSERT INTO cloudsync_log(at, layout, what, {columns}) SELECT {NOW}, {layout}, {NOTE_LOOK}, {} \
-             FROM {table} WHERE {} AND ({}); ",
-            key_list(definition, &format!("{table}.")),
-            equal.join(" AND "),
-            other_row.join(" OR "),
-        ));
-        changes.extend(changed);
-    }
+    let (notes, changes) = victim_notes(definition, layout, "");
     if notes.is_empty() {
         return Vec::new();
     }
@@ -290,6 +289,29 @@ fn victim_triggers(
             name("before_update")
         ),
     ]
+}
+
+/// The statements that note possible victims of a new row, of which `and` also holds, and the conditions under which an
+/// update may have any.
+pub(crate) fn victim_notes(definition: &Definition, layout: i64, and: &str) -> (String, Vec<String>) {
+    let (table, columns) = (quote_identifier(&definition.name), log_columns(definition));
+    let other_row: Vec<_> = Table::key_columns(definition)
+        .iter()
+        .map(|column| format!("{table}.{0} IS NOT NEW.{0}", quote_identifier(column.name())))
+        .collect();
+    let (mut notes, mut changes) = (String::new(), Vec::new());
+    for unique in &definition.uniques {
+        let (equal, changed) = victim_terms(definition, unique);
+        notes.push_str(&format!(
+            "INSERT INTO cloudsync_log(at, layout, what, {columns}) SELECT {NOW}, {layout}, {NOTE_LOOK}, {} \
+             FROM {table} WHERE {} AND ({}){and}; ",
+            key_list(definition, &format!("{table}.")),
+            equal.join(" AND "),
+            other_row.join(" OR "),
+        ));
+        changes.extend(changed);
+    }
+    (notes, changes)
 }
 
 /// The conditions under which a row of the table collides with the new row in an index, and those under which an
@@ -330,6 +352,27 @@ fn named_columns<'d>(definition: &'d Definition, text: &str) -> Vec<&'d Column> 
     definition.columns.iter().filter(named).collect()
 }
 
+/// The expression that is true when an update leaves the row its key.
+pub(crate) fn key_stays(definition: &Definition) -> String {
+    let same: Vec<_> = Table::key_columns(definition).into_iter().map(same).collect();
+    same.join(" AND ")
+}
+
+/// The names of the log's columns for the old key.
+pub(crate) fn old_key_columns(definition: &Definition) -> String {
+    let count = Table::key_columns(definition).len();
+    (0..count).map(|i| format!("o{i}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The old key of an update that changes it, else NULLs.
+pub(crate) fn old_key_list(definition: &Definition) -> String {
+    let key_stays = key_stays(definition);
+    let old_key = Table::key_columns(definition).into_iter().map(|column| {
+        format!("CASE WHEN {key_stays} THEN NULL ELSE OLD.{} END", quote_identifier(column.name()))
+    });
+    old_key.collect::<Vec<_>>().join(", ")
+}
+
 /// The expression that is true when the stored bytes of a column stayed what they were.
 fn same(column: &Column) -> String {
     let name = quote_identifier(column.name());
@@ -342,7 +385,7 @@ fn same(column: &Column) -> String {
     format!("({values} AND typeof(OLD.{name}) = typeof(NEW.{name}))")
 }
 
-fn mask(cells: &[&Column]) -> String {
+pub(crate) fn mask(cells: &[&Column]) -> String {
     if cells.is_empty() {
         return "0".to_owned();
     }

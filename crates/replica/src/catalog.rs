@@ -6,6 +6,7 @@
 use crate::alter;
 use crate::columns::Numbers;
 use crate::error::{Error, Result};
+use crate::filter::RowFilter;
 use crate::storage;
 use crate::table::{Cell, Column, Definition, Table, created_tables, define};
 use cloudsync_core::bytes::Reader;
@@ -135,10 +136,11 @@ struct TableRow {
     algorithm: String,
     enabled: bool,
     layout: i64,
+    filter: Option<String>,
 }
 
 fn read_rows(db: &Connection) -> Result<Vec<TableRow>> {
-    let sql = "SELECT id, name, algorithm, enabled, layout FROM main.cloudsync_tables";
+    let sql = "SELECT id, name, algorithm, enabled, layout, filter FROM main.cloudsync_tables";
     let mut rows = Vec::new();
     db.prepare(sql)?.for_each(&[], |row| -> Result<()> {
         let text =
@@ -149,6 +151,7 @@ fn read_rows(db: &Connection) -> Result<Vec<TableRow>> {
             algorithm: text(2)?,
             enabled: row.column_i64(3) != 0,
             layout: row.column_i64(4),
+            filter: row.column(5).as_str().map(str::to_owned),
         });
         Ok(())
     })?;
@@ -174,6 +177,7 @@ fn build(db: &Connection, row: TableRow, definition: Definition) -> Result<Table
         key,
         numbers: cells.iter().map(|cell| cell.number).collect(),
         cells,
+        filter: row.filter.map(|text| RowFilter::new(&definition, text)),
         definition,
     })
 }

@@ -142,7 +142,8 @@ impl Replica {
         self.catalog.load(&self.db)?;
         self.sites.refresh(&self.db)?;
         changes.sites = self.sites.ids().to_vec();
-        changes.tables = self.catalog.tables().into_iter().map(|table| (table.id, table)).collect();
+        let tables = self.catalog.tables().into_iter().filter(|table| !table.is_withheld());
+        changes.tables = tables.map(|table| (table.id, table)).collect();
         if let Some(site) = query.site {
             let Some(site) = self.sites.find(site) else { return Ok(changes) };
             changes.site = Some(site);
@@ -311,8 +312,9 @@ impl Changes {
                 if names.is_empty() {
                     names.push("1".to_owned());
                 }
-                let (names, condition) = (names.join(", "), table.key_condition(1));
-                let sql = format!("SELECT {names} FROM {} WHERE {condition}", table.quoted());
+                let (names, condition, inside) =
+                    (names.join(", "), table.key_condition(1), table.and_inside());
+                let sql = format!("SELECT {names} FROM {} WHERE {condition}{inside}", table.quoted());
                 let statement = self.db.prepare(&sql)?;
                 self.selects.push(Select { table: table.id, columns, statement });
                 self.selects.len() - 1

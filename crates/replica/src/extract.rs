@@ -51,7 +51,7 @@ impl Filter {
     }
 
     fn takes_table(self, table: &Table) -> bool {
-        table.enabled || !matches!(self, Self::ForSite { .. })
+        (table.enabled || !matches!(self, Self::ForSite { .. })) && !table.is_withheld()
     }
 
     fn takes(self, origin: i64) -> bool {
@@ -498,8 +498,8 @@ impl<'r> Builder<'r> {
         if list.is_empty() {
             list.push("1".to_owned());
         }
-        let sql =
-            format!("SELECT {} FROM {} WHERE {}", list.join(", "), table.quoted(), table.key_condition(1));
+        let (condition, inside) = (table.key_condition(1), table.and_inside());
+        let sql = format!("SELECT {} FROM {} WHERE {condition}{inside}", list.join(", "), table.quoted());
         Ok(Open {
             id: self.encoder.group(&table.name, &names, shape.whole),
             select: self.db.prepare(&sql)?,

@@ -16,10 +16,14 @@
 //! the cell it replaces. Rows that existed when their table began to sync are noted at time 0 and stamped with the
 //! earliest time there is, so that any real edit, and any deletion that others know of, wins over them.
 
-use crate::capture::{MASK_BITS, NOTE_DELETE, NOTE_INSERT, NOTE_LOOK, NOTE_REKEY, note_time_ms};
+use crate::capture::{
+    MASK_BITS, NOTE_ALTERED, NOTE_DELETE, NOTE_ENTER, NOTE_INSERT, NOTE_LEAVE, NOTE_LEAVE_REKEY, NOTE_LOCAL,
+    NOTE_LOOK, NOTE_REKEY, note_time_ms,
+};
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
+use crate::filter::{PrivateRows, RowFilter};
 use crate::replica::Replica;
 use crate::storage;
 use crate::table::Table;
@@ -62,6 +66,14 @@ enum What {
     Delete,
     Look,
     Update(ColumnSet),
+    /// A write to a row that was or is outside of the filter.
+    Local,
+    /// An update took the row out of the filter.
+    Leave,
+    /// A change of the filter brought the row inside.
+    Enter,
+    /// The row was altered in a bracket, with its table.
+    Altered,
 }
 
 /// What the notes say of one row.
@@ -71,6 +83,12 @@ struct Touch {
     updates: Vec<(u64, ColumnSet)>,
     /// The oldest layout before the present one, whose notes know nothing of newer columns; with the last note's time.
     stale: Option<(i64, u64)>,
+    /// Where a row of a filtered table stood before the notes, and what they did.
+    began_inside: Option<bool>,
+    left: bool,
+    written: bool,
+    /// A change of the filter brought it inside: it is sent whole, under the clock that it has.
+    entered: bool,
 }
 
 impl Replica {
@@ -106,6 +124,7 @@ impl Replica {
             db: self.db,
             clocks: ClockStore::open(&self.db)?,
             look_ups: HashMap::new(),
+            private: None,
             sites: self.sites.ids().to_vec(),
             own: self.own_site()?,
             offset: storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),
@@ -184,6 +203,14 @@ impl NoteReader {
             Value::Integer(NOTE_REKEY) => {
                 self.push(table, |i| from_sqlite(row.column(old_key_column(i))), at, layout, What::Delete)?;
                 What::Insert
+            }
+            Value::Integer(NOTE_LOCAL) => What::Local,
+            Value::Integer(NOTE_LEAVE) => What::Leave,
+            Value::Integer(NOTE_ENTER) => What::Enter,
+            Value::Integer(NOTE_ALTERED) => What::Altered,
+            Value::Integer(NOTE_LEAVE_REKEY) => {
+                self.push(table, |i| from_sqlite(row.column(old_key_column(i))), at, layout, What::Delete)?;
+                What::Local
             }
             mask => What::Update(read_mask(replica, layout, mask)?),
         };
@@ -271,12 +298,20 @@ fn read_mask(replica: &mut Replica, layout: i64, mask: Value<'_>) -> Result<Colu
 fn touch(table: &Table, notes: &[Note]) -> Touch {
     let mut touch = Touch::default();
     for note in notes {
+        // Notes without a time are ours, and say nothing of where the row stood.
+        if note.at != 0 {
+            let outside = matches!(note.what, What::Insert | What::Local | What::Altered);
+            touch.began_inside.get_or_insert(!outside);
+            touch.written |= !matches!(note.what, What::Look);
+        }
         match &note.what {
-            What::Insert | What::Delete => {
+            What::Insert | What::Delete | What::Local | What::Leave => {
+                touch.left |= matches!(note.what, What::Delete | What::Leave);
                 touch.whole_at = Some(note.at);
                 touch.updates.clear();
             }
             What::Look => {}
+            What::Enter | What::Altered => touch.entered = true,
             What::Update(columns) => {
                 if note.layout != table.layout {
                     let oldest = touch.stale.map_or(note.layout, |(layout, _)| layout.min(note.layout));
@@ -292,10 +327,21 @@ fn touch(table: &Table, notes: &[Note]) -> Touch {
     touch
 }
 
+/// How the noted writes leave a row of a filtered table.
+enum Standing {
+    /// It exists inside of the filter.
+    Inside,
+    /// It was inside, and was deleted or is outside: for the others it goes.
+    Gone,
+    /// It was outside and is not inside: nobody hears of it.
+    Local,
+}
+
 struct Folder {
     db: Connection,
     clocks: ClockStore,
     look_ups: HashMap<i64, Statement>,
+    private: Option<PrivateRows>,
     sites: Vec<SiteId>,
     own: SiteOrdinal,
     /// What to add to the local clock to get the server's, in milliseconds.
@@ -314,8 +360,15 @@ impl Folder {
         key: &[u8],
         mut touch: Touch,
     ) -> Result<Option<Mask>> {
-        let (stored, exists) = self.look_up(table, pk, key)?;
+        let (stored, mut exists, inside) = self.look_up(table, pk, key)?;
         let alive = stored.as_ref().is_some_and(RowClock::is_alive);
+        if let Some(filter) = &table.filter {
+            match self.judge(filter, pk, alive, (exists, inside), &mut touch)? {
+                Standing::Inside => exists = true,
+                Standing::Gone => exists = false,
+                Standing::Local => return Ok(None),
+            }
+        }
         if alive && exists {
             self.add_newer_columns(replica, table, key, &mut touch)?;
         }
@@ -330,8 +383,8 @@ impl Folder {
             }
             (true, false) => (self.new_life(table, life + 1, &touch), Mask::Whole),
             (true, true) => match self.same_life(table, stored.as_ref(), &touch) {
-                Some(changed) => changed,
-                None => return Ok(None),
+                Some((clock, mask)) => (clock, if touch.entered { Mask::Whole } else { mask }),
+                None => return Ok(touch.entered.then_some(Mask::Whole)),
             },
         };
         self.floor = self.floor.max(clock.time_max().0);
@@ -339,17 +392,54 @@ impl Folder {
         Ok(Some(mask))
     }
 
-    /// The row's clock, and whether the row exists.
-    fn look_up(&mut self, table: &Table, pk: &[u8], key: &[u8]) -> Result<(Option<RowClock>, bool)> {
+    /// What the noted writes make of a row of a filtered table, by where it stood before them and where it stands.
+    fn judge(
+        &mut self,
+        filter: &RowFilter,
+        pk: &[u8],
+        alive: bool,
+        (exists, inside): (bool, bool),
+        touch: &mut Touch,
+    ) -> Result<Standing> {
+        let private = match &mut self.private {
+            Some(private) => private,
+            None => self.private.insert(PrivateRows::open(&self.db)?),
+        };
+        if inside {
+            // What was written while it was outside is known to nobody.
+            if private.remove(pk)? && touch.whole_at.is_none() {
+                touch.whole_at = Some(0);
+            }
+            return Ok(Standing::Inside);
+        }
+        let began_inside = touch.began_inside == Some(true);
+        // While the filter cannot be evaluated only the triggers know.
+        if began_inside && (!exists || touch.left || filter.fault.is_none()) {
+            private.remove(pk)?;
+            return Ok(Standing::Gone);
+        }
+        if alive && exists && touch.written {
+            private.add(pk)?;
+        } else if !exists {
+            private.remove(pk)?;
+        }
+        Ok(Standing::Local)
+    }
+
+    /// The row's clock, whether the row exists, and whether it is inside of the filter.
+    fn look_up(&mut self, table: &Table, pk: &[u8], key: &[u8]) -> Result<(Option<RowClock>, bool, bool)> {
         let statement = match self.look_ups.entry(table.id) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
                 // One statement for both costs little more than one of them.
+                let (table_name, condition) = (table.quoted(), table.key_condition(2));
+                let inside = match table.and_inside() {
+                    all if all.is_empty() => String::new(),
+                    inside => format!(", EXISTS(SELECT 1 FROM {table_name} WHERE {condition}{inside})"),
+                };
                 place.insert(self.db.prepare(&format!(
                     "SELECT (SELECT clock FROM main.cloudsync_clocks WHERE pk = ?1), \
-                     EXISTS(SELECT 1 FROM {} WHERE {})",
-                    table.quoted(),
-                    table.key_condition(2)
+                     EXISTS(SELECT 1 FROM {table_name} WHERE {condition}){inside}"
                 ))?)
             }
         };
@@ -358,8 +448,9 @@ impl Folder {
         statement.step()?;
         let clock = statement.column(0).as_blob().map(RowClock::decode).transpose()?;
         let exists = statement.column_i64(1) != 0;
+        let inside = if table.filter.is_some() { statement.column_i64(2) != 0 } else { exists };
         statement.reset()?;
-        Ok((clock, exists))
+        Ok((clock, exists, inside))
     }
 
     fn new_life(&self, table: &Table, life: u64, touch: &Touch) -> RowClock {

@@ -17,6 +17,7 @@ use crate::catalog::{bump, schema_version};
 use crate::changes::offer_again;
 use crate::columns::{self, Numbers, number_columns};
 use crate::error::{Error, Result};
+use crate::filter;
 use crate::rebuilt;
 use crate::replica::Replica;
 use crate::storage::{self, quote_identifier};
@@ -53,8 +54,11 @@ impl Replica {
         let layout = layout.ok_or_else(|| Error::corrupt("cloudsync_layouts"))?;
         let cells: Vec<_> = Table::cell_columns(&table.definition).collect();
         let noted = &cells[..layout.len().min(cells.len())];
+        let filter = filter::follow_names(&db, table, owner, noted)?;
         let triggers = match table.enabled {
-            true => capture::find_triggers(&db, &table.definition, owner, table.layout, noted)?,
+            true => {
+                capture::find_triggers(&db, &table.definition, owner, table.layout, noted, filter.as_ref())?
+            }
             false => Triggers::Strange,
         };
         let renamed = match triggers {
@@ -65,7 +69,7 @@ impl Replica {
         let present = numbered.layout.unwrap_or(table.layout);
         if table.enabled && (triggers != Triggers::Fit || numbered.layout.is_some() || owner != table.name) {
             capture::drop_triggers(&db, owner)?;
-            capture::create_triggers(&db, &table.definition, present, &cells)?;
+            capture::create_triggers(&db, &table.definition, present, &cells, filter.as_ref())?;
         }
         if table.enabled {
             match triggers {
@@ -74,6 +78,7 @@ impl Replica {
                 Triggers::Lost => rebuilt::look_through(&db, table)?,
             }
         }
+        filter::follow_fault(&db, table, filter.as_ref(), present)?;
         let sql = "UPDATE main.cloudsync_tables SET layout = ?2 WHERE id = ?1 AND layout <> ?2";
         db.prepare(sql)?.run(&[Value::Integer(table.id), Value::Integer(present)])?;
         if numbered.returned {

@@ -6,6 +6,7 @@ use crate::catalog;
 use crate::clocks::pk_range;
 use crate::columns::number_columns;
 use crate::error::{Error, Result};
+use crate::filter::forget_private;
 use crate::kept;
 use crate::replica::Replica;
 use crate::storage;
@@ -102,8 +103,8 @@ impl Replica {
         ])?;
         widen_log(&self.db, Table::key_columns(&definition).len())?;
         let cells: Vec<_> = Table::cell_columns(&definition).collect();
-        capture::create_triggers(&self.db, &definition, layout, &cells)?;
-        capture::note_all(&self.db, &definition, layout, "0", capture::NOTE_INSERT)?;
+        capture::create_triggers(&self.db, &definition, layout, &cells, None)?;
+        capture::note_all(&self.db, &definition, layout, "0", capture::NOTE_INSERT, "")?;
         Ok(true)
     }
 
@@ -174,6 +175,7 @@ impl Replica {
         let range = [Value::Blob(&first), Value::Blob(&beyond)];
         self.db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2")?.run(&range)?;
         alter::forget(&self.db, id)?;
+        forget_private(&self.db, id)?;
         let id = [Value::Integer(id)];
         for sql in [
             "DELETE FROM main.cloudsync_log WHERE layout IN (SELECT id FROM main.cloudsync_layouts WHERE table_id = ?1)",
@@ -205,7 +207,8 @@ impl Replica {
             }
             if enabled {
                 let cells: Vec<_> = table.cells.iter().map(|cell| &cell.column).collect();
-                capture::create_triggers(&replica.db, &table.definition, table.layout, &cells)?;
+                let filter = table.filter.as_ref();
+                capture::create_triggers(&replica.db, &table.definition, table.layout, &cells, filter)?;
             } else {
                 capture::drop_triggers(&replica.db, &table.name)?;
             }

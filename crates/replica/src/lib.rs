@@ -23,6 +23,7 @@ mod device;
 mod environment;
 mod error;
 mod extract;
+mod filter;
 mod fold;
 mod follow;
 mod guard;

@@ -16,13 +16,24 @@ use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 /// Looks a table through that has lost its triggers.
 pub(crate) fn look_through(db: &Connection, table: &Table) -> Result<()> {
     // A note of the layout before makes the fold look at newer columns, too.
-    capture::note_all(db, &table.definition, table.layout, "0", 0)?;
+    capture::note_all(db, &table.definition, table.layout, "0", 0, "")?;
     forget_vanished(db, table)
 }
 
 /// Forgets the rows that went while there were no triggers: the table may have been dropped and made again, which
 /// must not delete its rows for everybody. They come again.
 pub(crate) fn forget_vanished(db: &Connection, table: &Table) -> Result<()> {
+    let vanished = vanished(db, table)?;
+    if vanished.is_empty() {
+        return Ok(());
+    }
+    let mut delete = db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?;
+    vanished.iter().try_for_each(|(pk, _)| delete.run(&[Value::Blob(pk)]))?;
+    fetch_again(db)
+}
+
+/// The rows that have a living clock and do not exist: their keys in the tree of clocks, and their clocks.
+pub(crate) fn vanished(db: &Connection, table: &Table) -> Result<Vec<(Vec<u8>, RowClock)>> {
     let mut vanished = Vec::new();
     let mut exists = exists_statement(db, table)?;
     let mut select = select_range(db, table, "SELECT pk, clock FROM main.cloudsync_clocks")?;
@@ -30,17 +41,12 @@ pub(crate) fn forget_vanished(db: &Connection, table: &Table) -> Result<()> {
         let (Some(pk), Some(clock)) = (select.column(0).as_blob(), select.column(1).as_blob()) else {
             continue;
         };
-        if RowClock::decode(clock)?.is_alive() && !is_there(&mut exists, pk)? {
-            vanished.push(pk.to_vec());
+        let clock = RowClock::decode(clock)?;
+        if clock.is_alive() && !is_there(&mut exists, pk)? {
+            vanished.push((pk.to_vec(), clock));
         }
     }
-    drop(select);
-    if vanished.is_empty() {
-        return Ok(());
-    }
-    let mut delete = db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?;
-    vanished.iter().try_for_each(|pk| delete.run(&[Value::Blob(pk)]))?;
-    fetch_again(db)
+    Ok(vanished)
 }
 
 /// Asks for everything once more. A server has nobody to fetch from: it asks its devices.
@@ -51,6 +57,10 @@ fn fetch_again(db: &Connection) -> Result<()> {
 
 /// Notes for a look every row that has a clock: some may have been thrown out by REPLACE, unseen.
 pub(crate) fn note_vanished(db: &Connection, table: &Table, layout: i64) -> Result<()> {
+    if table.filter.is_some() {
+        // Rows may be gone that were deleted here only.
+        return Ok(());
+    }
     let mut note = capture::Noting::open(db, &table.definition, layout)?;
     let mut select = select_range(db, table, "SELECT pk FROM main.cloudsync_clocks")?;
     while select.step()? {

@@ -28,8 +28,12 @@ pub(crate) struct RowScan {
 }
 
 impl RowScan {
-    /// `None` where SQLite would sort the table instead of walking along an index.
+    /// `None` where SQLite would sort the table instead of walking along an index, and for filtered tables: to find
+    /// that a row is outside, it would walk to the next one inside.
     pub(crate) fn open(db: &Connection, table: &Rc<Table>) -> Result<Option<Self>> {
+        if table.filter.is_some() {
+            return Ok(None);
+        }
         let sql = sql(table);
         let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
         while plan.step()? {

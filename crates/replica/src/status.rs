@@ -95,6 +95,7 @@ impl Replica {
             tables.push(json!({
                 "name": table.name, "algorithm": table.algorithm, "enabled": table.enabled,
                 "rows_with_null_key": null_keys, "advice": advice(&table),
+                "filter": table.filter.as_ref().map(|filter| filter.text()),
             }));
         }
         let altering = self.catalog.altering().to_vec();
@@ -159,5 +160,9 @@ fn advice(table: &crate::table::Table) -> Vec<String> {
     let bare = bare.map(|column| {
         format!("column \"{}\" is NOT NULL without a DEFAULT: rows from devices that do not know it yet will wait", column.name)
     });
-    nullable.chain(bare).collect()
+    let withheld = table.filter.iter().filter_map(|filter| filter.fault.as_ref()).map(|fault| {
+        let name = &table.name;
+        format!("nothing of the table is sent, because its filter cannot be evaluated: {fault}: call cloudsync_set_filter('{name}', ...) or cloudsync_clear_filter('{name}')")
+    });
+    nullable.chain(bare).chain(withheld).collect()
 }

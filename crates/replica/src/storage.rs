@@ -9,6 +9,7 @@
 //! | `cloudsync_layouts` | which bit of a logged mask meant which column |
 //! | `cloudsync_log` | notes of local writes, not folded yet |
 //! | `cloudsync_clocks` | one packed clock per row, alive or deleted |
+//! | `cloudsync_private` | rows that others know and that were written here outside of their table's filter |
 //! | `cloudsync_versions`, `cloudsync_entries` | the change list: version, then keys with column masks |
 //! | `cloudsync_inbox` | chunks of a download that is not complete |
 //! | `cloudsync_kept` | what came for tables and columns that do not exist here yet |
@@ -30,7 +31,7 @@ CREATE TABLE IF NOT EXISTS cloudsync_settings(key TEXT PRIMARY KEY, value) WITHO
 CREATE TABLE IF NOT EXISTS cloudsync_sites(ordinal INTEGER PRIMARY KEY, site_id BLOB NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS cloudsync_tables(
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE, algorithm TEXT NOT NULL,
-    flags INTEGER NOT NULL, enabled INTEGER NOT NULL, layout INTEGER NOT NULL);
+    flags INTEGER NOT NULL, enabled INTEGER NOT NULL, layout INTEGER NOT NULL, filter TEXT);
 CREATE TABLE IF NOT EXISTS cloudsync_columns(
     table_id INTEGER, number INTEGER, name TEXT NOT NULL, dropped INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY(table_id, number)) WITHOUT ROWID;
@@ -42,6 +43,7 @@ CREATE TABLE IF NOT EXISTS cloudsync_layouts(
 CREATE TABLE IF NOT EXISTS cloudsync_log(at, layout, what, k0, o0);
 CREATE TABLE IF NOT EXISTS cloudsync_clocks(
     pk BLOB PRIMARY KEY, clock BLOB NOT NULL, ordinal INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cloudsync_private(pk BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cloudsync_versions(
     version INTEGER PRIMARY KEY, origin INTEGER NOT NULL, base INTEGER NOT NULL, first_entry INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS cloudsync_entries(

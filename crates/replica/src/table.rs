@@ -1,6 +1,7 @@
 //! A synced table as it is defined now: its key, its cells, and what else syncing must know of it.
 
 use crate::error::{Error, Result};
+use crate::filter::RowFilter;
 use crate::index_text;
 use crate::storage::quote_identifier;
 use cloudsync_core::clock::{ColumnNumber, ColumnSet};
@@ -196,6 +197,8 @@ pub(crate) struct Table {
     /// The numbers of `cells`.
     pub(crate) numbers: ColumnSet,
     pub(crate) definition: Definition,
+    /// Which rows sync; all of them without one.
+    pub(crate) filter: Option<RowFilter>,
 }
 
 impl Table {
@@ -211,6 +214,7 @@ impl Table {
             cells: Vec::new(),
             numbers: ColumnSet::new(),
             definition,
+            filter: None,
         })
     }
 

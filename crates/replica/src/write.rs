@@ -47,7 +47,7 @@ pub(crate) struct Row<'p> {
 }
 
 impl Row<'_> {
-    fn value(&self, column: ColumnNumber) -> Option<ValueRef<'_>> {
+    pub(crate) fn value(&self, column: ColumnNumber) -> Option<ValueRef<'_>> {
         // Mostly the sender's columns are ours, in our order.
         let near = usize::from(column.0);
         let columns = &self.target.columns;
@@ -341,7 +341,7 @@ fn update_sql(table: &Table, columns: &ColumnSet) -> String {
 }
 
 /// Gives the cells of a row, in the table's order.
-fn row_sql(table: &Table) -> String {
+pub(crate) fn row_sql(table: &Table) -> String {
     let mut names: Vec<_> = table.cells.iter().map(|cell| quote_identifier(cell.column.name())).collect();
     names.push("1".to_owned());
     format!("SELECT {} FROM {} WHERE {}", names.join(", "), table.quoted(), table.key_condition(1))

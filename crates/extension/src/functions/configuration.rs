@@ -49,6 +49,16 @@ pub(super) fn commit_alter(call: &Call<'_>) -> Result<Output> {
     Ok(Output::Null)
 }
 
+pub(super) fn set_filter(call: &Call<'_>) -> Result<Output> {
+    call.replica()?.set_filter(call.text(0, TABLE)?, call.text(1, "an SQL expression as text")?)?;
+    Ok(Output::Integer(1))
+}
+
+pub(super) fn clear_filter(call: &Call<'_>) -> Result<Output> {
+    call.replica()?.clear_filter(call.text(0, TABLE)?)?;
+    Ok(Output::Integer(1))
+}
+
 pub(super) fn set(call: &Call<'_>) -> Result<Output> {
     let (key, value) = (call.text(0, SETTING)?, call.value(1, "the new value")?);
     call.replica()?.set_setting(key, value)?;
