@@ -9,6 +9,7 @@
 //! A row that a constraint does not let in waits in the quarantine, with its reason, and is tried again after every
 //! apply. All others go on.
 
+use crate::capture;
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
@@ -16,6 +17,7 @@ use crate::filter::Privacy;
 use crate::guard::{Guard, Guards, has_user_triggers};
 use crate::kept;
 use crate::quarantine::{Quarantine, RETRY_ROWS_MAX, Waiting};
+use crate::rebuilt;
 use crate::replica::Replica;
 use crate::storage;
 use crate::table::Table;
@@ -26,6 +28,7 @@ use cloudsync_core::merge::{Action, decide};
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::payload::{Group, Opened, Payload};
 use cloudsync_sqlite_ffi::{Connection, Value};
+use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -193,6 +196,10 @@ pub(crate) struct Applier {
     log_before: i64,
     /// Set once a row of a filtered table comes.
     privacy: Option<Privacy>,
+    /// Tables that were written unseen, so that other values under equal clocks are edits of this replica.
+    doubtful: HashSet<i64>,
+    /// The edits that were found.
+    edits: Vec<(Rc<Table>, Vec<u8>, ColumnSet)>,
 }
 
 impl Applier {
@@ -216,6 +223,8 @@ impl Applier {
             settles: false,
             written: triggers.then(HashSet::new),
             privacy: None,
+            doubtful: rebuilt::doubtful_tables(&db)?,
+            edits: Vec::new(),
             log_before: db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?.unwrap_or(0),
         })
     }
@@ -382,14 +391,21 @@ impl Applier {
             Some(privacy) => privacy.is_marked(&pk)?,
             None => false,
         };
-        let mut failed = None;
-        let mut tie = |column: ColumnNumber| {
-            // What is private was never written under the clock.
-            !marked
-                && writer.incoming_is_larger(&row, column).unwrap_or_else(|error| {
-                    failed = Some(error);
-                    false
-                })
+        let in_doubt = self.doubtful.contains(&target.table.id);
+        let (mut failed, mut edited) = (None, ColumnSet::new());
+        // What is private was never written under the clock.
+        let mut tie = |column: ColumnNumber| match writer.compare(&row, column) {
+            _ if marked => false,
+            Ok(Ordering::Equal) => false,
+            Ok(order) if !in_doubt => order == Ordering::Greater,
+            Ok(_) => {
+                edited.insert(column);
+                false
+            }
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
         };
         let decision = decide(stored.as_ref(), &incoming, group.whole(), replica.sites.ids(), &mut tie);
         writer.end_ties()?;
@@ -413,6 +429,9 @@ impl Applier {
         }
         if let Some(yielded) = yielded {
             yielded.commit()?;
+        }
+        if !edited.is_empty() {
+            self.edits.push((Rc::clone(&target.table), packed.to_vec(), edited));
         }
         self.floor = self.floor.max(incoming.time_max());
         self.applied.time_max = self.applied.time_max.max(incoming.time_max());
@@ -529,6 +548,12 @@ impl Applier {
         }
         if let Some(privacy) = self.privacy {
             privacy.finish()?;
+        }
+        for (table, key, columns) in &self.edits {
+            let layout: Vec<_> = table.cells.iter().map(|cell| cell.number).collect();
+            let mask = capture::mask_of(&layout, columns);
+            let mut noting = capture::Noting::open(&self.db, &table.definition, table.layout)?;
+            noting.write(replica.now_ms(), mask.value(), key)?;
         }
         let (mut applied, waiting) = (self.applied, self.quarantine.count()?);
         applied.quarantined = applied.quarantined.min(waiting);

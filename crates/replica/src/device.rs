@@ -12,6 +12,7 @@ use crate::codec::Zstd;
 use crate::error::{Error, Result};
 use crate::kept;
 use crate::position::Position;
+use crate::rebuilt;
 use crate::replica::Replica;
 use crate::storage;
 use crate::upload::{Outgoing, Round};
@@ -190,6 +191,7 @@ impl Replica {
         }
         storage::unset(&self.db, "position")?;
         storage::unset(&self.db, "echo")?;
+        rebuilt::end_comparing(&self.db)?;
         storage::set_u64(&self.db, "cursor", turn.cursor)?;
         storage::unset(&self.db, "progressive")?;
         Ok(false)
@@ -271,6 +273,7 @@ impl Replica {
         storage::unset(&self.db, "position")?;
         storage::set(&self.db, "echo", Value::Integer(1))?;
         self.db.execute("DELETE FROM main.cloudsync_inbox")?;
+        rebuilt::begin_comparing(&self.db)?;
         kept::begin_again(&self.db)
     }
 

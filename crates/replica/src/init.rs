@@ -17,8 +17,12 @@ use cloudsync_sqlite_ffi::{Connection, Value};
 
 /// Flag of [`Replica::init`]: a lone INTEGER primary key is wanted.
 pub const FLAG_INTEGER_KEY: i64 = 1;
-/// All flags that [`Replica::init`] knows; 2 and 4 silence advice.
-pub const FLAGS: i64 = 7;
+/// Flag of [`Replica::init`]: no advice on NOT NULL columns without a DEFAULT.
+pub(crate) const FLAG_BARE_COLUMNS: i64 = 2;
+/// Flag of [`Replica::init`]: no advice on key columns that may be NULL.
+pub(crate) const FLAG_NULLABLE_KEY: i64 = 4;
+/// All flags that [`Replica::init`] knows.
+pub const FLAGS: i64 = FLAG_INTEGER_KEY | FLAG_BARE_COLUMNS | FLAG_NULLABLE_KEY;
 
 impl Replica {
     /// Makes a table sync, with its rows. Doing it again changes nothing. `'*'` stands for every table that can sync.
@@ -78,6 +82,9 @@ impl Replica {
         let sql = "SELECT algorithm FROM main.cloudsync_tables WHERE name = ?1 COLLATE NOCASE";
         if let Some(known) = self.db.query_text(sql, &[Value::from(definition.name.as_str())])? {
             if known == algorithm {
+                let sql = "UPDATE main.cloudsync_tables SET flags = flags | ?2 \
+                           WHERE name = ?1 COLLATE NOCASE AND flags | ?2 <> flags";
+                self.db.prepare(sql)?.run(&[Value::from(definition.name.as_str()), Value::Integer(flags)])?;
                 return Ok(false);
             }
             return Err(Error::usage(format!(

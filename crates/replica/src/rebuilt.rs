@@ -12,12 +12,53 @@ use crate::storage;
 use crate::table::Table;
 use cloudsync_core::clock::RowClock;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+use std::collections::HashSet;
+
+/// Begins the names of the settings that say which tables are in doubt; the id follows.
+const DOUBT: &str = "doubtful ";
+const DOUBT_RANGE: [&str; 2] = ["doubtful ", "doubtful!"];
+/// The download that will end the doubt has not begun.
+const UNFETCHED: i64 = 1;
+/// It has.
+const COMPARED: i64 = 2;
 
 /// Looks a table through that has lost its triggers.
 pub(crate) fn look_through(db: &Connection, table: &Table) -> Result<()> {
     // A note of the layout before makes the fold look at newer columns, too.
     capture::note_all(db, &table.definition, table.layout, "0", 0, "")?;
-    forget_vanished(db, table)
+    forget_vanished(db, table)?;
+    if select_range(db, table, "SELECT 1 FROM main.cloudsync_clocks")?.step()? {
+        storage::set(db, &format!("{DOUBT}{}", table.id), Value::Integer(UNFETCHED))?;
+        fetch_again(db)?;
+    }
+    Ok(())
+}
+
+/// The tables that are in doubt.
+pub(crate) fn doubtful_tables(db: &Connection) -> Result<HashSet<i64>> {
+    let mut tables = HashSet::new();
+    let sql = "SELECT substr(key, ?3) FROM main.cloudsync_settings WHERE key >= ?1 AND key < ?2";
+    let [first, beyond] = DOUBT_RANGE.map(Value::from);
+    let from = Value::Integer(DOUBT.len() as i64 + 1);
+    db.prepare(sql)?.for_each(&[first, beyond, from], |row| -> Result<()> {
+        tables.extend(row.column(0).as_str().and_then(|id| id.parse::<i64>().ok()));
+        Ok(())
+    })?;
+    Ok(tables)
+}
+
+/// Everything is fetched from now on: when it is here, nothing is in doubt any more.
+pub(crate) fn begin_comparing(db: &Connection) -> Result<()> {
+    let sql = "UPDATE main.cloudsync_settings SET value = ?3 WHERE key >= ?1 AND key < ?2";
+    let [first, beyond] = DOUBT_RANGE.map(Value::from);
+    Ok(db.prepare(sql)?.run(&[first, beyond, Value::Integer(COMPARED)])?)
+}
+
+/// A download is complete.
+pub(crate) fn end_comparing(db: &Connection) -> Result<()> {
+    let sql = "DELETE FROM main.cloudsync_settings WHERE key >= ?1 AND key < ?2 AND value = ?3";
+    let [first, beyond] = DOUBT_RANGE.map(Value::from);
+    Ok(db.prepare(sql)?.run(&[first, beyond, Value::Integer(COMPARED)])?)
 }
 
 /// Forgets the rows that went while there were no triggers: the table may have been dropped and made again, which

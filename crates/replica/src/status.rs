@@ -3,6 +3,7 @@
 use crate::changes;
 use crate::compaction::HISTORY;
 use crate::error::{Error, Result};
+use crate::init::{FLAG_BARE_COLUMNS, FLAG_NULLABLE_KEY};
 use crate::kept;
 use crate::replica::{BUSY_MS_DEFAULT, Replica};
 use crate::storage;
@@ -92,9 +93,11 @@ impl Replica {
         let mut tables = Vec::new();
         for table in self.catalog.tables() {
             let null_keys = self.null_keys(&table)?;
+            let sql = "SELECT flags FROM main.cloudsync_tables WHERE id = ?1";
+            let flags = self.db.query_i64(sql, &[Value::Integer(table.id)])?.unwrap_or(0);
             tables.push(json!({
                 "name": table.name, "algorithm": table.algorithm, "enabled": table.enabled,
-                "rows_with_null_key": null_keys, "advice": advice(&table),
+                "rows_with_null_key": null_keys, "advice": advice(&table, flags),
                 "filter": table.filter.as_ref().map(|filter| filter.text()),
             }));
         }
@@ -151,12 +154,16 @@ fn nullable_keys(table: &crate::table::Table) -> Vec<String> {
     nullable.map(|column| column.name().to_owned()).collect()
 }
 
-fn advice(table: &crate::table::Table) -> Vec<String> {
-    let nullable = nullable_keys(table).into_iter().map(|name| {
+/// What could be better about a table, as far as it is not silenced.
+fn advice(table: &crate::table::Table, flags: i64) -> Vec<String> {
+    let nullable = if flags & FLAG_NULLABLE_KEY == 0 { nullable_keys(table) } else { Vec::new() };
+    let nullable = nullable.into_iter().map(|name| {
         format!("key column \"{name}\" may be NULL, and such rows stay local: declare it NOT NULL")
     });
     let bare = table.cells.iter().map(|cell| &cell.column.schema);
-    let bare = bare.filter(|column| column.not_null && column.default.is_none() && column.key_place == 0);
+    let bare = bare.filter(|column| {
+        flags & FLAG_BARE_COLUMNS == 0 && column.not_null && column.default.is_none() && column.key_place == 0
+    });
     let bare = bare.map(|column| {
         format!("column \"{}\" is NOT NULL without a DEFAULT: rows from devices that do not know it yet will wait", column.name)
     });

@@ -253,11 +253,11 @@ impl Writer {
         }
     }
 
-    /// Whether the incoming value of a cell is larger than the stored one, for clocks that are equal. The row is read
-    /// at the first question; [`Writer::end_ties`] must follow the last one.
-    pub(crate) fn incoming_is_larger(&mut self, row: &Row<'_>, column: ColumnNumber) -> Result<bool> {
+    /// How the incoming value of a cell compares with the stored one, for clocks that are equal. The row is read at the
+    /// first question; [`Writer::end_ties`] must follow the last one.
+    pub(crate) fn compare(&mut self, row: &Row<'_>, column: ColumnNumber) -> Result<Ordering> {
         let (Some(incoming), Some(place)) = (row.value(column), row.target.table.cell_place(column)) else {
-            return Ok(false);
+            return Ok(Ordering::Equal);
         };
         let stored = match &mut self.stored {
             Some(stored) => stored,
@@ -273,8 +273,11 @@ impl Writer {
                 *stored.read.insert(stored.select.step()?)
             }
         };
-        // Without a row there is nothing to be larger than: it was removed while nobody tracked.
-        Ok(exists && incoming.tie_order(&from_sqlite(stored.select.column(place))) == Ordering::Greater)
+        // Without a row there is nothing to compare with: it was removed while nobody tracked.
+        Ok(match exists {
+            true => incoming.tie_order(&from_sqlite(stored.select.column(place))),
+            false => Ordering::Equal,
+        })
     }
 
     /// Forgets the row that was read for ties.

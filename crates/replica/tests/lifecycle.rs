@@ -297,3 +297,19 @@ fn tables_that_cannot_sync_are_refused_with_the_remedy() {
     a.replica.init("*", "cls", 0).unwrap();
     assert_eq!(a.column::<String>("SELECT name FROM cloudsync_tables"), ["fine"]);
 }
+
+#[test]
+fn flags_silence_the_advice_that_they_stand_for() {
+    let mut a = Device::empty(1);
+    a.run("CREATE TABLE t(id TEXT PRIMARY KEY, v TEXT NOT NULL)");
+    let mut advice = |flags| {
+        a.replica.init("t", "cls", flags).unwrap();
+        let status = a.replica.status().unwrap();
+        let advice = status["tables"][0]["advice"].as_array().unwrap().clone();
+        advice.iter().map(|text| text.as_str().unwrap().contains("may be NULL")).collect::<Vec<_>>()
+    };
+    assert_eq!(advice(0), [true, false]);
+    assert_eq!(advice(2), [true]);
+    assert_eq!(advice(0), [true]);
+    assert_eq!(advice(4), [false; 0]);
+}

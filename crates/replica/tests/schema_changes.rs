@@ -448,3 +448,24 @@ fn one_replica_renames_before_the_other_and_nothing_is_lost() {
     assert_same(&mut a, &mut b, "notes");
     assert_eq!(a.dump("notes"), ["'1','by a','b'", "'2','by b','c'"]);
 }
+
+#[test]
+fn values_that_changed_while_nobody_looked_are_edits_where_the_others_have_the_old_ones() {
+    let (mut a, mut b) = pair(NOTES);
+    a.run("INSERT INTO notes VALUES('1', 't', 'b'), ('2', 't', 'b'), ('3', 't', 'b'), ('4', 't', 'b')");
+    exchange(&mut a, &mut b);
+    b.run_at(bench::NOW, "UPDATE notes SET title = 'by b' WHERE id IN ('2', '4')");
+    a.run(
+        "CREATE TABLE copy(id TEXT PRIMARY KEY NOT NULL, title TEXT, body TEXT);
+         INSERT INTO copy SELECT id, title, iif(id = '3', body, 'a' || body) FROM notes; DROP TABLE notes;
+         ALTER TABLE copy RENAME TO notes; UPDATE notes SET title = 'unseen' WHERE id = '4'",
+    );
+    exchange(&mut a, &mut b);
+    assert_eq!(b.dump("notes"), ["'1','t','b'", "'2','by b','b'", "'3','t','b'", "'4','by b','b'"]);
+    // Found while the others' values came.
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "notes");
+    assert_eq!(b.dump("notes"), ["'1','t','ab'", "'2','by b','ab'", "'3','t','b'", "'4','by b','ab'"]);
+    let clock = a.clocks("notes").into_values().nth(2).unwrap();
+    assert!(!clock.contains(&bench::NOW.to_string()), "what did not change is not stamped: {clock}");
+}

@@ -17,7 +17,7 @@ pub const FUNCTIONS: &[Function] = &[
         optional: &["algorithm", "flags"],
         group: Configuration,
         gives: "the site id, as hex text",
-        doc: "Makes a table sync, rows that are there included; again, it changes nothing. `'*'` means every eligible table. Algorithm: `cls` (default). Flag 1 allows a lone INTEGER primary key, 2 and 4 silence advice in `cloudsync_status()`.",
+        doc: "Makes a table sync, rows that are there included; again, it changes nothing. `'*'` means every eligible table. Algorithm: `cls` (default). Flag 1 allows a lone INTEGER primary key; 2 silences the advice of `cloudsync_status()` on NOT NULL columns without a DEFAULT, 4 that on nullable key columns.",
         example: "SELECT cloudsync_init('my_data');",
         reach: Direct,
         availability: Now(configuration::init),
