@@ -112,6 +112,8 @@ pub struct Principal {
 pub struct Control {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// Never used for writing, so that whoever asks it waits for no disk.
+    observer: Mutex<Connection>,
 }
 
 impl Control {
@@ -133,7 +135,9 @@ impl Control {
         if found == 0 && !create(&mut connection).map_err(fail)? {
             return Err(Error::NotControl(path));
         }
-        Ok(Self { path, connection: Mutex::new(connection) })
+        let observer = Connection::open(&path).map_err(fail)?;
+        observer.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(fail)?;
+        Ok(Self { path, connection: Mutex::new(connection), observer: Mutex::new(observer) })
     }
 
     /// All databases, by name.
@@ -279,6 +283,19 @@ impl Control {
         Ok(Some(Principal { key, is_for_all: of.is_none(), rights }))
     }
 
+    /// A number that changes with every commit to the control database, by whatever process. It means something only
+    /// beside another one of the same `Control`.
+    ///
+    /// # Errors
+    /// [`Error::Control`] when SQLite fails.
+    pub fn state(&self) -> Result<i64> {
+        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = observer
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
+        state.map_err(|source| self.fail(source))
+    }
+
     fn select<T>(&self, sql: &str, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>> {
         self.with(|connection| connection.prepare_cached(sql)?.query_map([], read)?.collect())
     }
@@ -373,6 +390,16 @@ mod tests {
         assert_eq!(Control::open(&folder).unwrap().revoke_key(key.prefix(), 10).unwrap(), id);
         assert!(!is_good(&key, Some("one")) && is_good(&all, Some("one")));
         assert!(matches!(control.create_key(Some(&name("two")), "", 0), Err(Error::NoDatabase(_))));
+    }
+
+    #[test]
+    fn the_state_tells_of_what_other_processes_did() {
+        let (_temp, folder, control) = control();
+        let (_, key) = control.create_key(None, "", 5).unwrap();
+        let before = control.state().unwrap();
+        assert_eq!(control.state().unwrap(), before);
+        Control::open(&folder).unwrap().revoke_key(key.prefix(), 10).unwrap();
+        assert_ne!(control.state().unwrap(), before);
     }
 
     #[test]

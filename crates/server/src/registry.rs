@@ -65,15 +65,25 @@ pub fn open_store(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::Feed;
     use crate::store::Rights;
     use cloudsync_protocol::message::Request;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    struct Silent;
+    #[derive(Default)]
+    struct Silent(Feed);
 
     impl Store for Silent {
         fn turn(&self, _: &Request<'_>, _: Rights, _: u64) -> Result<Vec<u8>, StoreError> {
             Ok(Vec::new())
+        }
+
+        fn feed(&self) -> &Feed {
+            &self.0
+        }
+
+        fn refresh(&self) -> Result<bool, StoreError> {
+            Ok(false)
         }
     }
 
@@ -94,7 +104,7 @@ mod tests {
             assert!(path.ends_with("databases/one.db"));
             match count.fetch_add(1, Ordering::Relaxed) {
                 0 => Err(StoreError::Busy("starting".into())),
-                _ => Ok(Arc::new(Silent) as Arc<dyn Store>),
+                _ => Ok(Arc::new(Silent::default()) as Arc<dyn Store>),
             }
         };
         let registry = Registry::new(Folder::create(temp.path()).unwrap(), Box::new(open_store));

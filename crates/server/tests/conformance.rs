@@ -17,6 +17,8 @@ macro_rules! for_every_store {
 mod chunks;
 #[path = "conformance/device.rs"]
 mod device;
+#[path = "conformance/feed.rs"]
+mod feed;
 #[path = "conformance/file.rs"]
 mod file;
 #[path = "conformance/merging.rs"]

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
 use cloudsync_server::control::Control;
+use cloudsync_server::events::Feed;
+use cloudsync_server::file_limit::FileLimit;
 use cloudsync_server::folder::{DatabaseName, Folder};
 use cloudsync_server::http::{self, Server};
 use cloudsync_server::registry::Registry;
@@ -18,12 +20,20 @@ use program::{Answer, MEDIA_TYPE};
 use tokio::sync::oneshot;
 
 /// A store whose turn is the given function, of the first byte of the request's site.
-struct Scripted(Box<dyn Fn(u8, Rights) -> Result<Vec<u8>, StoreError> + Send + Sync>);
+struct Scripted(Box<dyn Fn(u8, Rights) -> Result<Vec<u8>, StoreError> + Send + Sync>, Feed);
 
 impl Store for Scripted {
     fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
         assert!(now_ms > 1_700_000_000_000);
         self.0(request.site.0[0], rights)
+    }
+
+    fn feed(&self) -> &Feed {
+        &self.1
+    }
+
+    fn refresh(&self) -> Result<bool, StoreError> {
+        Ok(false)
     }
 }
 
@@ -43,9 +53,10 @@ impl Running {
         let control = Control::open(&folder).unwrap();
         control.create_database(&DatabaseName::new("d").unwrap(), 0).unwrap();
         let (_, key) = control.create_key(None, "", 0).unwrap();
-        let store: Arc<dyn Store> = Arc::new(Scripted(Box::new(turn)));
+        let store: Arc<dyn Store> = Arc::new(Scripted(Box::new(turn), Feed::default()));
         let open_store = move |_: &Path| Ok(Arc::clone(&store));
-        let server = Server::new(folder.clone(), control, Registry::new(folder, Box::new(open_store)));
+        let registry = Registry::new(folder.clone(), Box::new(open_store));
+        let server = Server::new(folder, control, registry, FileLimit::raise());
         let (stop, stopped) = oneshot::channel::<()>();
         let (address_out, address) = channel();
         let thread = std::thread::spawn(move || {

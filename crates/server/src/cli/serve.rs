@@ -11,6 +11,7 @@ use tracing::Level;
 use super::{Place, db, print_line};
 use crate::control::Control;
 use crate::error::{Error, Result};
+use crate::file_limit::FileLimit;
 use crate::folder::{DatabaseName, Folder};
 use crate::http::{self, Server, is_local, now_ms};
 use crate::key::Key;
@@ -59,7 +60,11 @@ impl Serve {
         let control = Control::open(&folder)?;
         let dev = dev.map(|database| prepare_dev(&folder, &control, database)).transpose()?;
         let registry = Registry::new(folder.clone(), Box::new(open_store));
-        let server = Server::new(folder, control, registry);
+        let file_limit = FileLimit::raise();
+        if file_limit.is_short() {
+            tracing::warn!("{file_limit}");
+        }
+        let server = Server::new(folder, control, registry, file_limit);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
         let served = runtime.block_on(async {

@@ -75,7 +75,10 @@ impl HttpError {
             }
             Self::Busy => "the server is busy: try again".into(),
             Self::Internal => "the server failed: its log says why, under the id of this request".into(),
-            Self::NotFound => "there is nothing here: POST /v1/databases/{database}/sync syncs".into(),
+            Self::NotFound => {
+                "there is nothing here: POST /v1/databases/{database}/sync syncs, GET .../events listens"
+                    .into()
+            }
             Self::Method => "this path takes another method".into(),
         }
     }

@@ -15,18 +15,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::file_limit::FileLimit;
+
 /// How long nothing may move on a connection on which the server is not working.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long nothing is accepted when it failed, by want of files for instance.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Accepts connections that end when they are idle for too long.
 pub(super) struct IdleListener {
     inner: TcpListener,
     idle_max: Duration,
+    file_limit: FileLimit,
 }
 
 impl IdleListener {
-    pub(super) fn new(inner: TcpListener, idle_max: Duration) -> Self {
-        Self { inner, idle_max }
+    pub(super) fn new(inner: TcpListener, idle_max: Duration, file_limit: FileLimit) -> Self {
+        Self { inner, idle_max, file_limit }
     }
 }
 
@@ -35,7 +40,17 @@ impl Listener for IdleListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = Listener::accept(&mut self.inner).await;
+        let (stream, address) = loop {
+            match self.inner.accept().await {
+                Ok(accepted) => break accepted,
+                // It went away while it waited.
+                Err(error) if is_callers_fault(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "no connection can be accepted: {}", self.file_limit);
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        };
         // An answer is written at one go; waiting for more to send with it only delays it.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
@@ -46,6 +61,11 @@ impl Listener for IdleListener {
     fn local_addr(&self) -> io::Result<Self::Addr> {
         self.inner.local_addr()
     }
+}
+
+fn is_callers_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset)
 }
 
 /// Whether the server works for the caller at the other end of a connection.
@@ -170,7 +190,7 @@ mod tests {
     async fn silence_ends_a_connection_unless_the_server_works() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut listener = IdleListener::new(listener, Duration::from_millis(20));
+        let mut listener = IdleListener::new(listener, Duration::from_millis(20), FileLimit::raise());
         let peer = TcpStream::connect(address).await.unwrap();
         let (mut stream, _) = Listener::accept(&mut listener).await;
         peer.writable().await.unwrap();

@@ -1,9 +1,10 @@
-//! The doors: the sync endpoint and the health endpoints, on plain HTTP/1.1.
+//! The doors: the sync endpoint, the events and the health endpoints, on plain HTTP/1.1.
 //!
 //! Every answer bears the header `cloudsync-protocol`, errors too, so that a device can tell a cloudsync server that
 //! refuses from something else that happens to listen there.
 
 pub mod error;
+mod events;
 mod health;
 mod idle;
 mod sync;
@@ -30,6 +31,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use self::error::{ErrorCode, HttpError};
 use self::idle::{Activity, IDLE_MAX, IdleListener};
 use crate::control::Control;
+use crate::events::Hub;
+use crate::file_limit::FileLimit;
 use crate::folder::Folder;
 use crate::registry::Registry;
 
@@ -45,25 +48,32 @@ pub struct Server {
     control: Control,
     registry: Registry,
     bodies: Arc<Semaphore>,
+    hub: Hub,
+    file_limit: FileLimit,
 }
 
 impl Server {
-    /// A server on a folder, which the caller has locked.
+    /// A server on a folder, which the caller has locked, with as many listeners as the limit on files allows.
     #[must_use]
-    pub fn new(folder: Folder, control: Control, registry: Registry) -> Self {
-        Self { folder, control, registry, bodies: sync::bodies_room() }
+    pub fn new(folder: Folder, control: Control, registry: Registry, file_limit: FileLimit) -> Self {
+        let hub = Hub::new(file_limit.listeners_max());
+        Self { folder, control, registry, bodies: sync::bodies_room(), hub, file_limit }
     }
 }
 
 /// Serves until `stop` is ready, then finishes the requests that run.
 pub async fn serve(server: Server, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) {
-    let router = router(Arc::new(server)).into_make_service_with_connect_info::<Activity>();
+    let server = Arc::new(server);
+    let file_limit = server.file_limit;
+    let router = router(Arc::clone(&server)).into_make_service_with_connect_info::<Activity>();
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let stop = async move {
         stop.await;
+        server.hub.stop();
         drop(stopping);
     };
-    let served = axum::serve(IdleListener::new(listener, IDLE_MAX), router).with_graceful_shutdown(stop);
+    let served =
+        axum::serve(IdleListener::new(listener, IDLE_MAX, file_limit), router).with_graceful_shutdown(stop);
     let too_late = async {
         // An error here only says that the other end was dropped, which is the signal.
         let _ = stopped.await;
@@ -79,6 +89,7 @@ pub async fn serve(server: Server, listener: TcpListener, stop: impl Future<Outp
 fn router(server: Arc<Server>) -> Router {
     Router::new()
         .route("/v1/databases/{db}/sync", post(sync::sync))
+        .route("/v1/databases/{db}/events", get(events::events))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .fallback(async || HttpError::NotFound)

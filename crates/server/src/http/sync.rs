@@ -50,7 +50,7 @@ pub(super) async fn sync(
     let begun = Instant::now();
     let name = path.map(|Path(name)| name).unwrap_or_default();
     let caller = Caller { key: bearer_key(request.headers()).ok_or(HttpError::RefusedKey)?, name };
-    let caller = admit(&server, caller).await?;
+    let (caller, _) = admit(&server, caller).await?;
     let room = check_head(request.headers())?;
     let room = take_room(&server.bodies, room).await?;
     let body = tokio::time::timeout(BODY_WAIT, Bytes::from_request(request, &()));
@@ -69,9 +69,10 @@ pub(super) async fn sync(
 }
 
 /// Who asks, and for which database.
-struct Caller {
-    key: Key,
-    name: String,
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) key: Key,
+    pub(super) name: String,
 }
 
 impl Caller {
@@ -91,13 +92,14 @@ impl Caller {
     }
 }
 
-async fn admit(server: &Arc<Server>, caller: Caller) -> Result<Caller, HttpError> {
+/// Judges a caller without holding up other requests.
+pub(super) async fn admit(server: &Arc<Server>, caller: Caller) -> Result<(Caller, DatabaseName), HttpError> {
     let server = Arc::clone(server);
-    in_background(move || caller.judge(&server.control).map(|_| caller)).await?
+    in_background(move || caller.judge(&server.control).map(|(_, database)| (caller, database))).await?
 }
 
 /// The key in `Authorization: Bearer KEY`.
-fn bearer_key(headers: &HeaderMap) -> Option<Key> {
+pub(super) fn bearer_key(headers: &HeaderMap) -> Option<Key> {
     let (scheme, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") { Key::parse(key.trim()) } else { None }
 }
@@ -133,6 +135,20 @@ fn body_error(error: &BytesRejection) -> HttpError {
 
 fn too_slow() -> String {
     format!("the body did not arrive within {} s: send smaller chunks", BODY_WAIT.as_secs())
+}
+
+/// What the caller is told of a store's failure, whose details are for the log.
+pub(super) fn store_error(db: &DatabaseName, error: &StoreError) -> HttpError {
+    match error {
+        StoreError::Busy(why) => {
+            tracing::warn!(%db, why, "busy");
+            HttpError::Busy
+        }
+        StoreError::Failed(why) => {
+            tracing::error!(%db, why, "the store failed");
+            HttpError::Internal
+        }
+    }
 }
 
 /// What one turn needs, on its way to a thread that may wait for the disk.

@@ -8,6 +8,7 @@ mod rows;
 
 use self::rows::{Rows, number};
 use super::{Rights, Store, StoreError};
+use crate::events::Feed;
 use cloudsync_core::clock::Time;
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
@@ -23,6 +24,7 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
+    feed: Feed,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -56,7 +58,8 @@ impl MemoryStore {
     /// A store without tables.
     #[must_use]
     pub fn new() -> Self {
-        Self { state: Mutex::new(State { epoch: 1, rows: Rows::new(), ..State::default() }) }
+        let state = State { epoch: 1, rows: Rows::new(), ..State::default() };
+        Self { state: Mutex::new(state), feed: Feed::default() }
     }
 
     /// Switches a table off; its rows stay.
@@ -77,6 +80,9 @@ impl Store for MemoryStore {
         let mut next = state.clone();
         let (reason, text) = match next.take(request, rights, now_ms) {
             Ok(told) => {
+                if next.rows.version > state.rows.version {
+                    self.feed.tell(Some(request.site), next.rows.version);
+                }
                 *state = next;
                 let repeated = told.as_ref().is_some_and(|(accepted, _)| accepted.repeated);
                 let request = Request { echo: request.echo || repeated, ..request.clone() };
@@ -89,6 +95,15 @@ impl Store for MemoryStore {
         }
         let (epoch, nonce) = (state.epoch, state.nonce(request.site));
         Ok(Answer::Refusal(Refusal { reason, epoch, nonce, now: now_ms, text }).encode())
+    }
+
+    fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// Nobody else can write to it.
+    fn refresh(&self) -> Result<bool, StoreError> {
+        Ok(false)
     }
 }
 

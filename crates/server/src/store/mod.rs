@@ -6,6 +6,7 @@
 pub mod memory;
 pub mod sqlite;
 
+use crate::events::Feed;
 use cloudsync_protocol::message::Request;
 
 /// What the asking key may do.
@@ -37,4 +38,14 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`] when the turn could not be taken; then nothing was changed.
     fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError>;
+
+    /// Tells of each commit, once it is on disk.
+    fn feed(&self) -> &Feed;
+
+    /// Takes in what others wrote to the file without a turn, so that the feed tells of it. True if anything was
+    /// written since the last call, turns included. Cheap when not.
+    ///
+    /// # Errors
+    /// [`StoreError`] when that cannot be found out or taken in.
+    fn refresh(&self) -> Result<bool, StoreError>;
 }

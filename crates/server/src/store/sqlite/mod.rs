@@ -15,6 +15,7 @@
 //! | `cloudsync_server_schemas` | fingerprints of device schemas that were found to fit |
 
 mod connection;
+mod observer;
 mod reader;
 mod schema;
 mod staging;
@@ -23,13 +24,16 @@ mod turn;
 mod writer;
 
 use self::connection::Wrapped;
+use self::observer::Observer;
 use self::reader::Readers;
 use self::turn::Outcome;
 use self::writer::Writer;
 use super::{Rights, Store, StoreError};
+use crate::events::Feed;
 use cloudsync_protocol::message::{Answer, Refusal, Request, Turn};
 use cloudsync_replica::FLAG_INTEGER_KEY;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 // language=SQLite
 const CREATE: &str = "
@@ -58,6 +62,8 @@ pub struct SyncedTable {
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
+    observer: Observer,
+    feed: Arc<Feed>,
 }
 
 impl SqliteStore {
@@ -67,8 +73,9 @@ impl SqliteStore {
     /// [`StoreError`] when the file cannot be opened or was written by a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let path = PathBuf::from(path);
-        let writer = Writer::start(&path)?;
-        Ok(Self { writer, readers: Readers::new(path) })
+        let feed = Arc::new(Feed::default());
+        let writer = Writer::start(&path, Arc::clone(&feed))?;
+        Ok(Self { writer, readers: Readers::new(path.clone()), observer: Observer::new(path), feed })
     }
 }
 
@@ -109,6 +116,14 @@ impl Store for SqliteStore {
                 Err(StoreError::Busy("another process writes to the database all the time".to_owned()))
             }
         }
+    }
+
+    fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    fn refresh(&self) -> Result<bool, StoreError> {
+        self.observer.on_change(|| if self.readers.needs_fold()? { self.writer.fold() } else { Ok(()) })
     }
 }
 

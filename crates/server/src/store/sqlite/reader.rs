@@ -88,6 +88,11 @@ impl Readers {
         Ok(answer)
     }
 
+    /// Whether others have written what no version holds yet.
+    pub(super) fn needs_fold(&self) -> Result<bool, StoreError> {
+        self.read(|file| Ok(file.replica.needs_fold()?))
+    }
+
     /// What is new for a device whose upload was taken; `None` if something must be folded first.
     pub(super) fn pull(&self, request: &Request<'_>) -> Result<Option<Pulled>, StoreError> {
         self.read(|file| if file.replica.needs_fold()? { Ok(None) } else { pull(file, request).map(Some) })

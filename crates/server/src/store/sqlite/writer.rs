@@ -7,11 +7,14 @@ use super::CREATE;
 use super::connection::Wrapped;
 use super::standing;
 use super::turn::{self, Outcome};
+use crate::events::Feed;
 use crate::store::{Rights, StoreError};
+use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
 use cloudsync_replica::{Error, Replica};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -50,7 +53,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn start(path: &Path, feed: Arc<Feed>) -> Result<Self, StoreError> {
         let (jobs, queue) = channel();
         let (opened, outcome) = channel();
         let path = path.to_owned();
@@ -62,10 +65,12 @@ impl Writer {
                     Ok(file) => file,
                     Err(error) => return drop(opened.send(Err(error))),
                 };
+                // What is there already is news for whoever was away.
+                feed.tell(None, file.replica.version().unwrap_or(0));
                 // The opener may have given up; then there are no jobs either.
                 drop(opened.send(Ok(())));
                 // A panic costs the turns of its group: their transaction is undone when the file is closed.
-                while catch_unwind(AssertUnwindSafe(|| run(file, &queue))).is_err() {
+                while catch_unwind(AssertUnwindSafe(|| run(file, &queue, &feed))).is_err() {
                     file = match reopen(&path, &queue) {
                         Some(file) => file,
                         None => return,
@@ -126,18 +131,22 @@ fn open(path: &Path) -> Result<Wrapped, StoreError> {
     Ok(file)
 }
 
-fn run(mut file: Wrapped, queue: &Receiver<Job>) {
+fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
     while let Ok(first) = queue.recv() {
         let mut jobs = vec![first];
         jobs.extend(queue.try_iter().take(GROUP_TURNS_MAX - 1));
         let mut outcomes = Vec::with_capacity(jobs.len());
+        let mut news = Unsaid { newest: feed.newest(), versions: Vec::new() };
         let committed = file.replica.with_apply_settings(|replica| {
             replica.transact(|replica| {
                 standing::fold(replica)?;
+                news.note(replica, None)?;
                 for job in &jobs {
                     outcomes.push(match job {
                         Job::Turn { request, rights, now_ms, .. } => {
-                            Some(take(replica, request, *rights, *now_ms))
+                            let (site, outcome) = take(replica, request, *rights, *now_ms);
+                            news.note(replica, site)?;
+                            Some(outcome)
                         }
                         Job::Fold { .. } => None,
                         #[cfg(test)]
@@ -147,13 +156,41 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>) {
                 Ok(())
             })
         });
+        if committed.is_ok() {
+            news.versions.into_iter().for_each(|(site, version)| feed.tell(site, version));
+        }
         reply(jobs, outcomes, committed.err().as_ref());
     }
 }
 
-fn take(replica: &mut Replica, request: &[u8], rights: Rights, now_ms: u64) -> Result<Outcome, StoreError> {
-    let request = Request::decode(request).map_err(|error| StoreError::Failed(error.to_string()))?;
-    turn::turn(replica, &request, rights, now_ms)
+/// Versions of a transaction that is not on disk yet, and who brought them.
+struct Unsaid {
+    newest: u64,
+    versions: Vec<(Option<SiteId>, u64)>,
+}
+
+impl Unsaid {
+    fn note(&mut self, replica: &Replica, site: Option<SiteId>) -> Result<(), Error> {
+        let version = replica.version()?;
+        if version > self.newest {
+            self.newest = version;
+            self.versions.push((site, version));
+        }
+        Ok(())
+    }
+}
+
+/// Takes a turn, and says whose it was.
+fn take(
+    replica: &mut Replica,
+    request: &[u8],
+    rights: Rights,
+    now_ms: u64,
+) -> (Option<SiteId>, Result<Outcome, StoreError>) {
+    match Request::decode(request) {
+        Ok(request) => (Some(request.site), turn::turn(replica, &request, rights, now_ms)),
+        Err(error) => (None, Err(StoreError::Failed(error.to_string()))),
+    }
 }
 
 fn reply(jobs: Vec<Job>, outcomes: Vec<Option<Result<Outcome, StoreError>>>, failure: Option<&Error>) {
@@ -182,7 +219,7 @@ mod tests {
     #[test]
     fn a_panic_costs_one_group_of_turns_only() {
         let folder = tempfile::tempdir().unwrap();
-        let writer = Writer::start(&folder.path().join("store.db")).unwrap();
+        let writer = Writer::start(&folder.path().join("store.db"), Arc::default()).unwrap();
         writer.fold().unwrap();
         writer.jobs.send(Job::Panic).unwrap();
         // This one may have been in the panic's group.
@@ -194,7 +231,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let folder = temp.path().join("folder");
         std::fs::create_dir(&folder).unwrap();
-        let writer = Writer::start(&folder.join("store.db")).unwrap();
+        let writer = Writer::start(&folder.join("store.db"), Arc::default()).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         writer.jobs.send(Job::Panic).unwrap();
         // The first may have been in the panic's group.

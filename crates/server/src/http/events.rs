@@ -1,0 +1,192 @@
+//! `GET /v1/databases/{db}/events`: tells a device that there is something new for it, as server-sent events.
+//!
+//! An event holds a version and nothing of the content: whoever hears it syncs. The key is judged as for a turn, again
+//! before each event and heartbeat, and whenever the control database changes: a revoked one ends its listeners.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::{IntoResponse as _, Response};
+use cloudsync_core::id::SiteId;
+use futures_util::stream;
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::error::HttpError;
+use super::sync::{Caller, admit, bearer_key, store_error};
+use super::{Server, in_background};
+use crate::events::{Listening, News, ReadControl};
+
+/// The media type of server-sent events.
+const EVENT_STREAM: &str = "text/event-stream";
+/// How often a listener hears that the connection lives, unless it asks for something else.
+const HEARTBEAT_MS: u64 = 20_000;
+/// How often it may ask for. The longest is well below what ends an idle connection here, and usually on the way.
+const HEARTBEAT_MS_RANGE: std::ops::RangeInclusive<u64> = 1_000..=30_000;
+/// A comment, which every reader of events passes over.
+const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
+
+#[derive(serde::Deserialize)]
+pub(super) struct Question {
+    /// The device's site id, 32 hex digits: it is not told of its own uploads.
+    site: Option<String>,
+    /// The version up to which the device has everything; what is newer is told at once.
+    cursor: Option<u64>,
+    heartbeat_ms: Option<u64>,
+}
+
+pub(super) async fn events(
+    State(server): State<Arc<Server>>,
+    path: Result<Path<String>, PathRejection>,
+    question: Result<Query<Question>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
+    let name = path.map(|Path(name)| name).unwrap_or_default();
+    let caller = Caller { key: bearer_key(&headers).ok_or(HttpError::RefusedKey)?, name };
+    let control = control_state(&server).await?;
+    let (caller, database) = admit(&server, caller).await?;
+    let Query(question) = question.map_err(|rejection| HttpError::BadRequest(rejection.body_text()))?;
+    let asked = Asked::read(question, &headers)?;
+    let opening = Arc::clone(&server);
+    let store = {
+        let database = database.clone();
+        in_background(move || {
+            opening.registry.store(&database).map_err(|error| store_error(&database, &error))
+        })
+        .await??
+    };
+    let read_control: ReadControl = {
+        let server = Arc::clone(&server);
+        Arc::new(move || server.control.state())
+    };
+    let Some(listening) = server.hub.listen(&database, &store, &read_control) else {
+        tracing::warn!("no room for one more listener: {}", server.file_limit);
+        return Err(HttpError::Busy);
+    };
+    let news = store.feed().listen();
+    let told = asked.cursor.unwrap_or_else(|| news.borrow().version_for(asked.site));
+    let listener = Listener {
+        server,
+        caller,
+        control,
+        site: asked.site,
+        told,
+        news,
+        listening,
+        heartbeat: asked.heartbeat,
+        // At once: it shows that the events come through whatever is on the way.
+        next_heartbeat: Instant::now(),
+    };
+    let body = Body::from_stream(stream::unfold(listener, Listener::next));
+    // nginx would hold events back until there are some kilobytes of them.
+    let unbuffered = HeaderName::from_static("x-accel-buffering");
+    Ok(([(CONTENT_TYPE, EVENT_STREAM), (CACHE_CONTROL, "no-store"), (unbuffered, "no")], body)
+        .into_response())
+}
+
+/// A question that was checked.
+struct Asked {
+    site: Option<SiteId>,
+    cursor: Option<u64>,
+    heartbeat: Duration,
+}
+
+impl Asked {
+    fn read(question: Question, headers: &HeaderMap) -> Result<Self, HttpError> {
+        let bad = |text: &str| HttpError::BadRequest(text.to_owned());
+        let site = question.site.map(|hex| read_site(&hex).ok_or_else(|| bad("site must be 32 hex digits")));
+        let heartbeat_ms = question.heartbeat_ms.unwrap_or(HEARTBEAT_MS);
+        if !HEARTBEAT_MS_RANGE.contains(&heartbeat_ms) {
+            let (least, most) = HEARTBEAT_MS_RANGE.into_inner();
+            return Err(HttpError::BadRequest(format!("heartbeat_ms must be from {least} to {most}")));
+        }
+        // What readers of events send by themselves when they connect again.
+        let last = headers.get("last-event-id").map(|value| {
+            let version = value.to_str().ok().and_then(|text| text.parse().ok());
+            version.ok_or_else(|| bad("last-event-id must be the id of an event"))
+        });
+        let cursor = last.transpose()?.or(question.cursor);
+        Ok(Self { site: site.transpose()?, cursor, heartbeat: Duration::from_millis(heartbeat_ms) })
+    }
+}
+
+fn read_site(hex: &str) -> Option<SiteId> {
+    if hex.len() != 32 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    u128::from_str_radix(hex, 16).ok().map(|number| SiteId(number.to_be_bytes()))
+}
+
+async fn control_state(server: &Arc<Server>) -> Result<i64, HttpError> {
+    let server = Arc::clone(server);
+    in_background(move || server.control.state()).await?.map_err(|error| {
+        tracing::error!(error = error.to_line(), "keys cannot be looked at");
+        HttpError::Internal
+    })
+}
+
+/// One device that listens. What it is told comes from the feed when it has taken what it was told before, so a slow
+/// one costs no more than any other.
+struct Listener {
+    server: Arc<Server>,
+    caller: Caller,
+    /// The state of the control database in which the key was good.
+    control: i64,
+    site: Option<SiteId>,
+    told: u64,
+    news: watch::Receiver<News>,
+    listening: Listening,
+    heartbeat: Duration,
+    next_heartbeat: Instant,
+}
+
+impl Listener {
+    /// The next piece of the stream; `None` ends it.
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        loop {
+            let piece = self.piece();
+            if self.listening.signal.borrow_and_update().stopping || !self.is_let_in().await {
+                return None;
+            }
+            if let Some(piece) = piece {
+                self.next_heartbeat = Instant::now() + self.heartbeat;
+                return Some((Ok(piece), self));
+            }
+            select! {
+                // Both senders live as long as this listener.
+                _ = self.news.changed() => {}
+                _ = self.listening.signal.changed() => {}
+                () = sleep_until(self.next_heartbeat) => {}
+            }
+        }
+    }
+
+    /// What there is to say now.
+    fn piece(&mut self) -> Option<Bytes> {
+        let version = self.news.borrow_and_update().version_for(self.site);
+        if version > self.told {
+            self.told = version;
+            return Some(Bytes::from(format!("id: {version}\nevent: new\ndata: {version}\n\n")));
+        }
+        (Instant::now() >= self.next_heartbeat).then_some(HEARTBEAT)
+    }
+
+    /// Whether the key is still good. It is judged again only if the control database has changed.
+    async fn is_let_in(&mut self) -> bool {
+        // No disk is touched by this: the state is a number in memory that processes share.
+        let Ok(control) = self.server.control.state() else { return false };
+        if control == self.control {
+            return true;
+        }
+        let judged = admit(&self.server, self.caller.clone()).await;
+        self.control = control;
+        judged.is_ok()
+    }
+}
