@@ -13,16 +13,21 @@
 //! life         if flagged
 //! columns      their count n (columns 0..n), or a length and a bitmap, least significant bit first
 //! exceptions   if flagged: count, then for each: column, time minus common time (zigzag), site
+//! marks        if flagged, see [`crate::marks`]: 8 = a boundary, 16 = a write, 32 = a deletion
 //! ```
-//! Other flags are reserved for the lattices of the algorithms `dws` and `aws` and are refused.
+//! Other flags are refused.
 
 use crate::bytes::{BytesError, Reader, put_varint, put_zigzag};
 use crate::id::SiteId;
+use crate::marks::{self, Marks};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
 /// Largest time that any clock may show: the year 10889. Leaves room to count on from it.
 pub const TIME_MAX: Time = Time((1 << 48) - 1);
+/// The stamp of rows that were there before their table synced: any real edit and any deletion wins over it.
+pub const TIME_INITIAL: Time = Time(1);
 /// Largest causal length that is taken from outside.
 pub const LIFE_MAX: u64 = 1 << 40;
 /// Largest step by which one change may raise a row's causal length, so that no peer can use it up.
@@ -60,6 +65,19 @@ impl Clock {
     #[must_use]
     pub const fn new(time: Time, site: SiteOrdinal) -> Self {
         Self { time, site }
+    }
+
+    /// The same write, or if it is not later than `replaced`, one right after that.
+    #[must_use]
+    pub fn after(self, replaced: Option<Self>) -> Self {
+        let after = replaced.map_or(Time(0), |clock| Time(clock.time.0 + 1));
+        Self { time: self.time.max(after), ..self }
+    }
+
+    /// The later of two writes.
+    #[must_use]
+    pub fn latest(self, other: Self, sites: &[SiteId]) -> Self {
+        if other.order(&self, sites) == Ordering::Greater { other } else { self }
     }
 
     /// The order of two writes: the later one is greater, and of two at one time that of the larger site id.
@@ -229,27 +247,30 @@ impl FromIterator<ColumnNumber> for ColumnSet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowClock {
     /// Causal length (Yu and Rostad, "A low-cost set CRDT based on causal lengths", 2020): odd while the row is
-    /// alive, even when it is deleted.
+    /// alive, even when it is deleted. Only `cls` counts; elsewhere it is 1 or 2.
     pub life: u64,
-    /// The clock that most cells share; of a tombstone, that of the deletion; of a row without cells, its own.
+    /// The clock that most cells share; of a tombstone without cells, that of the deletion; of a row without cells, its
+    /// own.
     pub common: Clock,
     /// The columns that have a clock in this life.
     pub columns: ColumnSet,
     /// Columns of the set whose clock is another than `common`, in ascending order.
     pub exceptions: Vec<(ColumnNumber, Clock)>,
+    /// What `dws` and `aws` know beside the cells; `None` if nothing.
+    pub marks: Option<Box<Marks>>,
 }
 
 impl RowClock {
     /// A row all of whose `columns` were written at once; `life` is odd.
     #[must_use]
     pub const fn alive(life: u64, clock: Clock, columns: ColumnSet) -> Self {
-        Self { life, common: clock, columns, exceptions: Vec::new() }
+        Self { life, common: clock, columns, exceptions: Vec::new(), marks: None }
     }
 
     /// A deleted row; `life` is even.
     #[must_use]
     pub const fn tombstone(life: u64, clock: Clock) -> Self {
-        Self { life, common: clock, columns: ColumnSet::new(), exceptions: Vec::new() }
+        Self { life, common: clock, columns: ColumnSet::new(), exceptions: Vec::new(), marks: None }
     }
 
     /// Makes the canonical clock of a row from those of its cells, given in ascending order of columns; `row` is
@@ -273,7 +294,32 @@ impl RowClock {
             common,
             columns: cells.iter().map(|(column, _)| *column).collect(),
             exceptions: cells.iter().filter(|(_, clock)| *clock != common).copied().collect(),
+            marks: None,
         }
+    }
+
+    /// The same row with these marks.
+    #[must_use]
+    pub fn with_marks(self, marks: Marks) -> Self {
+        Self { marks: (!marks.is_empty()).then(|| Box::new(marks)), ..self }
+    }
+
+    /// The deletion of a dead row that keeps its cells.
+    #[must_use]
+    pub fn deletion(&self) -> Option<marks::Deletion> {
+        self.marks.as_ref().and_then(|marks| marks.deletion)
+    }
+
+    /// The clock of the row as such: of a deletion, or the common one.
+    #[must_use]
+    pub fn row(&self) -> Clock {
+        self.deletion().map_or(self.common, |deletion| deletion.clock)
+    }
+
+    /// Every clock that the row shows, some more than once.
+    pub fn clocks(&self) -> impl Iterator<Item = Clock> + '_ {
+        let marks = self.marks.iter().flat_map(|marks| marks.clocks());
+        core::iter::once(self.common).chain(self.exceptions.iter().map(|(_, clock)| *clock)).chain(marks)
     }
 
     /// True while the row exists.
@@ -303,10 +349,13 @@ impl RowClock {
     /// The largest time that the row shows.
     #[must_use]
     pub fn time_max(&self) -> Time {
-        self.exceptions.iter().fold(self.common.time, |max, (_, clock)| max.max(clock.time))
+        let time = self.exceptions.iter().fold(self.common.time, |max, (_, clock)| max.max(clock.time));
+        let Some(marks) = &self.marks else { return time };
+        marks.clocks().fold(time, |max, clock| max.max(clock.time))
     }
 
-    /// The same row with every clock mapped by `map`, in canonical form again.
+    /// The same row with the clocks of its cells mapped by `map`, in canonical form again; a row without cells gives
+    /// `None` for the column. Marks stay what they are: see [`crate::merge::local::restamp`].
     #[must_use]
     pub fn map_clocks(
         &self,
@@ -317,7 +366,7 @@ impl RowClock {
             return Self { common: map(None, self.common), ..self.clone() };
         }
         let cells: Vec<_> = self.cells().map(|(column, clock)| (column, map(Some(column), clock))).collect();
-        Self::from_cells(self.life, self.common, &cells, sites)
+        Self { marks: self.marks.clone(), ..Self::from_cells(self.life, self.common, &cells, sites) }
     }
 
     /// Appends the stored form; the module's documentation draws it.
@@ -327,6 +376,7 @@ impl RowClock {
         flags |= if first.is_none() { FLAG_BITMAP } else { 0 };
         flags |= if self.exceptions.is_empty() { 0 } else { FLAG_EXCEPTIONS };
         flags |= if self.life == 1 { 0 } else { FLAG_LIFE };
+        flags |= self.marks.as_ref().map_or(0, |marks| marks.flags());
         out.push(flags);
         put_varint(out, self.common.time.0);
         put_varint(out, u64::from(self.common.site.0));
@@ -337,14 +387,16 @@ impl RowClock {
             Some(count) => put_varint(out, u64::from(count)),
             None => self.columns.encode_bitmap(out),
         }
-        if self.exceptions.is_empty() {
-            return;
+        if !self.exceptions.is_empty() {
+            put_varint(out, self.exceptions.len() as u64);
         }
-        put_varint(out, self.exceptions.len() as u64);
         for (column, clock) in &self.exceptions {
             put_varint(out, u64::from(column.0));
             put_zigzag(out, clock.time.0 as i64 - self.common.time.0 as i64);
             put_varint(out, u64::from(clock.site.0));
+        }
+        if let Some(marks) = &self.marks {
+            marks.encode(out, self.common.time);
         }
     }
 
@@ -355,7 +407,7 @@ impl RowClock {
     pub fn decode(bytes: &[u8]) -> Result<Self, BytesError> {
         let mut reader = Reader::new(bytes);
         let flags = reader.byte()?;
-        if flags & !(FLAG_BITMAP | FLAG_EXCEPTIONS | FLAG_LIFE) != 0 {
+        if flags & !(FLAG_BITMAP | FLAG_EXCEPTIONS | FLAG_LIFE | marks::FLAGS) != 0 {
             return Err(BytesError::OutOfBounds("clock flags"));
         }
         let common = Clock::new(
@@ -372,22 +424,31 @@ impl RowClock {
         if flags & FLAG_EXCEPTIONS != 0 {
             let count = reader.varint_max(columns.len() as u64, "exception count")?;
             for _ in 0..count {
-                exceptions.push(Self::decode_exception(&mut reader, common.time)?);
+                let column = ColumnNumber(reader.varint_max(COLUMNS_MAX, "column")? as u16);
+                exceptions.push((column, marks::decode_clock(&mut reader, common.time)?));
             }
+        }
+        let mut marks = None;
+        if flags & marks::FLAGS != 0 {
+            marks = Some(Box::new(Marks::decode(&mut reader, flags, common.time)?));
         }
         let ascending = exceptions.windows(2).all(|pair| pair[0].0 < pair[1].0);
         if !reader.is_empty() || !ascending || !exceptions.iter().all(|(c, _)| columns.contains(*c)) {
             return Err(BytesError::OutOfBounds("row clock"));
         }
-        Ok(Self { life, common, columns, exceptions })
+        let row = Self { life, common, columns, exceptions, marks };
+        if row.marks.is_none() || row.has_fitting_marks() {
+            Ok(row)
+        } else {
+            Err(BytesError::OutOfBounds("clock marks"))
+        }
     }
 
-    fn decode_exception(reader: &mut Reader<'_>, base: Time) -> Result<(ColumnNumber, Clock), BytesError> {
-        let column = ColumnNumber(reader.varint_max(COLUMNS_MAX, "column")? as u16);
-        let time = (base.0 as i64).checked_add(reader.zigzag()?).and_then(|time| u64::try_from(time).ok());
-        let time = time.filter(|time| *time <= TIME_MAX.0).ok_or(BytesError::OutOfBounds("clock time"))?;
-        let site = SiteOrdinal(reader.varint_max(u64::from(u32::MAX), "clock site")? as u32);
-        Ok((column, Clock::new(Time(time), site)))
+    /// Whether marks say what the life and the columns say: nothing is stored in two ways.
+    fn has_fitting_marks(&self) -> bool {
+        let Some(marks) = &self.marks else { return true };
+        let life = if marks.deletion.is_some() { 2 } else { 1 };
+        self.life == life && (marks.write.is_none() || !self.columns.is_empty())
     }
 }
 
@@ -414,7 +475,34 @@ pub(crate) mod tests {
         })
     }
 
+    /// Rows as the algorithms with marks store them.
+    pub(crate) fn any_marked_row() -> impl Strategy<Value = RowClock> {
+        let cells = prop::collection::btree_map((0..5u16).prop_map(ColumnNumber), any_clock(), 0..5);
+        let deletion = (any_clock(), any_clock()).prop_map(|(seen, clock)| marks::Deletion { seen, clock });
+        let boundary = prop::option::of(any_clock());
+        (any_clock(), any_clock(), cells, prop::option::of(deletion), boundary).prop_map(
+            |(row, write, cells, deletion, boundary)| {
+                let cells: Vec<_> = cells.into_iter().collect();
+                match boundary {
+                    None => RowClock::from_writes(&cells, write, deletion, &SITES),
+                    boundary => RowClock::from_cells(1, row, &cells, &SITES)
+                        .with_marks(Marks { boundary, ..Marks::default() }),
+                }
+            },
+        )
+    }
+
     proptest! {
+        #[test]
+        fn stored_form_with_marks_round_trips(row in any_marked_row()) {
+            let mut bytes = Vec::new();
+            row.encode(&mut bytes);
+            prop_assert_eq!(RowClock::decode(&bytes), Ok(row));
+            for end in 0..bytes.len() {
+                prop_assert!(RowClock::decode(&bytes[..end]).is_err());
+            }
+        }
+
         #[test]
         fn stored_form_round_trips(row in any_row()) {
             let mut bytes = Vec::new();
@@ -455,6 +543,32 @@ pub(crate) mod tests {
         let mut bytes = vec![];
         RowClock::alive(1, clock, ColumnSet::first(10)).encode(&mut bytes);
         assert_eq!(bytes.len(), 9);
+    }
+
+    #[test]
+    fn marks_that_contradict_the_rest_are_refused() {
+        let clock = Clock::new(Time(1_000), SiteOrdinal(0));
+        let deletion = Some(marks::Deletion { seen: clock, clock });
+        let alive = || RowClock::alive(1, clock, ColumnSet::first(2));
+        let refused = |row: RowClock| {
+            let mut bytes = vec![];
+            row.encode(&mut bytes);
+            RowClock::decode(&bytes).is_err()
+        };
+        let with = |boundary, write, deletion| Marks { boundary, write, deletion };
+        assert!(refused(alive().with_marks(with(None, None, deletion))));
+        assert!(refused(RowClock::alive(3, clock, ColumnSet::first(2)).with_marks(with(
+            Some(clock),
+            None,
+            None
+        ))));
+        assert!(refused(RowClock::alive(1, clock, ColumnSet::new()).with_marks(with(
+            None,
+            Some(clock),
+            None
+        ))));
+        assert!(refused(alive().with_marks(with(Some(clock), Some(clock), None))));
+        assert!(!refused(alive().with_marks(with(Some(clock), None, None))));
     }
 
     #[test]

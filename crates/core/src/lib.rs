@@ -7,13 +7,13 @@
 //! ```
 //! use cloudsync_core::clock::{Clock, ColumnSet, RowClock, SiteOrdinal, Time};
 //! use cloudsync_core::id::SiteId;
-//! use cloudsync_core::merge::{decide, Action};
+//! use cloudsync_core::merge::{decide, Action, Algorithm};
 //!
 //! let sites = [SiteId([1; 16]), SiteId([2; 16])];
 //! let row = |time, site| RowClock::alive(1, Clock::new(Time(time), SiteOrdinal(site)), ColumnSet::first(2));
 //! let ours = row(10, 0);
 //! let theirs = row(20, 1);
-//! let decision = decide(Some(&ours), &theirs, true, &sites, &mut |_| false);
+//! let decision = decide(Algorithm::Cls, Some(&ours), &theirs, true, &sites, &mut |_| false);
 //! assert_eq!(decision.action, Action::Update(ColumnSet::first(2)));
 //! assert_eq!(decision.clock.as_ref(), Some(&theirs));
 //! ```
@@ -27,5 +27,6 @@ pub mod bytes;
 pub mod clock;
 pub mod id;
 pub mod key;
+pub mod marks;
 pub mod merge;
 pub mod value;

@@ -27,6 +27,7 @@ use crate::storage::{self, quote_identifier};
 use crate::table::{Definition, Table, read_definition};
 use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::ColumnSet;
+use cloudsync_core::merge::Algorithm;
 use cloudsync_protocol::schema::{Schema, TableSchema};
 use cloudsync_sqlite_ffi::{Connection, Value};
 
@@ -58,6 +59,7 @@ struct Alter {
     /// The name under which the table syncs.
     name: String,
     layout: i64,
+    algorithm: Algorithm,
     enabled: bool,
     before: TableSchema,
     /// The table that bears the marker; `None` when it was dropped.
@@ -126,7 +128,7 @@ impl Replica {
         if alter.enabled {
             let cells: Vec<_> = Table::cell_columns(&definition).collect();
             let filter = RowFilter::stored(&db, alter.table, &definition)?;
-            capture::create_triggers(&db, &definition, layout, &cells, filter.as_ref())?;
+            capture::create_triggers(&db, alter.algorithm, &definition, layout, &cells, filter.as_ref())?;
         }
         db.prepare("DELETE FROM main.cloudsync_alters WHERE table_id = ?1")?
             .run(&[Value::Integer(alter.table)])?;
@@ -273,6 +275,7 @@ fn find(db: &Connection, name: &str) -> Result<Alter> {
         let corrupt = || Error::corrupt("cloudsync_alters");
         let definition = row.column(4).as_blob().ok_or_else(corrupt)?;
         let before = Schema::decode(&mut Reader::new(definition))?.tables.pop().ok_or_else(corrupt)?;
+        let algorithm = Algorithm::named(&before.algorithm).ok_or_else(corrupt)?;
         let marker = marker(row.column_i64(0));
         let sql = "SELECT tbl_name FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1";
         alters.push(Alter {
@@ -281,6 +284,7 @@ fn find(db: &Connection, name: &str) -> Result<Alter> {
             layout: row.column_i64(2),
             enabled: row.column_i64(3) != 0,
             before,
+            algorithm,
             marked: db.query_text(sql, &[Value::from(&marker[..])])?,
         });
         Ok(())

@@ -9,6 +9,7 @@
 //! A row that a constraint does not let in waits in the quarantine, with its reason, and is tried again after every
 //! apply. All others go on.
 
+use crate::buried;
 use crate::capture;
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
@@ -24,13 +25,13 @@ use crate::table::Table;
 use crate::value::from_sqlite;
 use crate::write::{Refused, Row, Writer};
 use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, Time};
-use cloudsync_core::merge::{Action, decide};
+use cloudsync_core::merge::{Action, Algorithm, Travelled, decide, received};
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::payload::{Group, Opened, Payload};
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 /// Where a payload comes from, and how far it is trusted.
@@ -200,6 +201,7 @@ pub(crate) struct Applier {
     doubtful: HashSet<i64>,
     /// The edits that were found.
     edits: Vec<(Rc<Table>, Vec<u8>, ColumnSet)>,
+    dropped_before: i64,
 }
 
 impl Applier {
@@ -226,6 +228,7 @@ impl Applier {
             doubtful: rebuilt::doubtful_tables(&db)?,
             edits: Vec::new(),
             log_before: db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?.unwrap_or(0),
+            dropped_before: buried::last_copy(&db)?,
         })
     }
 
@@ -407,7 +410,9 @@ impl Applier {
                 false
             }
         };
-        let decision = decide(stored.as_ref(), &incoming, group.whole(), replica.sites.ids(), &mut tie);
+        let algorithm = target.table.algorithm;
+        let sites = replica.sites.ids();
+        let decision = decide(algorithm, stored.as_ref(), &incoming, group.whole(), sites, &mut tie);
         writer.end_ties()?;
         if let Some(error) = failed {
             return Err(error);
@@ -417,7 +422,7 @@ impl Applier {
             None => None,
         };
         let action = yielded.as_ref().map_or(&decision.action, |yielded| &yielded.action);
-        match writer.carry_out(&row, action) {
+        match writer.carry_out(&row, action, decision.clock.as_ref()) {
             Ok(()) => {}
             Err(Refused::Constraint(reason)) if self.db.is_autocommit() => {
                 // A trigger with RAISE(ROLLBACK) leaves nothing that the other rows could be added to.
@@ -545,6 +550,7 @@ impl Applier {
         }
         if let Some(written) = &self.written {
             take_back_notes(replica, self.log_before, written)?;
+            buried::take_back(self.db, &replica.catalog.tables(), self.dropped_before, written)?;
         }
         if let Some(privacy) = self.privacy {
             privacy.finish()?;
@@ -622,6 +628,12 @@ impl Target {
             Ok(Clock::new(clock.time, site))
         };
         let (life, common) = (group.life(row), map(group.clock(row))?);
+        if self.table.algorithm != Algorithm::Cls {
+            return self.marked_clock(group, row, common, replica, map);
+        }
+        if group.marks(row).is_some() {
+            return Err(self.foreign_marks());
+        }
         if life % 2 == 0 {
             return Ok(RowClock::tombstone(life, common));
         }
@@ -641,5 +653,39 @@ impl Target {
             .map(|column| (column, exceptions.get(&column).copied().unwrap_or(common)))
             .collect();
         Ok(RowClock::from_cells(life, common, &cells, replica.sites.ids()))
+    }
+
+    /// The same in a table whose rows may have marks.
+    fn marked_clock(
+        &self,
+        group: &Group<'_>,
+        row: usize,
+        common: Clock,
+        replica: &Replica,
+        map: impl Fn(Clock) -> Result<Clock>,
+    ) -> Result<RowClock> {
+        let sites = replica.sites.ids();
+        let mut cells: BTreeMap<ColumnNumber, Clock> =
+            self.numbers.iter().map(|column| (column, common)).collect();
+        let mut last = common;
+        for (at, clock) in group.exceptions(row) {
+            let clock = map(*clock)?;
+            last = last.latest(clock, sites);
+            if let Some(Some(column)) = self.columns.get(usize::from(*at)) {
+                cells.insert(*column, clock);
+            }
+        }
+        let cells: Vec<_> = cells.into_iter().collect();
+        let marks = group.marks(row).map(|marks| marks.try_map(&map)).transpose()?;
+        let life = group.life(row);
+        let travelled = Travelled { life, row: common, cells: &cells, last, marks };
+        received(self.table.algorithm, &travelled, sites).ok_or_else(|| self.foreign_marks())
+    }
+
+    fn foreign_marks(&self) -> Error {
+        let Table { name, algorithm, .. } = &*self.table;
+        Error::Protocol(format!(
+            "payload refused: a row of table \"{name}\" does not merge by the algorithm {algorithm}"
+        ))
     }
 }

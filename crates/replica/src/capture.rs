@@ -12,12 +12,14 @@
 //! no function that SQLite has built in tells them apart. A mask of zero is noted too: a column that was added behind our
 //! back may have changed.
 
+use crate::buried;
 use crate::clocks;
 use crate::error::Result;
 use crate::filter::{RowFilter, filtered_triggers};
 use crate::storage::{quote_identifier, quote_text};
 use crate::table::{Column, Definition, Table, Unique};
 use cloudsync_core::clock::{ColumnNumber, ColumnSet};
+use cloudsync_core::merge::Algorithm;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 
 /// The row was inserted, or given this key.
@@ -86,6 +88,7 @@ pub(crate) enum Triggers {
 /// when they were made, `cells` what they were made for: SQLite itself puts new names of columns into them.
 pub(crate) fn find_triggers(
     db: &Connection,
+    algorithm: Algorithm,
     definition: &Definition,
     owner: &str,
     layout: i64,
@@ -105,7 +108,7 @@ pub(crate) fn find_triggers(
         return Ok(Triggers::Lost);
     }
     // SQLite stores the text without the name of the database.
-    let wanted = triggers(definition, owner, layout, cells, filter);
+    let wanted = triggers(algorithm, definition, owner, layout, cells, filter);
     let wanted = wanted.iter().map(|sql| sql.replacen("CREATE TRIGGER main.", "CREATE TRIGGER ", 1));
     let found: Vec<_> = wanted.map(|sql| stored.contains(&sql)).collect();
     Ok(match found.iter().take(NOTE_TRIGGERS).all(|found| *found) {
@@ -124,15 +127,18 @@ pub(crate) fn watched_table(db: &Connection, owner: &str) -> Result<Option<Strin
 /// Creates the table's triggers for its present layout.
 pub(crate) fn create_triggers(
     db: &Connection,
+    algorithm: Algorithm,
     definition: &Definition,
     layout: i64,
     cells: &[&Column],
     filter: Option<&RowFilter>,
 ) -> Result<()> {
     drop_triggers(db, &definition.name)?;
-    triggers(definition, &definition.name, layout, cells, filter)
-        .iter()
-        .try_for_each(|sql| Ok(db.execute(sql)?))
+    if algorithm == Algorithm::Aws {
+        buried::prepare(db, Table::key_columns(definition).len(), cells.len())?;
+    }
+    let triggers = triggers(algorithm, definition, &definition.name, layout, cells, filter);
+    triggers.iter().try_for_each(|sql| Ok(db.execute(sql)?))
 }
 
 /// Notes the rows of the table, as one statement; `rows` is empty or begins with ` WHERE`.
@@ -216,15 +222,18 @@ impl MaskValue {
 }
 
 fn trigger_names(table: &str) -> Vec<String> {
-    let kinds = ["insert", "update", "delete", "before_insert", "before_update"];
+    let kinds = ["insert", "update", "delete", "before_insert", "before_update", "before_delete", "rekey"];
     kinds.iter().map(|kind| trigger_name(kind, table)).collect()
 }
 
 /// No kind begins with another one and an underscore, or two tables could share a name. SQLite's own error names the
 /// trigger that a dropped column would break, so the names of those that look at columns say what to do.
 pub(crate) fn trigger_name(kind: &str, table: &str) -> String {
-    let remedy =
-        if kind == "delete" || kind == "insert" { "" } else { " (call cloudsync_begin_alter first)" };
+    let remedy = if ["insert", "delete", "before_delete"].contains(&kind) {
+        ""
+    } else {
+        " (call cloudsync_begin_alter first)"
+    };
     format!("cloudsync_{kind}_{table}{remedy}")
 }
 
@@ -237,6 +246,7 @@ pub(crate) fn key_list(definition: &Definition, prefix: &str) -> String {
 }
 
 fn triggers(
+    algorithm: Algorithm,
     definition: &Definition,
     owner: &str,
     layout: i64,
@@ -256,28 +266,75 @@ fn triggers(
     let update = format!(
         "INSERT INTO cloudsync_log(at, layout, what, {columns}, {old_columns}) VALUES({NOW}, {layout}, {what}, {new}, {old_key});"
     );
+    // What is deleted from an `aws` table is kept.
+    let keeps = algorithm == Algorithm::Aws;
+    let copy = |row: &str, tail: &str| {
+        if keeps { buried::copy_sql(definition, layout, cells, row, tail) } else { String::new() }
+    };
+    let copy_old_key = copy("OLD", &format!(" WHERE NOT ({key_stays})"));
     let mut triggers = vec![
         format!(
             "CREATE TRIGGER {} AFTER INSERT ON {table} BEGIN \
              INSERT INTO cloudsync_log(at, layout, what, {columns}) VALUES({NOW}, {layout}, {NOTE_INSERT}, {new}); END",
             name("insert"),
         ),
-        format!("CREATE TRIGGER {} AFTER UPDATE ON {table} BEGIN {update} END", name("update")),
+        format!("CREATE TRIGGER {} AFTER UPDATE ON {table} BEGIN {update} {copy_old_key}END", name("update")),
         format!(
             "CREATE TRIGGER {} AFTER DELETE ON {table} BEGIN \
-             INSERT INTO cloudsync_log(layout, what, {columns}) VALUES({layout}, {NOTE_DELETE}, {old}); END",
+             INSERT INTO cloudsync_log(layout, what, {columns}) VALUES({layout}, {NOTE_DELETE}, {old}); {}END",
             name("delete"),
+            copy("OLD", ""),
         ),
     ];
-    triggers.extend(victim_triggers(definition, layout, &name));
+    triggers.extend(victim_triggers(definition, layout, &name, &copy));
+    if algorithm == Algorithm::Gos {
+        triggers.extend(grow_only_triggers(definition, owner, &name));
+    }
     triggers
+}
+
+/// The setting during which rows of a grow-only table may go: an apply takes some out for a moment.
+pub(crate) const MAY_DELETE: &str = "may_delete";
+
+/// Refuses what a grow-only table does not allow. Rows thrown out by REPLACE fire no trigger; the fold finds them.
+fn grow_only_triggers(definition: &Definition, owner: &str, name: &dyn Fn(&str) -> String) -> Vec<String> {
+    let table = quote_identifier(&definition.name);
+    let key_changed: Vec<_> = Table::key_columns(definition)
+        .iter()
+        .map(|column| format!("OLD.{0} IS NOT NEW.{0}", quote_identifier(column.name())))
+        .collect();
+    let refuse = |text: String| format!("BEGIN SELECT RAISE(ABORT, {}); END", quote_text(&text));
+    vec![
+        format!(
+            "CREATE TRIGGER {} BEFORE DELETE ON {table} \
+             WHEN NOT EXISTS(SELECT 1 FROM cloudsync_settings WHERE key = {}) {}",
+            name("before_delete"),
+            quote_text(MAY_DELETE),
+            refuse(format!(
+                "cloudsync: rows of the grow-only table \"{owner}\" cannot be deleted: mark them as done in a column, or use a table of another algorithm"
+            )),
+        ),
+        format!(
+            "CREATE TRIGGER {} BEFORE UPDATE ON {table} WHEN {} {}",
+            name("rekey"),
+            key_changed.join(" OR "),
+            refuse(format!(
+                "cloudsync: the key of a row of the grow-only table \"{owner}\" cannot change: insert another row"
+            )),
+        ),
+    ]
 }
 
 /// REPLACE throws out rows that collide in a UNIQUE index without firing their delete triggers; these triggers note
 /// the rows that may be thrown out, found by the index's own collation.
-fn victim_triggers(definition: &Definition, layout: i64, name: &dyn Fn(&str) -> String) -> Vec<String> {
+fn victim_triggers(
+    definition: &Definition,
+    layout: i64,
+    name: &dyn Fn(&str) -> String,
+    copy: &dyn Fn(&str, &str) -> String,
+) -> Vec<String> {
     let table = quote_identifier(&definition.name);
-    let (notes, changes) = victim_notes(definition, layout, "");
+    let (notes, changes) = victim_notes(definition, layout, "", copy);
     if notes.is_empty() {
         return Vec::new();
     }
@@ -292,8 +349,13 @@ fn victim_triggers(definition: &Definition, layout: i64, name: &dyn Fn(&str) -> 
 }
 
 /// The statements that note possible victims of a new row, of which `and` also holds, and the conditions under which an
-/// update may have any.
-pub(crate) fn victim_notes(definition: &Definition, layout: i64, and: &str) -> (String, Vec<String>) {
+/// update may have any; `copy` makes those that copy their values.
+pub(crate) fn victim_notes(
+    definition: &Definition,
+    layout: i64,
+    and: &str,
+    copy: &dyn Fn(&str, &str) -> String,
+) -> (String, Vec<String>) {
     let (table, columns) = (quote_identifier(&definition.name), log_columns(definition));
     let other_row: Vec<_> = Table::key_columns(definition)
         .iter()
@@ -302,13 +364,13 @@ pub(crate) fn victim_notes(definition: &Definition, layout: i64, and: &str) -> (
     let (mut notes, mut changes) = (String::new(), Vec::new());
     for unique in &definition.uniques {
         let (equal, changed) = victim_terms(definition, unique);
+        let victims =
+            format!(" FROM {table} WHERE {} AND ({}){and}", equal.join(" AND "), other_row.join(" OR "));
         notes.push_str(&format!(
-            "INSERT INTO cloudsync_log(at, layout, what, {columns}) SELECT {NOW}, {layout}, {NOTE_LOOK}, {} \
-             FROM {table} WHERE {} AND ({}){and}; ",
+            "INSERT INTO cloudsync_log(at, layout, what, {columns}) SELECT {NOW}, {layout}, {NOTE_LOOK}, {}{victims}; ",
             key_list(definition, &format!("{table}.")),
-            equal.join(" AND "),
-            other_row.join(" OR "),
         ));
+        notes.push_str(&copy(&table, &victims));
         changes.extend(changed);
     }
     (notes, changes)

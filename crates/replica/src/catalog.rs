@@ -11,6 +11,7 @@ use crate::storage;
 use crate::table::{Cell, Column, Definition, Table, created_tables, define};
 use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{COLUMNS_MAX, ColumnNumber};
+use cloudsync_core::merge::Algorithm;
 use cloudsync_protocol::schema::Schema;
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::HashMap;
@@ -133,7 +134,7 @@ impl Catalog {
 struct TableRow {
     id: i64,
     name: String,
-    algorithm: String,
+    algorithm: Algorithm,
     enabled: bool,
     layout: i64,
     filter: Option<String>,
@@ -148,7 +149,7 @@ fn read_rows(db: &Connection) -> Result<Vec<TableRow>> {
         rows.push(TableRow {
             id: row.column_i64(0),
             name: text(1)?,
-            algorithm: text(2)?,
+            algorithm: Algorithm::named(&text(2)?).ok_or_else(|| Error::corrupt("cloudsync_tables"))?,
             enabled: row.column_i64(3) != 0,
             layout: row.column_i64(4),
             filter: row.column(5).as_str().map(str::to_owned),

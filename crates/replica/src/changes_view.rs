@@ -283,10 +283,11 @@ impl Changes {
     fn changes_of(&self, table: &Table, clock: &RowClock, fresh: &Fresh) -> (Vec<ChangeAt>, ColumnSet) {
         let by_site = |clock: &Clock| self.site.is_none_or(|site| clock.site == site);
         let mut changes = Vec::new();
-        if matches!(fresh, Fresh::AllBut(_)) && by_site(&clock.common) {
-            changes.push((None, 0, clock.common));
+        if matches!(fresh, Fresh::AllBut(_)) && by_site(&clock.row()) {
+            changes.push((None, 0, clock.row()));
         }
-        let cells = clock.cells().filter(|(column, clock)| {
+        // A dead row may keep cells, but shows none.
+        let cells = clock.cells().filter(|_| clock.is_alive()).filter(|(column, clock)| {
             let is_fresh = match fresh {
                 Fresh::Only(columns) => columns.contains(*column),
                 Fresh::AllBut(columns) => !columns.contains(*column),

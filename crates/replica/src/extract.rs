@@ -5,6 +5,9 @@
 //! sent as it is now: its present values under its present clocks. So a row that changes while chunks travel is sent
 //! again by the entry of that change, and nothing is missed.
 
+mod dead;
+
+use crate::buried::Buried;
 use crate::changes::{self, EntryReader, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::codec::Zstd;
@@ -18,6 +21,7 @@ use crate::table::Table;
 use crate::value::from_sqlite;
 use cloudsync_core::clock::{Clock, ColumnSet, RowClock, SiteOrdinal};
 use cloudsync_core::id::SiteId;
+use cloudsync_core::marks::Marks;
 use cloudsync_protocol::limits::CHUNK_BYTES_MAX;
 use cloudsync_protocol::payload::{Encoder, GroupId, Header};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
@@ -47,7 +51,8 @@ impl Filter {
     /// Whether a scan takes a row.
     fn takes_row(self, clock: &RowClock) -> bool {
         let Self::ForSite { site, echo: false } = self else { return true };
-        clock.common.site != site || clock.exceptions.iter().any(|(_, clock)| clock.site != site)
+        let is_foreign = |(_, clock): &(_, Clock)| clock.site != site;
+        clock.common.site != site || clock.exceptions.iter().any(is_foreign) || clock.marks.is_some()
     }
 
     fn takes_table(self, table: &Table) -> bool {
@@ -215,6 +220,8 @@ struct Shape {
     columns: ColumnSet,
     whole: bool,
     alive: bool,
+    /// Which marks the rows have.
+    marks: [bool; 3],
 }
 
 /// A group of the payload, and the statement that reads its rows' values.
@@ -248,6 +255,8 @@ pub(crate) struct Builder<'r> {
     oversized: &'r [(String, Vec<u8>)],
     /// The row that made the chunk too large.
     overflow: Option<(String, Vec<u8>)>,
+    /// The values of dead rows, opened with the first of them.
+    buried: Option<Buried>,
 }
 
 impl<'r> Builder<'r> {
@@ -274,6 +283,7 @@ impl<'r> Builder<'r> {
             compactions: storage::get_u64(&replica.db, COMPACTIONS)?,
             oversized,
             overflow: None,
+            buried: None,
         })
     }
 
@@ -397,7 +407,10 @@ impl<'r> Builder<'r> {
 
     pub(crate) fn row(&mut self, table: &Rc<Table>, key: &[u8], clock: &RowClock, mask: &Mask) -> Result<()> {
         if !clock.is_alive() {
-            return self.tombstone(table, key, clock);
+            return match clock.deletion() {
+                None => self.tombstone(table, key, clock),
+                Some(deletion) => self.dead(table, key, clock, deletion),
+            };
         }
         let mut columns = clock.columns.clone();
         columns.intersect_with(&table.numbers);
@@ -421,8 +434,14 @@ impl<'r> Builder<'r> {
         if matches!(self.extraction.filter, Filter::BySite(site) if site != clock.common.site) {
             return Ok(());
         }
-        let shape = Shape { table: table.id, columns: ColumnSet::new(), whole: true, alive: false };
-        let group = self.group(table, shape)?;
+        let shape = Shape {
+            table: table.id,
+            columns: ColumnSet::new(),
+            whole: true,
+            alive: false,
+            marks: [false; 3],
+        };
+        let group = self.group(table, shape, None)?;
         let common = self.wire_clock(clock.common)?;
         let id = self.groups[group].id;
         self.encoder.push(id, key, clock.life, common, &[], std::iter::empty());
@@ -450,24 +469,36 @@ impl<'r> Builder<'r> {
             return Ok(());
         }
         let common = self.wire_clock(common)?;
-        let group = self.group(table, Shape { table: table.id, columns, whole, alive: true })?;
+        let marks = if clock.marks.is_none() && clock.columns.is_subset(&table.numbers) {
+            None
+        } else {
+            self.wire_marks(table, clock)?
+        };
+        let kinds = marks.map_or([false; 3], |marks| marks.kinds());
+        let shape = Shape { table: table.id, columns, whole, alive: true, marks: kinds };
+        let group = self.group(table, shape, marks.as_ref())?;
         let open = &mut self.groups[group];
+        let (id, life, marks) = (open.id, clock.life, marks.as_ref());
         match self.scan.as_mut().filter(|scan| scan.table().id == table.id) {
             Some(scan) => {
                 if scan.find(key)? {
                     let values = open.places.iter().map(|place| scan.cell(*place));
-                    self.encoder.push(open.id, key, clock.life, common, &exceptions, values);
+                    self.encoder.push_marked(id, key, life, common, marks, &exceptions, values);
                 }
             }
             None => {
                 clocks::bind_key(&mut open.select, 1, key)?;
                 if open.select.step()? {
                     let values = (0..open.places.len()).map(|i| from_sqlite(open.select.column(i)));
-                    self.encoder.push(open.id, key, clock.life, common, &exceptions, values);
+                    self.encoder.push_marked(id, key, life, common, marks, &exceptions, values);
                 }
                 open.select.reset()?;
             }
         }
+        self.check_size(table, key)
+    }
+
+    fn check_size(&mut self, table: &Table, key: &[u8]) -> Result<()> {
         if self.encoder.size_bytes() > CHUNK_BYTES_MAX {
             self.overflow = Some((table.name.clone(), key.to_vec()));
             return Err(Error::Limit("a row is too large".to_owned()));
@@ -476,12 +507,12 @@ impl<'r> Builder<'r> {
     }
 
     /// The group of such rows, begun now if there is none.
-    fn group(&mut self, table: &Table, shape: Shape) -> Result<usize> {
+    fn group(&mut self, table: &Table, shape: Shape, marks: Option<&Marks>) -> Result<usize> {
         if !self.groups.get(self.last_group).is_some_and(|open| open.shape == shape) {
             self.last_group = match self.by_shape.get(&shape) {
                 Some(group) => *group,
                 None => {
-                    let open = self.open(table, shape.clone())?;
+                    let open = self.open(table, shape.clone(), marks)?;
                     self.groups.push(open);
                     self.by_shape.insert(shape, self.groups.len() - 1);
                     self.groups.len() - 1
@@ -491,7 +522,7 @@ impl<'r> Builder<'r> {
         Ok(self.last_group)
     }
 
-    fn open(&mut self, table: &Table, shape: Shape) -> Result<Open> {
+    fn open(&mut self, table: &Table, shape: Shape, marks: Option<&Marks>) -> Result<Open> {
         let places: Vec<_> = shape.columns.iter().filter_map(|number| table.cell_place(number)).collect();
         let names: Vec<_> = places.iter().map(|place| table.cells[*place].column.name()).collect();
         let mut list: Vec<_> = names.iter().map(|name| quote_identifier(name)).collect();
@@ -501,7 +532,7 @@ impl<'r> Builder<'r> {
         let (condition, inside) = (table.key_condition(1), table.and_inside());
         let sql = format!("SELECT {} FROM {} WHERE {condition}{inside}", list.join(", "), table.quoted());
         Ok(Open {
-            id: self.encoder.group(&table.name, &names, shape.whole),
+            id: self.encoder.marked_group(&table.name, &names, shape.whole, marks),
             select: self.db.prepare(&sql)?,
             places,
             shape,

@@ -12,10 +12,15 @@
 //! | deleted | yes | inserted again: next life, every cell |
 //! | deleted | no | nothing |
 //!
+//! In tables of the algorithms `dws` and `aws` there are no lives to count; `cloudsync_core::merge::local` says what an
+//! insertion and a deletion make of the clock. The values of a row that was deleted from an `aws` table are kept. A row of a
+//! `gos` table that is gone was thrown out by REPLACE: it is forgotten here and fetched again.
+//!
 //! A note's time becomes a hybrid logical time here: never behind what this replica has seen, and strictly later than
 //! the cell it replaces. Rows that existed when their table began to sync are noted at time 0 and stamped with the
 //! earliest time there is, so that any real edit, and any deletion that others know of, wins over them.
 
+use crate::buried::{Buried, Dropped};
 use crate::capture::{
     MASK_BITS, NOTE_ALTERED, NOTE_DELETE, NOTE_ENTER, NOTE_INSERT, NOTE_LEAVE, NOTE_LEAVE_REKEY, NOTE_LOCAL,
     NOTE_LOOK, NOTE_REKEY, note_time_ms,
@@ -29,10 +34,12 @@ use crate::storage;
 use crate::table::Table;
 use crate::value::from_sqlite;
 use cloudsync_core::bytes::put_varint;
-use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, TIME_MAX, Time};
+use cloudsync_core::clock::{
+    Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, TIME_INITIAL, TIME_MAX, Time,
+};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::key::KeyError;
-use cloudsync_core::merge::overlay;
+use cloudsync_core::merge::{Algorithm, local, overlay};
 use cloudsync_core::value::ValueRef;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 use std::collections::HashMap;
@@ -41,8 +48,6 @@ use std::rc::Rc;
 
 /// Notes that one version takes at most; bounds the memory of a fold.
 const SLICE_NOTES: i64 = 1 << 17;
-/// The stamp of rows that were there before their table synced.
-const TIME_INITIAL: Time = Time(1);
 
 /// What a fold found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -81,6 +86,8 @@ enum What {
 struct Touch {
     whole_at: Option<u64>,
     updates: Vec<(u64, ColumnSet)>,
+    /// In an `aws` table: all writes, also those before a deletion, whose values are kept with it.
+    buried: Vec<(u64, ColumnSet)>,
     /// The oldest layout before the present one, whose notes know nothing of newer columns; with the last note's time.
     stale: Option<(i64, u64)>,
     /// Where a row of a filtered table stood before the notes, and what they did.
@@ -130,7 +137,13 @@ impl Replica {
             offset: storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),
             floor: storage::get_u64(&self.db, "floor")?,
             floor_before: 0,
+            buried: None,
+            dropped: None,
         };
+        if self.catalog.tables().iter().any(|table| table.algorithm == Algorithm::Aws) {
+            folder.buried = Buried::of(&self.db, Algorithm::Aws)?;
+            folder.dropped = Some(self.dropped(&notes)?);
+        }
         folder.floor_before = folder.floor;
         let mut rows = 0;
         let mut from = 0;
@@ -151,7 +164,19 @@ impl Replica {
         writer.finish(&self.db, Origin::Local, base)?;
         storage::set_u64(&self.db, "floor", folder.floor)?;
         folder.clocks.finish(&self.db)?;
+        if let Some(dropped) = folder.dropped {
+            dropped.clear()?;
+        }
         Ok(rows)
+    }
+
+    /// What triggers copied for the notes of this slice.
+    fn dropped(&mut self, notes: &NoteReader) -> Result<Dropped> {
+        let (db, last) = (self.db, (notes.read == SLICE_NOTES).then_some(notes.last));
+        Dropped::read(db, last, |layout| {
+            let Some(table) = self.catalog.layout_table(&db, layout)? else { return Ok(None) };
+            Ok(self.catalog.layout(&db, layout)?.map(|columns| (table, columns)))
+        })
     }
 }
 
@@ -297,6 +322,7 @@ fn read_mask(replica: &mut Replica, layout: i64, mask: Value<'_>) -> Result<Colu
 
 fn touch(table: &Table, notes: &[Note]) -> Touch {
     let mut touch = Touch::default();
+    let keeps = table.algorithm == Algorithm::Aws;
     for note in notes {
         // Notes without a time are ours, and say nothing of where the row stood.
         if note.at != 0 {
@@ -309,10 +335,16 @@ fn touch(table: &Table, notes: &[Note]) -> Touch {
                 touch.left |= matches!(note.what, What::Delete | What::Leave);
                 touch.whole_at = Some(note.at);
                 touch.updates.clear();
+                if keeps && matches!(note.what, What::Insert) {
+                    touch.buried.push((note.at, table.numbers.clone()));
+                }
             }
             What::Look => {}
             What::Enter | What::Altered => touch.entered = true,
             What::Update(columns) => {
+                if keeps {
+                    touch.buried.push((note.at, columns.clone()));
+                }
                 if note.layout != table.layout {
                     let oldest = touch.stale.map_or(note.layout, |(layout, _)| layout.min(note.layout));
                     touch.stale = Some((oldest, note.at));
@@ -348,6 +380,9 @@ struct Folder {
     offset: i64,
     floor: u64,
     floor_before: u64,
+    /// Where a table keeps values of deleted rows: those that were kept, and those that triggers copied.
+    buried: Option<Buried>,
+    dropped: Option<Dropped>,
 }
 
 impl Folder {
@@ -372,16 +407,19 @@ impl Folder {
         if alive && exists {
             self.add_newer_columns(replica, table, key, &mut touch)?;
         }
-        let life = stored.as_ref().map_or(0, |row| row.life);
         let (clock, mask) = match (exists, alive) {
             (false, false) => return Ok(None),
+            (false, true) if table.algorithm == Algorithm::Gos => {
+                self.lose(pk)?;
+                return Ok(None);
+            }
             (false, true) => {
                 let last = touch.whole_at.or(touch.updates.last().map(|(at, _)| *at));
                 // The deletion was found, not noted: it happened before now.
                 let time = self.time(last.unwrap_or(0)).max(Time(self.floor_before));
-                (RowClock::tombstone(life + 1, Clock::new(time, self.own)), Mask::Whole)
+                (self.deleted(table, pk, stored.as_ref(), Clock::new(time, self.own), &touch)?, Mask::Whole)
             }
-            (true, false) => (self.new_life(table, life + 1, &touch), Mask::Whole),
+            (true, false) => (self.inserted(table, pk, stored.as_ref(), &touch)?, Mask::Whole),
             (true, true) => match self.same_life(table, stored.as_ref(), &touch) {
                 Some((clock, mask)) => (clock, if touch.entered { Mask::Whole } else { mask }),
                 None => return Ok(touch.entered.then_some(Mask::Whole)),
@@ -453,17 +491,58 @@ impl Folder {
         Ok((clock, exists, inside))
     }
 
-    fn new_life(&self, table: &Table, life: u64, touch: &Touch) -> RowClock {
+    fn deleted(
+        &mut self,
+        table: &Table,
+        pk: &[u8],
+        stored: Option<&RowClock>,
+        at: Clock,
+        touch: &Touch,
+    ) -> Result<RowClock> {
+        let Some(stored) = stored else { return Err(Error::corrupt("cloudsync_clocks")) };
+        if table.algorithm != Algorithm::Aws {
+            return Ok(local::delete(table.algorithm, stored, at, &self.sites));
+        }
+        if let (Some(dropped), Some(buried)) = (&self.dropped, &mut self.buried)
+            && let Some(values) = dropped.values(pk)?
+        {
+            buried.write(pk, &values)?;
+        }
+        // The values that are kept are those of the last write before the deletion.
+        let seen = local::seen(table.algorithm, Some(stored), &self.sites);
+        let later = self.updated(stored, &touch.buried, seen);
+        let written = if later.is_empty() { stored.clone() } else { overlay(stored, &later, &self.sites) };
+        Ok(local::delete(table.algorithm, &written, at, &self.sites))
+    }
+
+    fn inserted(
+        &mut self,
+        table: &Table,
+        pk: &[u8],
+        stored: Option<&RowClock>,
+        touch: &Touch,
+    ) -> Result<RowClock> {
         let first = touch.whole_at.or(touch.updates.first().map(|(at, _)| *at)).unwrap_or(0);
-        let whole = RowClock::alive(life, Clock::new(self.time(first), self.own), table.numbers.clone());
-        let later = self.updated(&whole, touch);
-        if later.is_empty() { whole } else { overlay(&whole, &later, &self.sites) }
+        let at = Clock::new(self.time(first), self.own);
+        if let (Some(buried), Some(_), Algorithm::Aws) = (&mut self.buried, stored, table.algorithm) {
+            buried.remove(pk)?;
+        }
+        let whole = local::insert(table.algorithm, stored, at, table.numbers.clone(), &self.sites);
+        let later = self.updated(&whole, &touch.updates, None);
+        Ok(if later.is_empty() { whole } else { overlay(&whole, &later, &self.sites) })
+    }
+
+    /// Forgets a row that may not be deleted, and asks for it.
+    fn lose(&mut self, pk: &[u8]) -> Result<()> {
+        self.db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?.run(&[Value::Blob(pk)])?;
+        crate::rebuilt::fetch_again(&self.db)
     }
 
     fn same_life(&self, table: &Table, stored: Option<&RowClock>, touch: &Touch) -> Option<(RowClock, Mask)> {
         let stored = stored?;
+        let seen = local::seen(table.algorithm, Some(stored), &self.sites);
         let Some(whole_at) = touch.whole_at else {
-            let later = self.updated(stored, touch);
+            let later = self.updated(stored, &touch.updates, seen);
             if later.is_empty() {
                 return None;
             }
@@ -471,33 +550,35 @@ impl Folder {
             return Some((overlay(stored, &later, &self.sites), mask));
         };
         let time = self.time(whole_at);
-        let cells: Vec<_> =
-            table.numbers.iter().map(|column| (column, self.later(time, stored.cell(column)))).collect();
-        let row = self.later(time, Some(stored.common));
-        let whole = RowClock::from_cells(stored.life, row, &cells, &self.sites);
-        let later = self.updated(&whole, touch);
+        let later = |replaced| self.later(time, replaced).after(seen);
+        let cells: Vec<_> = table.numbers.iter().map(|column| (column, later(stored.cell(column)))).collect();
+        let whole = RowClock::from_cells(stored.life, later(Some(stored.common)), &cells, &self.sites);
+        let whole = RowClock { marks: stored.marks.clone().filter(|marks| marks.write.is_none()), ..whole };
+        let later = self.updated(&whole, &touch.updates, None);
         let clock = if later.is_empty() { whole } else { overlay(&whole, &later, &self.sites) };
         Some((clock, Mask::Whole))
     }
 
-    /// The cells that the notes' updates stamp anew, in ascending order.
-    fn updated(&self, stored: &RowClock, touch: &Touch) -> Vec<(ColumnNumber, Clock)> {
+    /// The cells that updates stamp anew, later than `seen`; in ascending order.
+    fn updated(
+        &self,
+        stored: &RowClock,
+        updates: &[(u64, ColumnSet)],
+        seen: Option<Clock>,
+    ) -> Vec<(ColumnNumber, Clock)> {
         let mut cells = std::collections::BTreeMap::new();
-        for (at, columns) in &touch.updates {
+        for (at, columns) in updates {
             for column in columns.iter() {
                 cells.insert(column, *at);
             }
         }
-        cells
-            .into_iter()
-            .map(|(column, at)| (column, self.later(self.time(at), stored.cell(column))))
-            .collect()
+        let stamp = |(column, at)| (column, self.later(self.time(at), stored.cell(column)).after(seen));
+        cells.into_iter().map(stamp).collect()
     }
 
     /// A clock at `time`, or right after the one it replaces.
     fn later(&self, time: Time, replaced: Option<Clock>) -> Clock {
-        let after = replaced.map_or(Time(0), |clock| Time(clock.time.0 + 1));
-        Clock::new(time.max(after), self.own)
+        Clock::new(time, self.own).after(replaced)
     }
 
     fn time(&self, at: u64) -> Time {

@@ -56,9 +56,15 @@ impl Replica {
         let noted = &cells[..layout.len().min(cells.len())];
         let filter = filter::follow_names(&db, table, owner, noted)?;
         let triggers = match table.enabled {
-            true => {
-                capture::find_triggers(&db, &table.definition, owner, table.layout, noted, filter.as_ref())?
-            }
+            true => capture::find_triggers(
+                &db,
+                table.algorithm,
+                &table.definition,
+                owner,
+                table.layout,
+                noted,
+                filter.as_ref(),
+            )?,
             false => Triggers::Strange,
         };
         let renamed = match triggers {
@@ -69,7 +75,14 @@ impl Replica {
         let present = numbered.layout.unwrap_or(table.layout);
         if table.enabled && (triggers != Triggers::Fit || numbered.layout.is_some() || owner != table.name) {
             capture::drop_triggers(&db, owner)?;
-            capture::create_triggers(&db, &table.definition, present, &cells, filter.as_ref())?;
+            capture::create_triggers(
+                &db,
+                table.algorithm,
+                &table.definition,
+                present,
+                &cells,
+                filter.as_ref(),
+            )?;
         }
         if table.enabled {
             match triggers {

@@ -1,6 +1,7 @@
 //! Making tables sync, and making them ordinary again.
 
 use crate::alter;
+use crate::buried;
 use crate::capture;
 use crate::catalog;
 use crate::clocks::pk_range;
@@ -12,6 +13,7 @@ use crate::replica::Replica;
 use crate::storage;
 use crate::table::{Definition, Table, read_definition};
 use cloudsync_core::id::SiteId;
+use cloudsync_core::merge::Algorithm;
 use cloudsync_protocol::schema::Affinity;
 use cloudsync_sqlite_ffi::{Connection, Value};
 
@@ -39,7 +41,8 @@ impl Replica {
     /// # Errors
     /// As for `init`; nothing is changed then.
     pub fn init_each(&mut self, tables: &[(&str, &str)], flags: i64) -> Result<SiteId> {
-        tables.iter().try_for_each(|(_, algorithm)| check_algorithm(algorithm))?;
+        let chosen = tables.iter().map(|(table, algorithm)| Ok((*table, named(algorithm)?)));
+        let tables = chosen.collect::<Result<Vec<_>>>()?;
         if flags & !FLAGS != 0 {
             return Err(Error::usage(format!("unknown flags {flags}: 1, 2 and 4 and their sums are known")));
         }
@@ -49,7 +52,7 @@ impl Replica {
             replica.names_came(grown)?;
             let mut grown = false;
             for (table, algorithm) in tables {
-                if *table != "*" {
+                if table != "*" {
                     grown |= replica.init_table(table, algorithm, flags)?;
                     continue;
                 }
@@ -77,11 +80,11 @@ impl Replica {
 
     /// Registers a table; gives false if it syncs already. The catalog is not loaded anew, which costs as much as all
     /// tables together.
-    fn init_table(&mut self, name: &str, algorithm: &str, flags: i64) -> Result<bool> {
+    fn init_table(&mut self, name: &str, algorithm: Algorithm, flags: i64) -> Result<bool> {
         let definition = self.checked_definition(name, flags)?;
         let sql = "SELECT algorithm FROM main.cloudsync_tables WHERE name = ?1 COLLATE NOCASE";
         if let Some(known) = self.db.query_text(sql, &[Value::from(definition.name.as_str())])? {
-            if known == algorithm {
+            if known == algorithm.name() {
                 let sql = "UPDATE main.cloudsync_tables SET flags = flags | ?2 \
                            WHERE name = ?1 COLLATE NOCASE AND flags | ?2 <> flags";
                 self.db.prepare(sql)?.run(&[Value::from(definition.name.as_str()), Value::Integer(flags)])?;
@@ -104,13 +107,13 @@ impl Replica {
         self.db.prepare(sql)?.run(&[
             Value::Integer(id),
             Value::from(definition.name.as_str()),
-            Value::from(algorithm),
+            Value::from(algorithm.name()),
             Value::Integer(flags),
             Value::Integer(layout),
         ])?;
         widen_log(&self.db, Table::key_columns(&definition).len())?;
         let cells: Vec<_> = Table::cell_columns(&definition).collect();
-        capture::create_triggers(&self.db, &definition, layout, &cells, None)?;
+        capture::create_triggers(&self.db, algorithm, &definition, layout, &cells, None)?;
         capture::note_all(&self.db, &definition, layout, "0", capture::NOTE_INSERT, "")?;
         Ok(true)
     }
@@ -183,6 +186,7 @@ impl Replica {
         self.db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2")?.run(&range)?;
         alter::forget(&self.db, id)?;
         forget_private(&self.db, id)?;
+        buried::forget(&self.db, id)?;
         let id = [Value::Integer(id)];
         for sql in [
             "DELETE FROM main.cloudsync_log WHERE layout IN (SELECT id FROM main.cloudsync_layouts WHERE table_id = ?1)",
@@ -215,7 +219,14 @@ impl Replica {
             if enabled {
                 let cells: Vec<_> = table.cells.iter().map(|cell| &cell.column).collect();
                 let filter = table.filter.as_ref();
-                capture::create_triggers(&replica.db, &table.definition, table.layout, &cells, filter)?;
+                capture::create_triggers(
+                    &replica.db,
+                    table.algorithm,
+                    &table.definition,
+                    table.layout,
+                    &cells,
+                    filter,
+                )?;
             } else {
                 capture::drop_triggers(&replica.db, &table.name)?;
             }
@@ -250,14 +261,11 @@ fn not_synced(table: &str) -> Error {
     Error::usage(format!("table \"{table}\" does not sync: call cloudsync_init('{table}') first"))
 }
 
-fn check_algorithm(algorithm: &str) -> Result<()> {
-    match algorithm {
-        "cls" => Ok(()),
-        "dws" | "aws" | "gos" => {
-            Err(Error::usage(format!("the algorithm {algorithm} is not available in this version: use cls")))
-        }
-        other => Err(Error::usage(format!("unknown algorithm '{other}': use cls"))),
-    }
+fn named(algorithm: &str) -> Result<Algorithm> {
+    Algorithm::named(algorithm).ok_or_else(|| {
+        let known = Algorithm::ALL.map(Algorithm::name).join(", ");
+        Error::usage(format!("unknown algorithm '{algorithm}': the algorithms are {known}"))
+    })
 }
 
 fn registered_names(db: &Connection) -> Result<Vec<String>> {

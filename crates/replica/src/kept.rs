@@ -159,7 +159,10 @@ struct Copy<'p> {
 impl Copy<'_> {
     fn group(&mut self, group: &Group<'_>, columns: &[usize], whole: bool) {
         let names: Vec<_> = columns.iter().map(|column| group.columns()[*column]).collect();
-        let id = self.encoder.group(group.table(), &names, whole);
+        let like = group.marks(0);
+        // Of a dead row with cells no part travels; merged into what came of it, this is one all the same.
+        let whole = whole || like.is_some_and(|marks| marks.deletion.is_some());
+        let id = self.encoder.marked_group(group.table(), &names, whole, like.as_ref());
         for row in 0..group.rows() {
             let all = group.exceptions(row);
             let clock_of = |column: usize| {
@@ -179,8 +182,10 @@ impl Copy<'_> {
                 }
             }
             let common = self.clock(common);
+            let marks = group.marks(row).map(|marks| marks.map(|clock| self.clock(clock)));
             let values = columns.iter().map(|column| group.value(row, *column));
-            self.encoder.push(id, group.key(row), group.life(row), common, &exceptions, values);
+            let (key, life) = (group.key(row), group.life(row));
+            self.encoder.push_marked(id, key, life, common, marks.as_ref(), &exceptions, values);
         }
     }
 

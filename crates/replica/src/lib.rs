@@ -10,6 +10,7 @@
 
 mod alter;
 mod apply;
+mod buried;
 mod capture;
 mod catalog;
 mod changes;

@@ -9,7 +9,7 @@ use crate::replica::Replica;
 use crate::storage::quote_identifier;
 use crate::table::Table;
 use crate::value::from_sqlite;
-use cloudsync_sqlite_ffi::Statement;
+use cloudsync_sqlite_ffi::{Statement, Value};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -60,7 +60,14 @@ impl Replica {
                 found.push(Picked::Absent);
                 continue;
             };
-            if clock.is_alive() {
+            if clock.deletion().is_some() {
+                let kept = "SELECT length(cells) FROM main.cloudsync_buried WHERE pk = ?1";
+                let bytes = db.query_i64(kept, &[Value::Blob(&clocks::pk(table.id, key))])?.unwrap_or(0);
+                if bytes as usize > row_bytes_max {
+                    found.push(Picked::Large);
+                    continue;
+                }
+            } else if clock.is_alive() {
                 let select = match sizes.entry(table.id) {
                     std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                     std::collections::hash_map::Entry::Vacant(place) => {

@@ -91,7 +91,7 @@ pub(crate) fn vanished(db: &Connection, table: &Table) -> Result<Vec<(Vec<u8>, R
 }
 
 /// Asks for everything once more. A server has nobody to fetch from: it asks its devices.
-fn fetch_again(db: &Connection) -> Result<()> {
+pub(crate) fn fetch_again(db: &Connection) -> Result<()> {
     let is_server = storage::is_set(db, clocks::NEXT_ORDINAL)?;
     storage::set(db, if is_server { "lost_rows" } else { "refetch" }, Value::Integer(1))
 }

@@ -12,7 +12,8 @@ use crate::error::Result;
 use crate::position::Position;
 use crate::replica::Replica;
 use crate::storage;
-use cloudsync_core::clock::{Clock, TIME_MAX, Time};
+use cloudsync_core::clock::{Clock, SiteOrdinal, TIME_MAX, Time};
+use cloudsync_core::merge::local;
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_sqlite_ffi::Value;
 
@@ -58,7 +59,7 @@ impl Replica {
     fn move_stamps(&mut self, server_now: u64, by_ms: i64) -> Result<()> {
         let own = self.own_site()?;
         let after_settled = storage::get_u64(&self.db, "settled")? + 1;
-        let changed = self.restamp_unsent(|clock| {
+        let changed = self.restamp_unsent(own, |clock| {
             if clock.site != own || clock.time.0 <= 1 {
                 return clock;
             }
@@ -82,7 +83,10 @@ impl Replica {
         let old = self.own_site()?;
         self.take_new_site()?;
         let new = self.own_site()?;
-        self.restamp_unsent(|clock| if clock.site == old { Clock::new(clock.time, new) } else { clock })?;
+        self.restamp_unsent(
+            old,
+            |clock| if clock.site == old { Clock::new(clock.time, new) } else { clock },
+        )?;
         Ok(())
     }
 
@@ -114,7 +118,8 @@ impl Replica {
     }
 
     /// Maps the clocks of all cells that wait to be sent. Gives true when that changed any.
-    fn restamp_unsent(&mut self, map: impl Fn(Clock) -> Clock) -> Result<bool> {
+    fn restamp_unsent(&mut self, own: SiteOrdinal, map: impl Fn(Clock) -> Clock) -> Result<bool> {
+        let settled = storage::get_u64(&self.db, "settled")?;
         let sites = self.sites.ids().to_vec();
         let (after, mut skip) = self.first_unsent()?;
         let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
@@ -140,8 +145,16 @@ impl Replica {
                     (Mask::Columns(_), None) => false,
                 })
             };
-            let moved =
-                clock.map_clocks(&sites, |column, cell| if unsent(column) { map(cell) } else { cell });
+            // Of marks, and of the cells that a dead row keeps, only those are surely unsent that are later than all that
+            // the server is known to have.
+            let (keeps, is_late) = (clock.deletion().is_some(), |at: Clock| at.time.0 > settled);
+            let moved = local::restamp(
+                &clock,
+                |at| at.site == own,
+                &sites,
+                |column, at| if (!keeps && unsent(column)) || (keeps && is_late(at)) { map(at) } else { at },
+                |at| if is_late(at) { map(at) } else { at },
+            );
             if moved != clock {
                 clocks.write(&pk, &moved, false)?;
                 changed = true;

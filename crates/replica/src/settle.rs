@@ -16,8 +16,8 @@ use std::collections::HashMap;
 /// Bytes of changes that are kept until the end of an apply; further ones go into the quarantine at once.
 const DEFERRED_BYTES_MAX: usize = 32 << 20;
 
-/// Table, columns and completeness of the rows of a group.
-type Shape = (String, Vec<String>, bool);
+/// Table, columns and completeness of the rows of a group, and which marks they have.
+type Shape = (String, Vec<String>, bool, [bool; 3]);
 
 /// Rows of payloads, gathered into one payload of our own.
 #[derive(Default)]
@@ -29,12 +29,13 @@ pub(crate) struct Gathered {
 impl Gathered {
     pub(crate) fn push(&mut self, payload: &Payload<'_>, group: &Group<'_>, row: usize) {
         let columns = group.columns().iter().map(|name| (*name).to_owned()).collect();
-        let shape = (group.table().to_owned(), columns, group.whole());
+        let like = group.marks(row);
+        let kinds = like.map_or([false; 3], |marks| marks.kinds());
+        let shape = (group.table().to_owned(), columns, group.whole(), kinds);
         let encoder = &mut self.encoder;
-        let id = self
-            .groups
-            .entry(shape)
-            .or_insert_with(|| encoder.group(group.table(), group.columns(), group.whole()));
+        let id = self.groups.entry(shape).or_insert_with(|| {
+            encoder.marked_group(group.table(), group.columns(), group.whole(), like.as_ref())
+        });
         // A payload that was read names no site beyond its own.
         let mut site = |clock: Clock| match payload.sites().get(clock.site.0 as usize) {
             Some(site) => Clock::new(clock.time, encoder.site(site)),
@@ -43,8 +44,10 @@ impl Gathered {
         let common = site(group.clock(row));
         let exceptions: Vec<_> =
             group.exceptions(row).iter().map(|(column, clock)| (*column, site(*clock))).collect();
+        let marks = like.map(|marks| marks.map(site));
         let values = (0..group.columns().len()).map(|column| group.value(row, column));
-        encoder.push(*id, group.key(row), group.life(row), common, &exceptions, values);
+        let (key, life) = (group.key(row), group.life(row));
+        encoder.push_marked(*id, key, life, common, marks.as_ref(), &exceptions, values);
     }
 
     fn is_full(&self) -> bool {

@@ -96,7 +96,7 @@ impl Replica {
             let sql = "SELECT flags FROM main.cloudsync_tables WHERE id = ?1";
             let flags = self.db.query_i64(sql, &[Value::Integer(table.id)])?.unwrap_or(0);
             tables.push(json!({
-                "name": table.name, "algorithm": table.algorithm, "enabled": table.enabled,
+                "name": table.name, "algorithm": table.algorithm.name(), "enabled": table.enabled,
                 "rows_with_null_key": null_keys, "advice": advice(&table, flags),
                 "filter": table.filter.as_ref().map(|filter| filter.text()),
             }));

@@ -6,6 +6,7 @@ use crate::index_text;
 use crate::storage::quote_identifier;
 use cloudsync_core::clock::{ColumnNumber, ColumnSet};
 use cloudsync_core::key::{self, KEY_COLUMNS_MAX, KeyCollation, KeyPart};
+use cloudsync_core::merge::Algorithm;
 use cloudsync_protocol::schema::{Affinity, ColumnSchema, TableSchema};
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::HashMap;
@@ -187,7 +188,7 @@ pub(crate) struct Cell {
 pub(crate) struct Table {
     pub(crate) id: i64,
     pub(crate) name: String,
-    pub(crate) algorithm: String,
+    pub(crate) algorithm: Algorithm,
     pub(crate) enabled: bool,
     /// The layout that the triggers write into the log.
     pub(crate) layout: i64,
@@ -207,7 +208,7 @@ impl Table {
         Ok(Self {
             id,
             name: definition.name.clone(),
-            algorithm: String::new(),
+            algorithm: Algorithm::default(),
             enabled: true,
             layout: 0,
             key: Self::build_key(&definition, &[])?,
@@ -325,7 +326,7 @@ impl Table {
         let constraints = self.definition.uniques.iter().filter(|unique| unique.is_constraint);
         TableSchema {
             name: self.name.clone(),
-            algorithm: self.algorithm.clone(),
+            algorithm: self.algorithm.name().to_owned(),
             strict: self.definition.strict,
             without_rowid: self.definition.without_rowid,
             columns: stored.map(|column| column.schema.clone()).collect(),

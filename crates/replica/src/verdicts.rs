@@ -13,9 +13,10 @@ use crate::kept;
 use crate::pick::RowKey;
 use crate::replica::Replica;
 use crate::storage;
+use crate::table::Table;
 use crate::write::{Refused, Row};
 use cloudsync_core::clock::{Clock, ColumnSet, RowClock, SiteOrdinal, TIME_MAX, Time};
-use cloudsync_core::merge::Action;
+use cloudsync_core::merge::{Action, Algorithm, local};
 use cloudsync_protocol::payload::{Opened, Payload};
 use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
 use cloudsync_sqlite_ffi::Value;
@@ -266,12 +267,12 @@ impl Laying<'_> {
         let theirs =
             target.as_ref().map(|(target, group, row)| target.clock(group, *row, replica)).transpose()?;
         let later = later.as_ref();
-        let undoing = self.undoing(&table.numbers, ours.as_ref(), theirs.as_ref(), later, replica);
+        let undoing = self.undoing(table, ours.as_ref(), theirs.as_ref(), later, replica);
         match (&undoing.action, &target) {
             (Action::Keep, _) => {}
             (action, Some((target, group, at))) => {
                 let row = Row { group, target, packed: key, at: *at };
-                let outcome = self.applier.writer(replica, table)?.carry_out(&row, action);
+                let outcome = self.applier.writer(replica, table)?.carry_out(&row, action, None);
                 if let Some(reason) = obstacle(outcome)? {
                     return Ok(Some(reason));
                 }
@@ -282,6 +283,9 @@ impl Laying<'_> {
                     return Ok(Some(reason));
                 }
             }
+        }
+        if undoing.clock.as_ref().is_none_or(RowClock::is_alive) {
+            self.applier.writer(replica, table)?.forget_buried(pk)?;
         }
         self.store(refusal, ours.is_none(), theirs.as_ref(), undoing)?;
         Ok(None)
@@ -319,30 +323,42 @@ impl Laying<'_> {
     /// Decides what becomes of a row of which the server has `theirs`, or nothing.
     fn undoing(
         &self,
-        numbers: &ColumnSet,
+        table: &Table,
         ours: Option<&RowClock>,
         theirs: Option<&RowClock>,
         later: Option<&Later>,
         replica: &Replica,
     ) -> Undoing {
+        let (algorithm, numbers, sites) = (table.algorithm, &table.numbers, replica.sites.ids());
         let alive = ours.is_some_and(RowClock::is_alive);
         let anew = later.is_some_and(|later| later.whole);
         let known = theirs.map_or(Time(0), RowClock::time_max);
         let time = ours.map_or(Time(1), RowClock::time_max).max(Time(known.0 + 1)).min(TIME_MAX);
         let stamp = Clock::new(time, self.own);
-        let next_life = theirs.map_or(0, |theirs| theirs.life) + 1;
         let again = |clock| Undoing { action: Action::Keep, clock: Some(clock), kept: Some(Mask::Whole) };
+        // A dead row of the server's may have cells that it keeps.
+        let dead = |action| match theirs.filter(|theirs| theirs.deletion().is_some()) {
+            Some(theirs) => Action::Bury(theirs.columns.clone()),
+            None => action,
+        };
         let take = |action| Undoing { action, clock: theirs.cloned(), kept: None };
         match (theirs.is_some_and(RowClock::is_alive), alive) {
             // Written anew since, as a whole: a row of its own, whatever became of the one before.
-            (false, true) if anew => again(RowClock::alive(next_life, stamp, numbers.clone())),
-            (false, true) => take(Action::Delete),
-            (false, false) => take(Action::Keep),
-            // Deleted since.
-            (true, false) if anew && ours.is_some() => again(RowClock::tombstone(next_life, stamp)),
-            (true, false) => take(Action::Insert),
+            (false, true) if anew => again(local::insert(algorithm, theirs, stamp, numbers.clone(), sites)),
+            (false, true) => take(dead(Action::Delete)),
+            (false, false) => take(dead(Action::Keep)),
+            (true, false) => match theirs.filter(|_| anew && ours.is_some()) {
+                // Deleted since.
+                Some(theirs) => {
+                    let clock = local::delete(algorithm, theirs, stamp, sites);
+                    let buries = clock.deletion().is_some();
+                    let action = if buries { Action::Bury(theirs.columns.clone()) } else { Action::Keep };
+                    Undoing { action, ..again(clock) }
+                }
+                None => take(Action::Insert),
+            },
             (true, true) => match (ours, theirs) {
-                (Some(ours), Some(theirs)) => overlaid(numbers, ours, theirs, later, stamp, replica),
+                (Some(ours), Some(theirs)) => overlaid(table, ours, theirs, later, stamp, replica),
                 _ => take(Action::Keep),
             },
         }
@@ -373,13 +389,14 @@ fn obstacle(outcome: Result<(), Refused>) -> Result<Option<String>> {
 
 /// The server's row under cells that the app changed since.
 fn overlaid(
-    numbers: &ColumnSet,
+    table: &Table,
     ours: &RowClock,
     theirs: &RowClock,
     later: Option<&Later>,
     stamp: Clock,
     replica: &Replica,
 ) -> Undoing {
+    let (numbers, sites) = (&table.numbers, replica.sites.ids());
     let mut kept = match later {
         Some(later) if later.whole => numbers.clone(),
         Some(later) => later.columns.clone(),
@@ -398,7 +415,13 @@ fn overlaid(
     let written = theirs.columns.iter().filter(|column| numbers.contains(*column) && !kept.contains(*column));
     Undoing {
         action: Action::Update(written.collect()),
-        clock: Some(RowClock::from_cells(theirs.life, theirs.common, &cells, replica.sites.ids())),
+        clock: Some(match table.algorithm {
+            Algorithm::Aws => RowClock::from_writes(&cells, theirs.last_write(sites), None, sites),
+            _ => RowClock {
+                marks: theirs.marks.clone(),
+                ..RowClock::from_cells(theirs.life, theirs.common, &cells, sites)
+            },
+        }),
         kept: (!kept.is_empty()).then_some(Mask::Columns(kept)),
     }
 }

@@ -1,14 +1,18 @@
 //! Writing the base rows of a table, for an apply.
 
+mod bury;
+
 use crate::apply::Target;
+use crate::buried::{Buried, Values};
+use crate::capture::MAY_DELETE;
 use crate::clocks;
 use crate::error::{Error, Result};
 use crate::guard::{Guard, Verb};
 use crate::storage::{self, quote_identifier};
 use crate::table::Table;
 use crate::value::{from_sqlite, to_sqlite};
-use cloudsync_core::clock::{ColumnNumber, ColumnSet};
-use cloudsync_core::merge::Action;
+use cloudsync_core::clock::{ColumnNumber, ColumnSet, RowClock};
+use cloudsync_core::merge::{Action, Algorithm};
 use cloudsync_core::value::{Value as Owned, ValueRef};
 use cloudsync_protocol::payload::Group;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value, bindings};
@@ -73,6 +77,12 @@ pub(crate) struct Writer {
     guard: Option<Rc<Guard>>,
     /// Finds a parent that is missing, where the app enforces foreign keys.
     orphan: Option<Statement>,
+    /// Our triggers let no row go.
+    grows_only: bool,
+    /// Where the values of dead rows are kept, in a table that keeps them.
+    buried: Option<Buried>,
+    /// What is kept of the row at hand, read for ties.
+    at_hand: Option<Values>,
 }
 
 impl Writer {
@@ -92,10 +102,19 @@ impl Writer {
             stored: None,
             guard: guard.filter(|guard| guard.covers(table.id)).map(Rc::clone),
             orphan: if parents { orphan_query(&db, table)? } else { None },
+            grows_only: table.algorithm == Algorithm::Gos,
+            buried: Buried::of(&db, table.algorithm)?,
+            at_hand: None,
         })
     }
 
-    pub(crate) fn carry_out(&mut self, row: &Row<'_>, action: &Action) -> Result<(), Refused> {
+    /// Does what was decided; `clock` is what the row has then, `None` if that stays what it is.
+    pub(crate) fn carry_out(
+        &mut self,
+        row: &Row<'_>,
+        action: &Action,
+        clock: Option<&RowClock>,
+    ) -> Result<(), Refused> {
         match action {
             Action::Keep => Ok(()),
             Action::NeedWhole => Err(Refused::Part),
@@ -103,6 +122,12 @@ impl Writer {
                 Err(Refused::Constraint("the row's causal length leaps beyond its bound".into()))
             }
             Action::Delete => self.delete(row),
+            Action::Bury(columns) => self.bury(row, columns),
+            Action::Revive(columns) => {
+                let savepoint = self.db.savepoint("cloudsync_row")?;
+                self.revive(row, columns, clock)?;
+                Ok(savepoint.commit()?)
+            }
             Action::Insert | Action::Update(_) if self.orphan.is_none() => self.write(row, action),
             Action::Insert | Action::Update(_) | Action::Replace => {
                 let savepoint = self.db.savepoint("cloudsync_row")?;
@@ -140,6 +165,16 @@ impl Writer {
 
     /// Deletes the row with that packed key, if there is one.
     pub(crate) fn remove(&mut self, table: i64, packed: &[u8]) -> Result<(), Refused> {
+        if !self.grows_only {
+            return self.remove_any(table, packed);
+        }
+        storage::set(&self.db, MAY_DELETE, Value::Integer(1))?;
+        let outcome = self.remove_any(table, packed);
+        storage::unset(&self.db, MAY_DELETE)?;
+        outcome
+    }
+
+    fn remove_any(&mut self, table: i64, packed: &[u8]) -> Result<(), Refused> {
         clocks::bind_key(&mut self.delete, 1, packed)?;
         if let Some(guard) = &self.guard {
             guard.announce(table, Verb::Delete, packed);
@@ -273,11 +308,12 @@ impl Writer {
                 *stored.read.insert(stored.select.step()?)
             }
         };
-        // Without a row there is nothing to compare with: it was removed while nobody tracked.
-        Ok(match exists {
-            true => incoming.tie_order(&from_sqlite(stored.select.column(place))),
-            false => Ordering::Equal,
-        })
+        if exists {
+            return Ok(incoming.tie_order(&from_sqlite(stored.select.column(place))));
+        }
+        // Without a row there is nothing to compare with, unless its values are kept: it was removed while nobody
+        // tracked.
+        self.compare_with_buried(row, column, incoming)
     }
 
     /// Forgets the row that was read for ties.
@@ -287,6 +323,7 @@ impl Writer {
         {
             stored.select.reset()?;
         }
+        self.at_hand = None;
         Ok(())
     }
 }

@@ -170,8 +170,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 4_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn devices_that_exchanged_everything_are_equal(steps in prop::collection::vec(step(), 1..40)) {
-        let mut devices = [1, 2, 3].map(|seed| Device::new(seed, SCHEMA));
+    fn devices_that_exchanged_everything_are_equal(
+        steps in prop::collection::vec(step(), 1..40),
+        algorithm in prop::sample::select(vec!["cls", "cls", "dws", "aws"]),
+    ) {
+        let mut devices = [1, 2, 3].map(|seed| {
+            let mut device = Device::empty(seed);
+            device.run(SCHEMA);
+            device.init_all_as(algorithm);
+            device
+        });
         let mut clock = 0;
         steps.iter().for_each(|step| perform(&mut devices, step, &mut clock));
         devices.iter().for_each(grow);

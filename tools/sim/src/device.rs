@@ -172,7 +172,7 @@ impl Device {
         let mut process = Process::open(&path, &machine)?;
         for table in workload::TABLES {
             process.db.execute_batch(table.create)?;
-            process.replica.init(table.name, "cls", 0)?;
+            process.replica.init(table.name, table.algorithm, 0)?;
         }
         host::compact_often(&process.db)?;
         Ok(Self { name, machine, path, processes: vec![process] })

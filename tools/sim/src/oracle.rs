@@ -147,6 +147,7 @@ pub(crate) struct NamedClock {
     /// Of a tombstone, or a row without cells.
     row: Option<(u64, String)>,
     cells: BTreeMap<String, (u64, String)>,
+    marks: Vec<(u64, String)>,
 }
 
 /// All clocks, by table and packed key in hexadecimal, as `--watch` takes it.
@@ -179,10 +180,12 @@ pub(crate) fn clocks(db: &Connection) -> Result<BTreeMap<String, NamedClock>> {
             cells.insert(name.clone(), named(clock)?);
         }
         let row = if cells.is_empty() { Some(named(clock.common)?) } else { None };
+        let marks = clock.marks.iter().flat_map(|marks| marks.clocks()).map(named);
+        let marks = marks.collect::<Result<_>>()?;
         let name = tables.get(&table).context("a clock names an unknown table")?;
         let key: String =
             pk[pk.len() - reader.remaining()..].iter().map(|byte| format!("{byte:02x}")).collect();
-        all.insert(format!("{name}:{key}"), NamedClock { life: clock.life, row, cells });
+        all.insert(format!("{name}:{key}"), NamedClock { life: clock.life, row, cells, marks });
     }
     Ok(all)
 }

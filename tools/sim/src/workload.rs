@@ -10,6 +10,8 @@ use rusqlite::{Connection, params_from_iter};
 pub(crate) struct TableSpec {
     pub(crate) name: &'static str,
     pub(crate) create: &'static str,
+    /// How its rows merge.
+    pub(crate) algorithm: &'static str,
     /// Key columns, in the key's order.
     pub(crate) key: &'static [&'static str],
     pub(crate) cells: &'static [&'static str],
@@ -31,6 +33,7 @@ pub(crate) const TABLES: &[TableSpec] = &[
         name: "notes",
         create: "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT NOT NULL DEFAULT '', body, stars INTEGER, \
                  score REAL, bytes INTEGER GENERATED ALWAYS AS (length(title)) VIRTUAL)",
+        algorithm: "cls",
         key: &["id"],
         cells: &["title", "body", "stars", "score"],
         kind: KeyKind::Text,
@@ -39,6 +42,7 @@ pub(crate) const TABLES: &[TableSpec] = &[
         name: "pairs",
         create: "CREATE TABLE pairs(b INTEGER NOT NULL, value TEXT, a TEXT NOT NULL, extra BLOB, PRIMARY KEY(a, b)) \
                  WITHOUT ROWID",
+        algorithm: "cls",
         key: &["a", "b"],
         cells: &["value", "extra"],
         kind: KeyKind::Pair,
@@ -46,6 +50,7 @@ pub(crate) const TABLES: &[TableSpec] = &[
     TableSpec {
         name: "words",
         create: "CREATE TABLE words(word TEXT PRIMARY KEY NOT NULL COLLATE NOCASE, n)",
+        algorithm: "cls",
         key: &["word"],
         cells: &["word", "n"],
         kind: KeyKind::NoCase,
@@ -53,6 +58,7 @@ pub(crate) const TABLES: &[TableSpec] = &[
     TableSpec {
         name: "marks",
         create: "CREATE TABLE marks(a TEXT NOT NULL, b INTEGER NOT NULL, PRIMARY KEY(a, b))",
+        algorithm: "cls",
         key: &["a", "b"],
         cells: &[],
         kind: KeyKind::Pair,
@@ -60,9 +66,51 @@ pub(crate) const TABLES: &[TableSpec] = &[
     TableSpec {
         name: "things",
         create: "CREATE TABLE things(k PRIMARY KEY NOT NULL, v TEXT COLLATE NOCASE, w)",
+        algorithm: "cls",
         key: &["k"],
         cells: &["k", "v", "w"],
         kind: KeyKind::Any,
+    },
+    TableSpec {
+        name: "dws_notes",
+        create: "CREATE TABLE dws_notes(id TEXT PRIMARY KEY NOT NULL, title TEXT NOT NULL DEFAULT '', body)",
+        algorithm: "dws",
+        key: &["id"],
+        cells: &["title", "body"],
+        kind: KeyKind::Text,
+    },
+    TableSpec {
+        name: "aws_notes",
+        create: "CREATE TABLE aws_notes(id TEXT PRIMARY KEY NOT NULL, title TEXT NOT NULL DEFAULT '', body, stars INTEGER)",
+        algorithm: "aws",
+        key: &["id"],
+        cells: &["title", "body", "stars"],
+        kind: KeyKind::Text,
+    },
+    TableSpec {
+        name: "aws_things",
+        create: "CREATE TABLE aws_things(k PRIMARY KEY NOT NULL, v TEXT COLLATE NOCASE)",
+        algorithm: "aws",
+        key: &["k"],
+        cells: &["k", "v"],
+        kind: KeyKind::Any,
+    },
+    TableSpec {
+        name: "aws_marks",
+        create: "CREATE TABLE aws_marks(a TEXT NOT NULL, b INTEGER NOT NULL, PRIMARY KEY(a, b)) WITHOUT ROWID",
+        algorithm: "aws",
+        key: &["a", "b"],
+        cells: &[],
+        kind: KeyKind::Pair,
+    },
+    // Deletions and changes of its keys are errors, which leave nothing.
+    TableSpec {
+        name: "gos_notes",
+        create: "CREATE TABLE gos_notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, body)",
+        algorithm: "gos",
+        key: &["id"],
+        cells: &["title", "body"],
+        kind: KeyKind::Text,
     },
 ];
 

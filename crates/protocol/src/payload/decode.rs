@@ -4,6 +4,7 @@ use super::column::Column;
 use super::encode::FLAG_WHOLE;
 use super::frame::{self, Codec, Header};
 use super::ints::Ints;
+use super::marks::{self, MarkColumns};
 use super::strings::{Strings, Use};
 use super::{PayloadError, malformed};
 use crate::limits::{
@@ -16,6 +17,7 @@ use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{COLUMNS_MAX, Clock, LIFE_MAX, SiteOrdinal, TIME_MAX, Time};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::key::KEY_BYTES_MAX;
+use cloudsync_core::marks::Marks;
 use cloudsync_core::value::ValueRef;
 
 /// A payload out of its frame: the checksum fits, and the body is uncompressed and in memory.
@@ -172,6 +174,7 @@ pub struct Group<'a> {
     exceptions: Vec<(u16, Clock)>,
     /// Where each row's exceptions end; empty when there are none at all.
     exception_ends: Vec<u32>,
+    marks: Option<MarkColumns<'a>>,
     columns: Vec<Column<'a>>,
 }
 
@@ -207,7 +210,7 @@ impl<'a> Group<'a> {
     }
 
     /// The causal length of `row`, 1 to [`LIFE_MAX`]; even in tombstones, which only a whole group without columns
-    /// has.
+    /// has, or one of deletions.
     #[must_use]
     pub fn life(&self, row: usize) -> u64 {
         self.lives.get(row) as u64
@@ -227,6 +230,12 @@ impl<'a> Group<'a> {
         &self.exceptions[start as usize..end as usize]
     }
 
+    /// The marks of `row`, if the rows of this group have any; sites as in [`Group::clock`].
+    #[must_use]
+    pub fn marks(&self, row: usize) -> Option<Marks> {
+        self.marks.as_ref().map(|marks| marks.get(row, self.times.get(row)))
+    }
+
     /// The value of `row` in the column with index `column`.
     #[must_use]
     #[inline]
@@ -238,10 +247,9 @@ impl<'a> Group<'a> {
         let name = |index: u64| names.get(index as usize).copied().ok_or(malformed("name index"));
         let table = name(reader.varint_max(u64::from(u32::MAX), "name index")?)?;
         let flags = reader.byte()?;
-        if flags & !FLAG_WHOLE != 0 {
+        if flags & !FLAG_WHOLE != 0 && !marks::may_follow(flags & !FLAG_WHOLE, flags & FLAG_WHOLE != 0) {
             return Err(malformed("group flags"));
         }
-        let whole = flags & FLAG_WHOLE != 0;
         let columns_count = reader.varint_max(COLUMNS_MAX, "number of columns")? as usize;
         let stamp = budget.columns + 1;
         Budget::take(&mut budget.columns, columns_count, "number of columns")?;
@@ -263,7 +271,7 @@ impl<'a> Group<'a> {
         }
         Budget::take(&mut budget.rows, rows, "number of rows")?;
         Budget::take(&mut budget.cells, rows * columns_count, "number of cells")?;
-        let mut group = Self::read_rows(reader, rows, columns_count, whole, budget)?;
+        let mut group = Self::read_rows(reader, rows, columns_count, flags, budget)?;
         group.table = table;
         group.names = column_names;
         Ok(group)
@@ -274,17 +282,19 @@ impl<'a> Group<'a> {
         reader: &mut Reader<'a>,
         rows: usize,
         columns_count: usize,
-        whole: bool,
+        flags: u8,
         budget: &mut Budget,
     ) -> Result<Self, PayloadError> {
+        let (whole, marked) = (flags & FLAG_WHOLE != 0, flags & !FLAG_WHOLE);
         let keys = Strings::read(reader, rows, Use::Keys, &mut budget.unfolded_bytes)?;
         if (0..rows).any(|row| !(1..=KEY_BYTES_MAX).contains(&keys.get(row).len())) {
             return Err(malformed("key length"));
         }
         let lives = Ints::read(reader, rows)?;
         lives.check(rows, 1, LIFE_MAX as i64, "life")?;
-        let may_hold_tombstones = whole && columns_count == 0;
-        if !may_hold_tombstones && (0..rows).any(|row| lives.get(row) % 2 == 0) {
+        let may_hold_tombstones = whole && columns_count == 0 && marked == 0;
+        let dead = i64::from(marked & marks::FLAG_DELETIONS == 0);
+        if !may_hold_tombstones && (0..rows).any(|row| lives.get(row) % 2 != dead) {
             return Err(malformed("life"));
         }
         let times = Ints::read(reader, rows)?;
@@ -292,6 +302,10 @@ impl<'a> Group<'a> {
         let sites = Ints::read(reader, rows)?;
         sites.check(rows, 0, budget.sites - 1, "site")?;
         let (exceptions, exception_ends) = read_exceptions(reader, rows, columns_count, &times, budget)?;
+        let marks = match marked {
+            0 => None,
+            marked => Some(MarkColumns::read(reader, marked, rows, &times, budget.sites)?),
+        };
         if columns_count > reader.remaining() {
             return Err(malformed("number of columns"));
         }
@@ -300,12 +314,25 @@ impl<'a> Group<'a> {
             columns.push(Column::read(reader, rows, &mut budget.unfolded_bytes)?);
         }
         let (table, names) = ("", Vec::new());
-        Ok(Self { table, names, whole, rows, keys, lives, times, sites, exceptions, exception_ends, columns })
+        Ok(Self {
+            table,
+            names,
+            whole,
+            rows,
+            keys,
+            lives,
+            times,
+            sites,
+            exceptions,
+            exception_ends,
+            marks,
+            columns,
+        })
     }
 }
 
 /// A clock of checked parts.
-const fn clock(time: i64, site: i64) -> Clock {
+pub(super) const fn clock(time: i64, site: i64) -> Clock {
     Clock::new(Time(time as u64), SiteOrdinal(site as u32))
 }
 

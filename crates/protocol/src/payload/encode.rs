@@ -3,6 +3,7 @@
 use super::column::ColumnList;
 use super::frame::{self, Codec, Header};
 use super::ints;
+use super::marks::MarkLists;
 use super::string_list::StringList;
 use super::strings::Use;
 use crate::limits::{
@@ -16,6 +17,7 @@ use alloc::vec::Vec;
 use cloudsync_core::bytes::{put_bytes, put_varint, zigzag};
 use cloudsync_core::clock::{COLUMNS_MAX, Clock, SiteOrdinal};
 use cloudsync_core::id::SiteId;
+use cloudsync_core::marks::Marks;
 use cloudsync_core::value::ValueRef;
 
 /// Set in a group's flags: its rows carry every cell that the sender knows.
@@ -59,6 +61,7 @@ struct GroupList {
     exception_columns: Vec<i64>,
     exception_times: Vec<i64>,
     exception_sites: Vec<i64>,
+    marks: MarkLists,
     columns: Vec<ColumnList>,
 }
 
@@ -99,6 +102,23 @@ impl Encoder {
             ..GroupList::default()
         });
         GroupId(self.groups.len() as u32 - 1)
+    }
+
+    /// Opens a group for rows that all have the same kinds of marks as `like`: see [`Encoder::push_marked`].
+    pub fn marked_group(
+        &mut self,
+        table: &str,
+        columns: &[&str],
+        whole: bool,
+        like: Option<&Marks>,
+    ) -> GroupId {
+        let id = self.group(table, columns, whole);
+        if let Some(like) = like {
+            let group = &mut self.groups[id.0 as usize];
+            group.marks = MarkLists::new(like);
+            group.flags |= group.marks.flags();
+        }
+        id
     }
 
     fn name(&mut self, name: &str) -> u32 {
@@ -153,6 +173,28 @@ impl Encoder {
         self.cells += group.columns.len();
         self.exceptions += exceptions.len();
         self.rows += 1;
+    }
+
+    /// Adds a row with `marks`, of the kinds that the group was opened for; for the rest see [`Encoder::push`]. A dead
+    /// row has an even `life`, a deletion, and lies in a whole group, with the cells that it keeps.
+    ///
+    /// # Panics
+    /// As [`Encoder::push`], and when the marks are of other kinds.
+    #[expect(clippy::too_many_arguments, reason = "a row as it travels")]
+    pub fn push_marked<'v>(
+        &mut self,
+        group: GroupId,
+        key: &[u8],
+        life: u64,
+        clock: Clock,
+        marks: Option<&Marks>,
+        exceptions: &[(u16, Clock)],
+        values: impl IntoIterator<Item = ValueRef<'v>>,
+    ) {
+        if let Some(marks) = marks {
+            self.size_bytes += self.groups[group.0 as usize].marks.push(marks, clock.time);
+        }
+        self.push(group, key, life, clock, exceptions, values);
     }
 
     /// Number of rows added.
@@ -238,6 +280,7 @@ impl GroupList {
         ints::put(out, &self.exception_columns);
         ints::put(out, &self.exception_times);
         ints::put(out, &self.exception_sites);
+        self.marks.put(out, self.keys.len());
         self.columns.iter().for_each(|column| column.put(out));
     }
 }

@@ -26,16 +26,21 @@
 //! names        varint count (at most CHUNK_COLUMNS_MAX); each a varint length (1 to NAME_BYTES_MAX) and UTF-8; all differ
 //! groups       varint count (at most CHUNK_GROUPS_MAX), then each group:
 //!   table        varint: index into the names
-//!   flags        1 byte: 1 = whole: the rows carry every cell that the sender knows; other bits are 0
+//!   flags        1 byte: 1 = whole: the rows carry every cell that the sender knows; 2 = boundaries follow; 4 = writes
+//!                follow; 8 = deletions follow: the rows are dead; other bits are 0. 2 stands without 4 and 8, and 8
+//!                with 1
 //!   columns      varint count (at most COLUMNS_MAX), for each a varint index into the names; all differ
 //!   rows         varint count, at least 1
 //!   keys         strings, one for each row: the packed key, 1 to KEY_BYTES_MAX bytes
-//!   lives        integers, one for each row: causal length, 1 to LIFE_MAX; even only if whole and without columns
+//!   lives        integers, one for each row: causal length, 1 to LIFE_MAX; even only if whole and without columns, and
+//!                without boundaries; with deletions always even
 //!   times        integers, one for each row: time of the row's clock, 1 to TIME_MAX
 //!   sites        integers, one for each row: site of the row's clock, an index into the sites
 //!   exceptions   varint count of cells with another clock; four lists of integers, one for each of those cells:
 //!                row, column (an index into the group's columns), time minus that of the row's clock, site;
 //!                ascending by row, then column
+//!   marks        if flagged: of boundaries, then of writes, then of deletions, for each row two lists of integers: time
+//!                minus that of the row's clock, site; for deletions first of the write that each has seen, then its own
 //!   values       a column for each of the columns
 //! ```
 //! Nothing follows the last group. All groups together have at most CHUNK_ROWS_MAX rows, CHUNK_COLUMNS_MAX columns,
@@ -111,6 +116,7 @@ mod decode;
 mod encode;
 mod frame;
 mod ints;
+mod marks;
 mod planes;
 mod string_list;
 mod strings;

@@ -15,6 +15,7 @@ fn small_chunk() -> Chunk {
         life: 1,
         clock: clock(1_000 + index, 0),
         exceptions: if index == 1 { vec![(1, clock(900, 0))] } else { vec![] },
+        marks: None,
         values: vec![Value::Text(format!("note {index}").into_bytes()), Value::Real(index as f64 / 4.0)],
     };
     let rows = Rows {
@@ -184,6 +185,36 @@ fn content_outside_its_bounds_is_refused() {
     assert!(read(PLAIN_ROWS, &[0, 0]).is_err(), "bytes after the end");
     assert!(read(PLAIN_ROWS, &[5, 1, 0, 0]).is_err(), "only NULL in a column that has a kind");
     assert!(read(PLAIN_ROWS, &[3, 4, 1, 1, 1, b'x', 0, 2]).is_err(), "a dictionary index that is not there");
+}
+
+#[test]
+fn marks_outside_their_bounds_are_refused() {
+    // The group of `content_outside_its_bounds_is_refused`, with other flags and these marks.
+    let read = |flags: u8, life: u8, marks: &[u8]| {
+        let mut group = group_start(1, 1);
+        let at = group.len() - 4;
+        group[at] = flags;
+        let mut rows = PLAIN_ROWS.to_vec();
+        rows[4] = life * 2;
+        read_all(&seal_raw(&[&group, &rows, marks, &[0]].concat())).is_ok()
+    };
+    let (alive, dead) = (1, 2);
+    const CLOCK: [u8; 4] = [0, 0, 0, 0];
+    let two = [CLOCK, CLOCK].concat();
+    let three = [&two[..], &CLOCK].concat();
+    assert!(read(1, alive, &[]));
+    assert!(read(2, alive, &CLOCK) && read(3, alive, &CLOCK), "a boundary");
+    assert!(!read(3, dead, &CLOCK), "a boundary of a dead row");
+    assert!(read(4, alive, &CLOCK) && read(5, alive, &CLOCK), "a write");
+    assert!(!read(6, alive, &two), "a boundary and a write");
+    assert!(read(9, dead, &two) && read(13, dead, &three), "deletions");
+    assert!(!read(9, alive, &two), "a deletion of a living row");
+    assert!(!read(8, dead, &two) && !read(12, dead, &three), "a part of a dead row");
+    assert!(!read(11, dead, &three) && !read(16, alive, &[]) && !read(32, alive, &[]), "unknown flags");
+    assert!(!read(2, alive, &CLOCK[..3]) && !read(9, dead, &two[..6]), "cut short");
+    assert!(!read(2, alive, &[0, 1, 0, 0]), "time 0");
+    assert!(!read(2, alive, &[0, 0, 0, 2]), "a site that is not there");
+    assert!(!read(9, dead, &[0, 0, 0, 0, 0, 3, 0, 0]), "a deletion at a negative time");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use cloudsync_core::clock::{Clock, SiteOrdinal, Time};
 use cloudsync_core::id::SiteId;
+use cloudsync_core::marks::Marks;
 use cloudsync_core::value::Value;
 use cloudsync_protocol::payload::{Codec, Encoder, Header, Opened, PayloadError, Stored};
 
@@ -11,6 +12,8 @@ pub(crate) struct Row {
     pub(crate) life: u64,
     pub(crate) clock: Clock,
     pub(crate) exceptions: Vec<(u16, Clock)>,
+    /// Of the same kinds in all rows of a group.
+    pub(crate) marks: Option<Marks>,
     pub(crate) values: Vec<Value>,
 }
 
@@ -37,10 +40,12 @@ impl Chunk {
         }
         for group in &self.groups {
             let columns: Vec<_> = group.columns.iter().map(String::as_str).collect();
-            let id = encoder.group(&group.table, &columns, group.whole);
+            let like = group.rows.first().and_then(|row| row.marks);
+            let id = encoder.marked_group(&group.table, &columns, group.whole, like.as_ref());
             for row in &group.rows {
                 let values = row.values.iter().map(Value::borrow);
-                encoder.push(id, &row.key, row.life, row.clock, &row.exceptions, values);
+                let Row { key, life, clock, exceptions, .. } = row;
+                encoder.push_marked(id, key, *life, *clock, row.marks.as_ref(), exceptions, values);
             }
         }
         assert_eq!(encoder.is_empty(), self.groups.is_empty());
@@ -56,6 +61,7 @@ impl Chunk {
                 life: group.life(row),
                 clock: group.clock(row),
                 exceptions: group.exceptions(row).to_vec(),
+                marks: group.marks(row),
                 values: (0..group.columns().len())
                     .map(|column| group.value(row, column).to_value())
                     .collect(),

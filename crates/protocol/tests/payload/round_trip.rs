@@ -4,6 +4,7 @@ use super::model::{Chunk, Row, Rows, clock};
 use cloudsync_core::clock::{LIFE_MAX, TIME_MAX};
 use cloudsync_core::id::{SiteId, uuid_text, uuid_v7};
 use cloudsync_core::key::{KeyCollation, pack_part};
+use cloudsync_core::marks::{Deletion, Marks};
 use cloudsync_core::value::{Value, ValueRef};
 use cloudsync_protocol::payload::{Codec, Encoder, Header, Opened, Stored};
 use proptest::prelude::*;
@@ -63,12 +64,31 @@ fn any_column(rows: usize) -> BoxedStrategy<Vec<Value>> {
     prop_oneof![4 => one_kind, 2 => nulls, 2 => column(any_value().boxed())].boxed()
 }
 
+/// Marks of the kinds that the bits say: 1 = boundary, 2 = write, 4 = deletion.
+fn any_marks(kinds: u8, sites: u32) -> impl Strategy<Value = Option<Marks>> {
+    let any_clock = move || (1..=TIME_MAX.0, 0..sites).prop_map(|(time, site)| clock(time, site));
+    [(); 4].map(|()| any_clock()).prop_map(move |[boundary, write, seen, clock]| {
+        (kinds > 0).then(|| Marks {
+            boundary: (kinds & 1 > 0).then_some(boundary),
+            write: (kinds & 2 > 0).then_some(write),
+            deletion: (kinds & 4 > 0).then_some(Deletion { seen, clock }),
+        })
+    })
+}
+
 fn any_group(sites: u32) -> impl Strategy<Value = Rows> {
-    (0usize..5, prop_oneof![4 => 1usize..20, 1 => 60usize..140], any::<bool>(), 0u8..4).prop_flat_map(
-        move |(columns_count, rows_count, whole, keys)| {
-            let may_be_dead = whole && columns_count == 0;
+    let kinds = prop_oneof![4 => Just(0), 4 => prop::sample::select(vec![1u8, 2, 4, 6])];
+    let rows_count = prop_oneof![4 => 1usize..20, 1 => 60usize..140];
+    (0usize..5, rows_count, any::<bool>(), 0u8..4, kinds).prop_flat_map(
+        move |(columns_count, rows_count, whole, keys, kinds)| {
+            let whole = whole || kinds & 4 > 0;
+            let may_be_dead = whole && columns_count == 0 && kinds == 0;
             let life = prop_oneof![Just(0), 0..LIFE_MAX / 2 - 1].prop_flat_map(move |n| {
-                if may_be_dead { n * 2 + 1..n * 2 + 3 } else { n * 2 + 1..n * 2 + 2 }
+                match (may_be_dead, kinds & 4 > 0) {
+                    (true, _) => n * 2 + 1..n * 2 + 3,
+                    (false, false) => n * 2 + 1..n * 2 + 2,
+                    (false, true) => n * 2 + 2..n * 2 + 3,
+                }
             });
             let any_clock = || (1..=TIME_MAX.0, 0..sites).prop_map(|(time, site)| clock(time, site));
             let exceptions = prop::collection::btree_map(0..columns_count.max(1) as u16, any_clock(), 0..4)
@@ -79,7 +99,8 @@ fn any_group(sites: u32) -> impl Strategy<Value = Rows> {
                 2 => any::<[u8; 16]>().prop_map(|bytes| [&[0x30], &bytes[..]].concat()).boxed(),
                 _ => prop::collection::vec(any::<u8>(), 1..30).boxed(),
             };
-            let row = (key, life, any_clock(), prop_oneof![3 => Just(vec![]), 1 => exceptions]);
+            let exceptions = prop_oneof![3 => Just(vec![]), 1 => exceptions];
+            let row = (key, life, any_clock(), exceptions, any_marks(kinds, sites));
             (
                 prop::collection::vec(row, rows_count),
                 (0..columns_count).map(|_| any_column(rows_count)).collect::<Vec<_>>(),
@@ -92,11 +113,12 @@ fn any_group(sites: u32) -> impl Strategy<Value = Rows> {
                     rows: rows
                         .into_iter()
                         .enumerate()
-                        .map(|(index, (key, life, clock, exceptions))| Row {
+                        .map(|(index, (key, life, clock, exceptions, marks))| Row {
                             key,
                             life,
                             clock,
                             exceptions,
+                            marks,
                             values: columns.iter().map(|values| values[index].clone()).collect(),
                         })
                         .collect(),
@@ -189,6 +211,7 @@ fn a_codec_is_asked_only_where_it_can_win() {
         life: 1,
         clock: clock(1, 0),
         exceptions: vec![],
+        marks: None,
         values: vec![Value::Text(text.to_vec())],
     };
     let chunk = |text: &[u8]| Chunk {
@@ -223,6 +246,7 @@ fn column_bytes_per_row(value: impl Fn(u64) -> Value) -> f64 {
             life: 1,
             clock: clock(1_700_000_000_000, 0),
             exceptions: vec![],
+            marks: None,
             values: if values { vec![value(row)] } else { vec![] },
         });
         Rows { table: "t".into(), columns, whole: true, rows: rows.collect() }
@@ -295,6 +319,7 @@ fn row_bytes(key: impl Fn(u64) -> Vec<u8>, time: impl Fn(u64) -> u64) -> f64 {
         life: 2,
         clock: clock(time(row), 0),
         exceptions: vec![],
+        marks: None,
         values: vec![],
     });
     let group = Rows { table: "t".into(), columns: vec![], whole: true, rows: rows.collect() };

@@ -7,6 +7,7 @@ use super::model::{Chunk, Row, Rows, clock};
 use super::round_trip::integer_key;
 use cloudsync_core::clock::{Clock, LIFE_MAX, TIME_MAX};
 use cloudsync_core::id::{SiteId, hex, uuid_text, uuid_v7};
+use cloudsync_core::marks::{Deletion, Marks};
 use cloudsync_core::value::Value;
 use cloudsync_protocol::payload::{Header, Stored};
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ fn site(byte: u8) -> SiteId {
 }
 
 fn row(key: Vec<u8>, clock: Clock, values: Vec<Value>) -> Row {
-    Row { key, life: 1, clock, exceptions: vec![], values }
+    Row { key, life: 1, clock, exceptions: vec![], marks: None, values }
 }
 
 fn text(text: impl Into<String>) -> Value {
@@ -122,6 +123,39 @@ fn every_form() -> Chunk {
     }
 }
 
+/// Rows of `dws` and `aws` tables with every combination of marks that there is.
+fn marks() -> Chunk {
+    let boundary = |n: u64| Marks { boundary: Some(clock(900 + n, 1)), ..Marks::default() };
+    let write = |n: u64| Some(clock(2_000 + n * n, (n % 2) as u32));
+    let deletion = |n: u64| Some(Deletion { seen: clock(1_000 - n, 0), clock: clock(TIME_MAX.0 - n, 1) });
+    let row = |n: u64, life: u64, marks: Marks| Row {
+        life,
+        exceptions: if n == 1 { vec![(1, clock(800, 1))] } else { vec![] },
+        marks: Some(marks),
+        ..row(integer_key(n as i64), clock(1_000, 0), vec![Value::Integer(n as i64), text("kept")])
+    };
+    let group = |table: &str, whole: bool, life: u64, marks: &dyn Fn(u64) -> Marks| {
+        rows(table, &["a", "b"], whole, (0..3).map(|n| row(n, life, marks(n))).collect())
+    };
+    let mut keys_only = group("keys", true, 2, &|n| Marks { deletion: deletion(n), ..Marks::default() });
+    keys_only.columns.clear();
+    for row in &mut keys_only.rows {
+        (row.exceptions, row.values) = (vec![], vec![]);
+    }
+    Chunk {
+        header: Header { first_version: 5, last_version: 6, is_final: true },
+        sites: vec![site(0x31), site(0x32)],
+        groups: vec![
+            group("dws", true, 1, &boundary),
+            group("dws", false, 1, &boundary),
+            group("aws", false, 1, &|n| Marks { write: write(n), ..Marks::default() }),
+            group("aws", true, 2, &|n| Marks { deletion: deletion(n), ..Marks::default() }),
+            group("aws", true, 2, &|n| Marks { write: write(n), deletion: deletion(n), boundary: None }),
+            keys_only,
+        ],
+    }
+}
+
 fn cases() -> Vec<(&'static str, Chunk)> {
     let header = Header { first_version: 4, last_version: 9, is_final: true };
     vec![
@@ -130,6 +164,7 @@ fn cases() -> Vec<(&'static str, Chunk)> {
         ("v1-tombstones", tombstones()),
         ("v1-every-kind", every_kind()),
         ("v1-every-form", every_form()),
+        ("v1-marks", marks()),
     ]
 }
 

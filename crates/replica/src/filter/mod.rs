@@ -28,6 +28,7 @@ use crate::replica::Replica;
 use crate::storage;
 use crate::table::{Column, Definition, Table};
 use cloudsync_core::clock::{ColumnSet, RowClock};
+use cloudsync_core::merge::Algorithm;
 use cloudsync_sqlite_ffi::{Connection, Value};
 
 /// The filter of a table.
@@ -120,6 +121,13 @@ impl Replica {
         // What was written so far is judged by the filter under which it was written.
         self.fold_in_transaction()?;
         let table = self.synced_table(table)?;
+        if expression.is_some() && table.algorithm != Algorithm::Cls {
+            // A row that leaves the filter goes through a deletion which keeps nothing and comes back by no edit.
+            return Err(Error::usage(format!(
+                "table \"{}\" merges by the algorithm {}, and only tables of the algorithm cls can have a filter: call cloudsync_cleanup('{0}') and cloudsync_init('{0}') to change it",
+                table.name, table.algorithm
+            )));
+        }
         let wanted = expression.map(|text| RowFilter::new(&table.definition, text.trim().to_owned()));
         if let Some(filter) = &wanted {
             filter.prepare(&self.db, &table.name)?;
@@ -145,7 +153,14 @@ impl Replica {
         if table.enabled {
             let cells: Vec<_> = table.cells.iter().map(|cell| &cell.column).collect();
             let db = &self.db;
-            capture::create_triggers(db, &table.definition, table.layout, &cells, wanted.as_ref())?;
+            capture::create_triggers(
+                db,
+                table.algorithm,
+                &table.definition,
+                table.layout,
+                &cells,
+                wanted.as_ref(),
+            )?;
         }
         storage::set(&self.db, "schema_version", Value::Integer(catalog::schema_version(&self.db)?))?;
         self.catalog.load(&self.db)

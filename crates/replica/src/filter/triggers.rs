@@ -73,7 +73,7 @@ pub(crate) fn filtered_triggers(
         mask = mask(cells),
         old = old_key_list(definition),
     );
-    let (victims, _) = victim_notes(definition, layout, &format!(" AND {inside}"));
+    let (victims, _) = victim_notes(definition, layout, &format!(" AND {inside}"), &|_, _| String::new());
     let look_at_target = note_stored(NOTE_LOOK, "NEW.", &inside);
     let before_update = format!(
         "{} {} {victims}",

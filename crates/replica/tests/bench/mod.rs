@@ -114,12 +114,17 @@ impl Device {
 
     /// Makes every table sync that has a primary key.
     pub(crate) fn init_all(&mut self) {
+        self.init_all_as("cls");
+    }
+
+    /// The same, by this algorithm.
+    pub(crate) fn init_all_as(&mut self, algorithm: &str) {
         let names: Vec<String> = self.column(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'cloudsync%' \
              AND sql LIKE '%primary key%' ORDER BY name",
         );
         for name in names {
-            if let Err(error) = self.replica.init(&name, "cls", 1) {
+            if let Err(error) = self.replica.init(&name, algorithm, 1) {
                 assert!(error.to_string().contains("virtual table"), "{error}");
             }
         }
@@ -203,7 +208,13 @@ impl Device {
             let mut cells: Vec<_> =
                 clock.cells().map(|(c, at)| format!("{} {}", names[usize::from(c.0)], one(at))).collect();
             cells.sort();
-            let text = format!("life {} common {}: {}", clock.life, one(clock.common), cells.join(", "));
+            let marks = clock.marks.iter().flat_map(|marks| marks.clocks()).map(one).collect::<Vec<_>>();
+            let text = format!(
+                "life {} common {}: {} marks {marks:?}",
+                clock.life,
+                one(clock.common),
+                cells.join(", ")
+            );
             clocks.insert(format!("{key:02x?}"), text);
         }
         clocks

@@ -4,7 +4,7 @@ use super::{Device, Row};
 use crate::subject::Took;
 use cloudsync_core::clock::{Clock, ColumnNumber, RowClock, SiteOrdinal};
 use cloudsync_core::id::SiteId;
-use cloudsync_core::merge::{Action, decide};
+use cloudsync_core::merge::{Action, Algorithm, decide};
 use cloudsync_protocol::payload::{Opened, Payload};
 use cloudsync_protocol::verdict::{State, Verdicts};
 use cloudsync_replica::Zstd;
@@ -116,7 +116,7 @@ fn merge_row(
     (key, incoming, whole): &(Vec<u8>, Row, bool),
 ) -> bool {
     let stored = rows.get(key).map(|row| &row.clock);
-    let decision = decide(stored, &incoming.clock, *whole, sites, &mut |_| false);
+    let decision = decide(Algorithm::Cls, stored, &incoming.clock, *whole, sites, &mut |_| false);
     let mut values = rows.get(key).map(|row| row.values.clone()).unwrap_or_default();
     match decision.action {
         Action::Keep => {}
@@ -127,7 +127,7 @@ fn merge_row(
             values.extend(written.map(|(column, value)| (*column, value.clone())));
         }
         Action::NeedWhole => return false,
-        Action::RefuseJump => panic!("a device got what nobody sent"),
+        Action::Bury(_) | Action::Revive(_) | Action::RefuseJump => panic!("a device got what nobody sent"),
     }
     if let Some(clock) = decision.clock {
         rows.insert(key.clone(), Row { clock, values });

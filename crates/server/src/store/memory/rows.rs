@@ -4,7 +4,7 @@ use super::{Stop, damaged, refuse};
 use cloudsync_core::clock::{Clock, ColumnNumber, RowClock, SiteOrdinal, Time};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::key::{self, KeyCollation};
-use cloudsync_core::merge::{Action, decide};
+use cloudsync_core::merge::{Action, Algorithm, Travelled, decide, received};
 use cloudsync_core::value::Value;
 use cloudsync_protocol::message::{Reason, Request};
 use cloudsync_protocol::payload::{Encoder, Group, Header, Opened};
@@ -40,6 +40,7 @@ struct Row {
 struct Change {
     id: RowId,
     from: SiteId,
+    algorithm: Algorithm,
     whole: bool,
     clock: RowClock,
     values: BTreeMap<ColumnNumber, Value>,
@@ -142,6 +143,9 @@ impl Rows {
         if key::check(group.key(row), key_names(table).len(), |_| KeyCollation::Binary).is_err() {
             return refuse(Reason::BadPayload, format!("a key of table \"{}\" is damaged", table.name));
         }
+        let Some(algorithm) = Algorithm::named(&table.algorithm) else {
+            return refuse(Reason::SchemaConflict, format!("unknown algorithm {}", table.algorithm));
+        };
         let clock = |clock: Clock| Clock::new(clock.time, ordinals[clock.site.0 as usize]);
         let common = clock(group.clock(row));
         let (mut cells, mut values) = (BTreeMap::new(), BTreeMap::new());
@@ -157,14 +161,18 @@ impl Rows {
             values.insert(number, group.value(row, at).to_value());
         }
         let cells: Vec<_> = cells.into_iter().collect();
-        let clock = RowClock::from_cells(group.life(row), common, &cells, &self.sites);
-        Ok(Change {
-            id: (table.name.clone(), group.key(row).to_vec()),
-            from,
-            whole: group.whole(),
-            clock,
-            values,
-        })
+        let last = cells.iter().fold(common, |last, (_, cell)| last.latest(*cell, &self.sites));
+        let marks = group.marks(row).map(|marks| marks.map(clock));
+        let life = group.life(row);
+        let travelled = Travelled { life, row: common, cells: &cells, last, marks };
+        let Some(clock) = received(algorithm, &travelled, &self.sites) else {
+            return refuse(
+                Reason::BadPayload,
+                format!("a row of table \"{}\" merges by another algorithm", table.name),
+            );
+        };
+        let id = (table.name.clone(), group.key(row).to_vec());
+        Ok(Change { id, from, algorithm, whole: group.whole(), clock, values })
     }
 
     /// Merges what waits while that brings any of it in.
@@ -192,14 +200,15 @@ impl Rows {
             (theirs, _) => theirs.is_some(),
         };
         let stored = stored.map(|row| row.clock.clone());
-        let decision = decide(stored.as_ref(), &change.clock, change.whole, &self.sites, &mut tie);
+        let (incoming, whole) = (&change.clock, change.whole);
+        let decision = decide(change.algorithm, stored.as_ref(), incoming, whole, &self.sites, &mut tie);
         match &decision.action {
             Action::NeedWhole => return Err(String::new()),
             Action::RefuseJump => return Err("the row's causal length leaps beyond its bound".into()),
             Action::Keep => {}
             Action::Delete => values.clear(),
             Action::Insert | Action::Replace => values = change.values.clone(),
-            Action::Update(columns) => {
+            Action::Update(columns) | Action::Bury(columns) | Action::Revive(columns) => {
                 let written = change.values.iter().filter(|(column, _)| columns.contains(**column));
                 values.extend(written.map(|(column, value)| (*column, value.clone())));
             }
@@ -266,22 +275,25 @@ impl Rows {
                 .collect();
         }
         let own = |clock: Clock| self.sites[clock.site.0 as usize] == request.site;
-        let only_own = |row: &Row| own(row.clock.common) && row.clock.cells().all(|(_, clock)| own(clock));
+        let only_own = |row: &Row| row.clock.clocks().all(own) && row.clock.marks.is_none();
         self.rows.iter().filter(|(_, row)| request.echo || !only_own(row)).map(|(id, _)| id).collect()
     }
 
     fn write(&self, encoder: &mut Encoder, table: &TableSchema, key: &[u8], row: &Row) {
-        let mut wire =
-            |clock: Clock| Clock::new(clock.time, encoder.site(&self.sites[clock.site.0 as usize]));
-        let common = wire(row.clock.common);
-        let cells = row.clock.cells().map(|(_, clock)| wire(clock));
+        let sites: Vec<_> = self.sites.iter().map(|site| encoder.site(site)).collect();
+        let sent = |clock: Clock| Clock::new(clock.time, sites[clock.site.0 as usize]);
+        let common = sent(row.clock.common);
+        let cells = row.clock.cells().map(|(_, clock)| sent(clock));
         let exceptions: Vec<_> = (0..).zip(cells).filter(|(_, clock)| *clock != common).collect();
         let columns: Vec<_> = row.clock.columns.iter().collect();
         let names: Vec<_> =
             columns.iter().map(|column| table.columns[usize::from(column.0)].name.as_str()).collect();
-        let group = encoder.group(&table.name, &names, true);
+        let marks = row.clock.marks.as_deref().copied();
+        let marks = marks.map(|marks| marks.map(sent));
         let values = columns.iter().map(|column| row.values[column].borrow());
-        encoder.push(group, key, row.clock.life, common, &exceptions, values);
+        let group = encoder.marked_group(&table.name, &names, true, marks.as_ref());
+        let life = row.clock.life;
+        encoder.push_marked(group, key, life, common, marks.as_ref(), &exceptions, values);
     }
 }
 

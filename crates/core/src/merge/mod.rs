@@ -1,12 +1,20 @@
 //! The rule: what a replica does with a change of a row. `docs/merge.md` proves that it forms a join.
 //!
 //! [`decide`] takes the row's stored clock and the incoming one and gives the action on the base table and the clock
-//! that the row has afterwards. It looks at values only through `tie`, and only where two clocks are equal. It is
-//! the one place where the rule of the algorithm `cls` is written: replicas, the server and the simulator all call
-//! it.
+//! that the row has afterwards. It looks at values only through `tie`, and only where two clocks are equal. This module
+//! is the one place where the rule of each [`Algorithm`] is written: replicas, the server and the simulator all call
+//! it. [`local`] says what local writes make of a clock.
+
+mod algorithm;
+mod aws;
+mod dws;
+pub mod local;
+
+pub use algorithm::Algorithm;
 
 use crate::clock::{Clock, ColumnNumber, ColumnSet, LIFE_JUMP_MAX, RowClock};
 use crate::id::SiteId;
+use crate::marks::Marks;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
@@ -23,6 +31,11 @@ pub enum Action {
     Update(ColumnSet),
     /// It exists: delete it.
     Delete,
+    /// It is dead from here on and keeps its values: those of these columns come in, the others stay what they are,
+    /// in the base row if there is one (`aws`).
+    Bury(ColumnSet),
+    /// It was dead and comes back with the values that it kept, but for those of these columns, which come in (`aws`).
+    Revive(ColumnSet),
     /// The change carries a part of a row that this replica does not have; it must wait for the whole row.
     NeedWhole,
     /// The change raises the causal length by more than [`LIFE_JUMP_MAX`]; no replica makes such a change.
@@ -48,7 +61,7 @@ impl Decision {
     }
 }
 
-/// Decides what a change does to a row.
+/// Decides what a change does to a row of a table that merges by `algorithm`.
 ///
 /// `stored` is the row's clock here, `None` if this replica never knew the row. `incoming` holds the clocks that the
 /// change carries, by this replica's column numbers and site ordinals; `whole` says that it carries every cell of
@@ -57,6 +70,26 @@ impl Decision {
 /// forgers make such cells, so a caller that trusts its source answers `false` without looking.
 #[must_use]
 pub fn decide(
+    algorithm: Algorithm,
+    stored: Option<&RowClock>,
+    incoming: &RowClock,
+    whole: bool,
+    sites: &[SiteId],
+    tie: &mut dyn FnMut(ColumnNumber) -> bool,
+) -> Decision {
+    match algorithm {
+        Algorithm::Cls => decide_cls(stored, incoming, whole, sites, tie),
+        Algorithm::Dws => dws::decide(stored, incoming, whole, sites, tie),
+        Algorithm::Aws => aws::decide(stored, incoming, whole, sites, tie),
+        Algorithm::Gos if !incoming.is_alive() => Decision::unchanged(Action::Keep),
+        Algorithm::Gos => match stored {
+            Some(stored) => join_cells(stored, incoming, sites, tie),
+            None => begin_life(None, incoming, whole),
+        },
+    }
+}
+
+fn decide_cls(
     stored: Option<&RowClock>,
     incoming: &RowClock,
     whole: bool,
@@ -100,6 +133,28 @@ fn join_cells(
     sites: &[SiteId],
     tie: &mut dyn FnMut(ColumnNumber) -> bool,
 ) -> Decision {
+    let (written, later) = compare_cells(stored, incoming, sites, tie);
+    let row_is_later = stored.columns.is_empty()
+        && incoming.columns.is_empty()
+        && incoming.common.order(&stored.common, sites) == Ordering::Greater;
+    let clock = if row_is_later {
+        Some(incoming.clone())
+    } else if later.is_empty() {
+        None
+    } else {
+        Some(overlay(stored, &later, sites))
+    };
+    let action = if written.is_empty() { Action::Keep } else { Action::Update(written) };
+    Decision { action, clock }
+}
+
+/// The columns whose incoming values win, and those of them whose clocks do, in ascending order.
+fn compare_cells(
+    stored: &RowClock,
+    incoming: &RowClock,
+    sites: &[SiteId],
+    tie: &mut dyn FnMut(ColumnNumber) -> bool,
+) -> (ColumnSet, Vec<(ColumnNumber, Clock)>) {
     let mut written = ColumnSet::new();
     let mut later: Vec<(ColumnNumber, Clock)> = Vec::new();
     for (column, clock) in incoming.cells() {
@@ -120,23 +175,60 @@ fn join_cells(
             }
         }
     }
-    let row_is_later = stored.columns.is_empty()
-        && incoming.columns.is_empty()
-        && incoming.common.order(&stored.common, sites) == Ordering::Greater;
-    let clock = if row_is_later {
-        Some(incoming.clone())
-    } else if later.is_empty() {
-        None
-    } else {
-        Some(overlay(stored, &later, sites))
+    (written, later)
+}
+
+/// A row as it travelled, its clocks by this replica's column numbers and site ordinals.
+#[derive(Debug)]
+pub struct Travelled<'a> {
+    /// Its causal length.
+    pub life: u64,
+    /// The clock that it has where it has no cells.
+    pub row: Clock,
+    /// The cells of columns that are known here, in ascending order.
+    pub cells: &'a [(ColumnNumber, Clock)],
+    /// The last of all the cells that travelled, also of columns that are unknown here; of none, `row`.
+    pub last: Clock,
+    /// Its marks.
+    pub marks: Option<Marks>,
+}
+
+/// The clock of a row that travelled, for [`decide`]; `None` when its life and its marks are not of the algorithm.
+#[must_use]
+pub fn received(algorithm: Algorithm, travelled: &Travelled<'_>, sites: &[SiteId]) -> Option<RowClock> {
+    let Travelled { life, row, cells, last, marks } = *travelled;
+    let is_alive = life % 2 == 1;
+    let marks = marks.unwrap_or_default();
+    let life = if algorithm == Algorithm::Cls { life } else { 2 - life % 2 };
+    let is_fitting = match algorithm {
+        Algorithm::Cls | Algorithm::Gos => marks.is_empty(),
+        Algorithm::Dws => marks.write.is_none() && marks.deletion.is_none() && (is_alive || marks.is_empty()),
+        Algorithm::Aws => marks.boundary.is_none() && is_alive == marks.deletion.is_none(),
     };
-    let action = if written.is_empty() { Action::Keep } else { Action::Update(written) };
-    Decision { action, clock }
+    is_fitting.then(|| match algorithm {
+        Algorithm::Aws => {
+            let write = marks.write.map_or(last, |write| write.latest(last, sites));
+            RowClock::from_writes(cells, write, marks.deletion, sites)
+        }
+        _ => RowClock::from_cells(life, row, cells, sites).with_marks(marks),
+    })
 }
 
 /// The row clock with the `later` cells, in ascending order, in place of its own.
 #[must_use]
 pub fn overlay(stored: &RowClock, later: &[(ColumnNumber, Clock)], sites: &[SiteId]) -> RowClock {
+    let cells = merge_cells(stored, later);
+    match stored.marks.as_deref() {
+        None => RowClock::from_cells(stored.life, stored.common, &cells, sites),
+        Some(marks) if marks.boundary.is_some() => {
+            RowClock::from_cells(stored.life, stored.common, &cells, sites).with_marks(*marks)
+        }
+        Some(marks) => RowClock::from_writes(&cells, stored.last_write(sites), marks.deletion, sites),
+    }
+}
+
+/// The cells of a row with the `later` ones, both in ascending order, in place of its own.
+fn merge_cells(stored: &RowClock, later: &[(ColumnNumber, Clock)]) -> Vec<(ColumnNumber, Clock)> {
     let mut cells = Vec::with_capacity(stored.columns.len() + later.len());
     let mut later = later.iter().copied().peekable();
     for (column, clock) in stored.cells() {
@@ -149,7 +241,7 @@ pub fn overlay(stored: &RowClock, later: &[(ColumnNumber, Clock)], sites: &[Site
         }
     }
     cells.extend(later);
-    RowClock::from_cells(stored.life, stored.common, &cells, sites)
+    cells
 }
 
 #[cfg(test)]
@@ -171,7 +263,7 @@ mod tests {
         fn apply(&mut self, incoming: &RowClock, values: &BTreeMap<u16, u8>) {
             let own = self.values.clone();
             let mut tie = |column: ColumnNumber| values.get(&column.0) > own.get(&column.0);
-            let decision = decide(self.clock.as_ref(), incoming, true, &SITES, &mut tie);
+            let decision = decide(Algorithm::Cls, self.clock.as_ref(), incoming, true, &SITES, &mut tie);
             match decision.action {
                 Action::Keep | Action::NeedWhole | Action::RefuseJump => {}
                 Action::Insert | Action::Replace => self.values = values.clone(),
@@ -180,7 +272,7 @@ mod tests {
                         self.values.insert(column.0, values[&column.0]);
                     }
                 }
-                Action::Delete => self.values.clear(),
+                Action::Delete | Action::Bury(_) | Action::Revive(_) => self.values.clear(),
             }
             if let Some(clock) = decision.clock {
                 self.clock = Some(clock);
@@ -240,24 +332,33 @@ mod tests {
     fn a_delete_beats_concurrent_updates() {
         let alive = RowClock::alive(1, clock(9, 0), ColumnSet::first(2));
         let dead = RowClock::tombstone(2, clock(3, 1));
-        assert_eq!(decide(Some(&alive), &dead, true, &SITES, &mut never).action, Action::Delete);
-        assert_eq!(decide(Some(&dead), &alive, true, &SITES, &mut never).action, Action::Keep);
+        assert_eq!(
+            decide(Algorithm::Cls, Some(&alive), &dead, true, &SITES, &mut never).action,
+            Action::Delete
+        );
+        assert_eq!(
+            decide(Algorithm::Cls, Some(&dead), &alive, true, &SITES, &mut never).action,
+            Action::Keep
+        );
     }
 
     #[test]
     fn equal_values_still_take_the_later_clock() {
         let stored = RowClock::alive(1, clock(1, 0), ColumnSet::first(1));
         let incoming = RowClock::alive(1, clock(3, 0), ColumnSet::first(1));
-        let decision = decide(Some(&stored), &incoming, false, &SITES, &mut never);
+        let decision = decide(Algorithm::Cls, Some(&stored), &incoming, false, &SITES, &mut never);
         assert_eq!(decision.clock, Some(incoming));
     }
 
     #[test]
     fn a_part_of_an_unknown_row_waits() {
         let part = RowClock::alive(1, clock(3, 0), ColumnSet::first(1));
-        assert_eq!(decide(None, &part, false, &SITES, &mut never).action, Action::NeedWhole);
+        assert_eq!(decide(Algorithm::Cls, None, &part, false, &SITES, &mut never).action, Action::NeedWhole);
         let next_life = RowClock::alive(3, clock(3, 0), ColumnSet::first(1));
-        assert_eq!(decide(Some(&part), &next_life, false, &SITES, &mut never).action, Action::NeedWhole);
+        assert_eq!(
+            decide(Algorithm::Cls, Some(&part), &next_life, false, &SITES, &mut never).action,
+            Action::NeedWhole
+        );
     }
 
     #[test]
@@ -265,7 +366,7 @@ mod tests {
         let stored = RowClock::alive(1, clock(100, 0), ColumnSet::first(1));
         let added = ColumnNumber(1);
         let incoming = RowClock::alive(1, clock(90, 1), [added].into_iter().collect());
-        let decision = decide(Some(&stored), &incoming, false, &SITES, &mut never);
+        let decision = decide(Algorithm::Cls, Some(&stored), &incoming, false, &SITES, &mut never);
         assert_eq!(decision.action, Action::Update([added].into_iter().collect()));
         assert_eq!(decision.clock.unwrap().cell(added), Some(clock(90, 1)));
     }
@@ -273,6 +374,9 @@ mod tests {
     #[test]
     fn a_leap_of_lives_is_refused() {
         let incoming = RowClock::alive(LIFE_JUMP_MAX + 1, clock(1, 0), ColumnSet::first(1));
-        assert_eq!(decide(None, &incoming, true, &SITES, &mut never).action, Action::RefuseJump);
+        assert_eq!(
+            decide(Algorithm::Cls, None, &incoming, true, &SITES, &mut never).action,
+            Action::RefuseJump
+        );
     }
 }
