@@ -2,7 +2,7 @@
 //! `cargo run -p cloudsync-extension --example sql_docs > docs/sql.md`.
 
 use cloudsync::functions::{Availability, FUNCTIONS, Function, Group};
-use cloudsync_replica::SETTINGS;
+use cloudsync_replica::{SETTINGS, TEXT_SETTINGS};
 use std::fmt::Write as _;
 
 const HEAD: &str = "\
@@ -131,6 +131,9 @@ pub(crate) fn document() -> String {
     text.push_str("\n## Settings\n\n| setting | does | default |\n| --- | --- | --- |\n");
     for setting in SETTINGS {
         let _ = writeln!(text, "| `{}` | {} | {} |", setting.name, setting.doc, setting.default);
+    }
+    for setting in TEXT_SETTINGS {
+        let _ = writeln!(text, "| `{}` | {} | |", setting.name, setting.doc);
     }
     text.push('\n');
     text.push_str(TABLES);

@@ -119,6 +119,18 @@ impl Address {
         format!("{}:{}", self.bracketed_host(), self.port)
     }
 
+    /// The host, in lower case and without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The name of the database.
     #[must_use]
     pub fn database(&self) -> &str {

@@ -5,7 +5,7 @@
 mod host;
 
 use cloudsync::connection_string::{Address, ConnectionString};
-use cloudsync::net::{NetError, Reply, Round, Status, Transport, sync};
+use cloudsync::net::{NetError, Patience, Reply, Round, Status, Transport, sync};
 use cloudsync::{Error, Result};
 use cloudsync_protocol::client::{Goal, Retry};
 use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request, Turn};
@@ -54,7 +54,7 @@ impl<F: FnMut(usize, &Request<'_>) -> Reply> Transport for Script<F> {
         &self.address
     }
 
-    fn exchange(&mut self, request: &[u8]) -> Reply {
+    fn exchange(&mut self, request: &[u8], _: Patience<'_>) -> Reply {
         self.requests += 1;
         (self.reply)(self.requests, &Request::decode(request).unwrap())
     }
@@ -77,14 +77,14 @@ fn drive(
     (round, outcome, clockwork.paused_ms.get(), script.requests)
 }
 
-fn turn(request: &Request<'_>, payload: &[u8]) -> Reply {
+fn answer_to<'a>(request: &Request<'_>) -> Turn<'a> {
     let accepted = request.upload.as_ref().map(|upload| Accepted {
         round: upload.round,
         repeated: false,
         committed: upload.is_final,
         quarantined: 0,
     });
-    let turn = Turn {
+    Turn {
         epoch: 7,
         nonce: 3,
         now: request.now,
@@ -94,9 +94,12 @@ fn turn(request: &Request<'_>, payload: &[u8]) -> Reply {
         position: b"",
         rows_total: 0,
         verdicts: &[],
-        payload,
-    };
-    Reply::Answered(Answer::Turn(turn).encode())
+        payload: b"",
+    }
+}
+
+fn turn(request: &Request<'_>, payload: &[u8]) -> Reply {
+    Reply::Answered(Answer::Turn(Turn { payload, ..answer_to(request) }).encode())
 }
 
 fn refuse(reason: Reason, request: &Request<'_>, text: &str) -> Reply {
@@ -204,15 +207,16 @@ fn a_server_without_a_key_is_told_apart() {
 #[test]
 fn what_may_pass_is_tried_again_after_growing_pauses() {
     let db = device();
-    let retry = Retry { attempts_max: 3, pause_ms: 100 };
+    let retry = Retry { attempts_max: 3, pause_ms: 100, ..Retry::none() };
     let (round, outcome, paused_ms, requests) = drive(&db, retry, |number, request| match number {
         1 => Reply::Unreachable("away".into()),
         2 => Reply::Answered(vec![0xC5, 0x41, 1, 0, 1]),
         _ => turn(request, b""),
     });
     outcome.unwrap();
-    // The last attempt brought nothing and is repeated as well.
-    assert_eq!((round.totals.rows_sent, requests, paused_ms), (2, 4, 100 + 200 + 400));
+    // The last attempt brought nothing and is repeated as well, after the whole of its pause.
+    assert_eq!((round.totals.rows_sent, requests), (2, 4));
+    assert!((400..=100 + 200 + 400).contains(&paused_ms), "{paused_ms}");
     let busy = |_: usize, _: &Request<'_>| {
         Reply::Status(Status {
             status: 503,
@@ -221,14 +225,48 @@ fn what_may_pass_is_tried_again_after_growing_pauses() {
             ..Status::default()
         })
     };
-    let (_, outcome, paused_ms, _) = drive(&db, Retry { attempts_max: 1, pause_ms: 1 }, busy);
+    let (_, outcome, paused_ms, _) =
+        drive(&db, Retry { attempts_max: 1, pause_ms: 1, ..Retry::none() }, busy);
     assert!(text(outcome).contains("is busy"));
-    assert_eq!(paused_ms, 5_000);
+    assert!((5_000..=7_500).contains(&paused_ms), "{paused_ms}");
     let patient = |_: usize, _: &Request<'_>| {
         Reply::Status(Status { status: 429, retry_after_ms: u64::MAX, ..Status::default() })
     };
-    let (_, _, paused_ms, _) = drive(&db, Retry { attempts_max: 1, pause_ms: 1 }, patient);
-    assert_eq!(paused_ms, cloudsync::net::RETRY_AFTER_MS_MAX, "a server cannot hold a device for longer");
+    let (_, _, paused_ms, _) = drive(&db, Retry { attempts_max: 1, pause_ms: 1, ..Retry::none() }, patient);
+    let most_ms = cloudsync::net::RETRY_AFTER_MS_MAX;
+    assert!((most_ms..=most_ms * 3 / 2).contains(&paused_ms), "a server cannot hold a device for longer");
+}
+
+#[test]
+fn the_total_time_ends_the_sync_and_the_next_one_goes_on() {
+    let db = device();
+    let hurried = Retry { attempts_max: 1_000, pause_ms: 1_000, total_ms: 5_000 };
+    let (_, outcome, paused_ms, requests) = drive(&db, hurried, |_, _| Reply::Unreachable("away".into()));
+    assert!(text(outcome).contains("cannot reach the server at localhost:8484: away"));
+    assert!(paused_ms < 5_000 && requests > 2, "{paused_ms} {requests}");
+    // A download that goes on and on, a second each turn.
+    let (_, outcome, _, requests) = drive(&db, Retry { total_ms: 0, ..Retry::none() }, |number, request| {
+        let turn = Turn { drained: false, cursor: 0, position: &[number as u8], ..answer_to(request) };
+        Reply::Answered(Answer::Turn(turn).encode())
+    });
+    let text = text(outcome);
+    assert!(
+        text.contains("not complete after its whole time") && text.contains("network_total_ms"),
+        "{text}"
+    );
+    assert_eq!(requests, 1);
+    drive(&db, Retry::none(), |_, request| turn(request, b"")).1.unwrap();
+    assert_eq!(show(&db, "SELECT cloudsync_network_has_unsent_changes()"), "0");
+}
+
+#[test]
+fn a_redirect_is_told_with_its_place() {
+    let (_, outcome, ..) = drive(&device(), Retry::none(), |_, _| Reply::Moved("https://portal/".into()));
+    let text = text(outcome);
+    assert!(
+        text.contains("not a cloudsync server at localhost:8484: it redirects to https://portal/"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -275,7 +313,7 @@ fn the_host_can_interrupt_the_pauses() {
     let mut statement = db.prepare("SELECT id FROM my_data").unwrap();
     let mut open = statement.query([]).unwrap();
     assert!(open.next().unwrap().is_some());
-    let retry = Retry { attempts_max: 1_000, pause_ms: 1_000 };
+    let retry = Retry { attempts_max: 1_000, pause_ms: 1_000, ..Retry::none() };
     let (_, outcome, _, requests) = drive(&db, retry, |number, _| {
         if number == 2 {
             handle.interrupt();

@@ -6,12 +6,14 @@
 mod host;
 
 use cloudsync::connection_string::{ConnectionString, Secret};
-use cloudsync::net::{Http, Reply, Timeouts, Transport};
+use cloudsync::net::{Http, Patience, Reply, Timeouts, Transport};
 use host::{error, memory, open, rows, show, walkthrough};
+use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const KEY: &str = "cs_test_0123456789";
 
@@ -65,11 +67,11 @@ fn http(address: SocketAddr) -> Http {
     };
     let text = format!("cloudsync://{address}/db");
     let address = ConnectionString::parse(&text).unwrap().address;
-    Http::new(address, Some(Secret::new(KEY).unwrap()), timeouts)
+    Http::new(address, Some(Secret::new(KEY).unwrap()), timeouts, None).unwrap()
 }
 
 fn exchange(bytes: &'static [u8]) -> Reply {
-    http(serve(1, move |stream| answer(stream, bytes))).exchange(b"request")
+    http(serve(1, move |stream| answer(stream, bytes))).exchange(b"request", Patience::endless())
 }
 
 #[test]
@@ -88,7 +90,7 @@ fn a_request_bears_key_and_media_type() {
         assert_eq!(body, b"request");
         stream.write_all(b"HTTP/1.1 200 OK\r\ncloudsync-protocol: 1\r\ncontent-length: 2\r\n\r\nok").unwrap();
     });
-    assert_eq!(http(address).exchange(b"request"), Reply::Answered(b"ok".to_vec()));
+    assert_eq!(http(address).exchange(b"request", Patience::endless()), Reply::Answered(b"ok".to_vec()));
 }
 
 #[test]
@@ -103,7 +105,7 @@ fn a_refused_key_costs_no_upload() {
         let refusal = "HTTP/1.1 401 Unauthorized\r\ncloudsync-protocol: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         stream.write_all(refusal.as_bytes()).unwrap();
     });
-    let reply = http(address).exchange(&vec![1; 8 << 20]);
+    let reply = http(address).exchange(&vec![1; 8 << 20], Patience::endless());
     assert!(matches!(&reply, Reply::Status(status) if status.status == 401 && status.had_key), "{reply:?}");
 }
 
@@ -116,7 +118,9 @@ fn large_requests_arrive_whole() {
     });
     let text = format!("cloudsync://{address}/db");
     let address = ConnectionString::parse(&text).unwrap().address;
-    let reply = Http::new(address, None, Timeouts::default()).exchange(&vec![1; 8 << 20]);
+    let reply = Http::new(address, None, Timeouts::default(), None)
+        .unwrap()
+        .exchange(&vec![1; 8 << 20], Patience::endless());
     assert_eq!(reply, Reply::Answered(Vec::new()));
 }
 
@@ -137,7 +141,6 @@ fn strangers_are_recognized() {
         &b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"[..],
         b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n",
-        b"HTTP/1.1 307 Elsewhere\r\nlocation: http://example.com/\r\ncontent-length: 0\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"\x15\x03\x01\x00\x02\x02\x16",
         b"220 mail ready\r\n",
@@ -146,6 +149,125 @@ fn strangers_are_recognized() {
     }
     let gateway = exchange(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\nbusy");
     assert!(matches!(&gateway, Reply::Status(status) if status.status == 502), "{gateway:?}");
+}
+
+#[test]
+fn redirects_to_other_places_are_not_followed() {
+    for (status, location) in [
+        (307, "http://example.com/"),
+        (308, "https://127.0.0.1/v1"),
+        (301, "/elsewhere"),
+        (302, "/login"),
+        (303, "/elsewhere"),
+        (307, "//example.com/v1"),
+        (307, "elsewhere"),
+        (307, "http://user@127.0.0.1/"),
+        (307, ""),
+    ] {
+        let head = format!("HTTP/1.1 {status} Moved\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+        // Whoever came a second time would be told so by this server.
+        let address = serve(2, move |stream| answer(stream, head.as_bytes()));
+        let reply = http(address).exchange(b"request", Patience::endless());
+        let shown = if location.is_empty() { "nowhere" } else { location };
+        assert_eq!(reply, Reply::Moved(shown.to_owned()), "{status} {location}");
+    }
+}
+
+#[test]
+fn redirects_within_the_server_are_followed_with_the_whole_request() {
+    let seen = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&seen);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (head, body) = read_request(&mut stream);
+            *count.lock().unwrap() += 1;
+            assert_eq!(body, b"request");
+            assert!(head.to_ascii_lowercase().contains(&format!("authorization: bearer {KEY}")));
+            let reply = match head.split(' ').nth(1).unwrap() {
+                "/v1/databases/db/sync" => {
+                    format!("HTTP/1.1 308 Moved\r\nlocation: http://127.0.0.1:{}/two?x=1\r\n", address.port())
+                }
+                "/two?x=1" => "HTTP/1.1 307 Moved\r\nlocation: /three\r\n".to_owned(),
+                "/three" => "HTTP/1.1 200 OK\r\ncloudsync-protocol: 1\r\n".to_owned(),
+                other => panic!("{other}"),
+            };
+            let _ = write!(stream, "{reply}connection: close\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    assert_eq!(http(address).exchange(b"request", Patience::endless()), Reply::Answered(Vec::new()));
+    assert_eq!(*seen.lock().unwrap(), 3);
+    let endless = serve(9, |stream| {
+        answer(
+            stream,
+            b"HTTP/1.1 307 Moved\r\nlocation: /x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        );
+    });
+    let reply = http(endless).exchange(b"request", Patience::endless());
+    assert!(matches!(&reply, Reply::Moved(place) if place.contains("again and again")), "{reply:?}");
+}
+
+#[test]
+fn patience_is_asked_for_in_seconds_or_as_a_date() {
+    for (headers, expected_ms) in [
+        ("retry-after: 7\r\n", 7_000),
+        ("date: Sun, 06 Nov 1994 08:49:30 GMT\r\nretry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 7_000),
+        ("retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 0),
+        ("retry-after: tomorrow\r\n", 0),
+        ("", 0),
+    ] {
+        for status in [408, 429, 500, 502, 503, 504, 511] {
+            let head = format!("HTTP/1.1 {status} Later\r\n{headers}content-length: 0\r\n\r\n");
+            let address = serve(1, move |stream| answer(stream, head.as_bytes()));
+            let reply = http(address).exchange(b"request", Patience::endless());
+            let Reply::Status(answered) = reply else { panic!("{reply:?}") };
+            assert_eq!((answered.status, answered.retry_after_ms), (status, expected_ms), "{headers}");
+        }
+    }
+}
+
+/// A server that takes the connection and then says nothing, for as long as the client stays.
+fn silent(part: &'static [u8]) -> (SocketAddr, mpsc::Receiver<usize>) {
+    let (sender, gone) = mpsc::channel();
+    let address = serve(1, move |stream| {
+        read_request(stream);
+        let _ = stream.write_all(part);
+        let _ = sender.send(stream.read(&mut [0]).unwrap_or(0));
+    });
+    (address, gone)
+}
+
+#[test]
+fn the_host_can_interrupt_a_request_that_hangs() {
+    for part in [&b""[..], b"HTTP/1.1 200 OK\r\ncloudsync-protocol: 1\r\ncontent-length: 100\r\n\r\nhalf"] {
+        let (address, gone) = silent(part);
+        let text = format!("cloudsync://{address}/db");
+        let address = ConnectionString::parse(&text).unwrap().address;
+        let mut http = Http::new(address, None, Timeouts::default(), None).unwrap();
+        let asked = Cell::new(0);
+        let is_interrupted = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 3
+        };
+        let begun = Instant::now();
+        let patience = Patience { left_ms: u64::MAX, is_interrupted: &is_interrupted };
+        assert_eq!(http.exchange(b"request", patience), Reply::Interrupted);
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        // The connection is shut at once, and with it ends the thread that held it.
+        assert_eq!(gone.recv_timeout(Duration::from_secs(1)), Ok(0));
+    }
+}
+
+#[test]
+fn a_request_takes_no_longer_than_the_sync_has_left() {
+    let (address, _gone) = silent(b"");
+    let text = format!("cloudsync://{address}/db");
+    let address = ConnectionString::parse(&text).unwrap().address;
+    let mut http = Http::new(address, None, Timeouts::default(), None).unwrap();
+    let reply = http.exchange(b"request", Patience { left_ms: 200, ..Patience::endless() });
+    assert_eq!(reply, Reply::Broken("no answer within 0.2 seconds".into()));
 }
 
 #[test]
@@ -166,7 +288,7 @@ fn half_an_answer_and_silence_are_no_answer() {
             answer(stream, bytes);
             let _ = stream.read(&mut [0]);
         }))
-        .exchange(b"request");
+        .exchange(b"request", Patience::endless());
         assert!(matches!(&reply, Reply::Broken(why) if why.contains("no answer within")), "{reply:?}");
     }
 }
@@ -183,7 +305,9 @@ fn endless_answers_are_cut() {
     });
     let text = format!("cloudsync://{address}/db");
     let address = ConnectionString::parse(&text).unwrap().address;
-    let reply = Http::new(address, None, Timeouts::default()).exchange(b"request");
+    let reply = Http::new(address, None, Timeouts::default(), None)
+        .unwrap()
+        .exchange(b"request", Patience::endless());
     assert!(matches!(&reply, Reply::Broken(why) if why.contains("larger than")), "{reply:?}");
 }
 

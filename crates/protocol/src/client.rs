@@ -10,16 +10,27 @@
 //! ```
 //! In the common case that is one request: the first answer takes the changes and says that nothing more is there.
 //!
+//! The machine holds neither clock nor random source: each step brings the [`Moment`] at which it is taken.
+//!
 //! ```
-//! use cloudsync_protocol::client::{Absorbed, Action, Event, Goal, Retry, Session};
+//! use cloudsync_protocol::client::{Absorbed, Action, Event, Goal, Moment, Retry, Session};
 //!
 //! let mut session = Session::new(Goal { push: true, pull: true }, Retry::none());
-//! assert_eq!(session.step(Event::Start), Action::Prepare { schema: false });
-//! assert_eq!(session.step(Event::Prepared), Action::Send);
-//! assert_eq!(session.step(Event::Answered), Action::Absorb);
+//! let moment = Moment { now_ms: 0, draw: 0 };
+//! assert_eq!(session.step(Event::Start, moment), Action::Prepare { schema: false });
+//! assert_eq!(session.step(Event::Prepared, moment), Action::Send);
+//! assert_eq!(session.step(Event::Answered, moment), Action::Absorb);
 //! let absorbed = Absorbed { rows_received: 3, rows_sent: 1, ..Absorbed::default() };
-//! assert_eq!(session.step(Event::Absorbed(absorbed)), Action::Done(session.totals()));
+//! assert_eq!(session.step(Event::Absorbed(absorbed), moment), Action::Done(session.totals()));
 //! ```
+//!
+//! # Pauses
+//!
+//! After the n-th failure in a row the pause is drawn evenly from 0 to `pause_ms * 2^(n-1)`, and that bound stops growing
+//! at 30 s: devices that failed together come back apart. What the server asks for with Retry-After is waited first, and
+//! the draw comes on top of it; its bound is then at least half of what was asked, so that those who were sent away
+//! together do not return together. A pull that brought nothing is no failure; it is repeated after `pause_ms * 2^(n-1)`
+//! as the caller said.
 
 use crate::message::Reason;
 
@@ -37,16 +48,27 @@ pub struct Goal {
 pub struct Retry {
     /// Attempts after the first that did not reach the server, or, with a pull, after the first that brought nothing.
     pub attempts_max: u32,
-    /// Pause before the first further attempt, in milliseconds.
+    /// Longest pause before the first further attempt, in milliseconds; it doubles with each one that follows.
     pub pause_ms: u64,
+    /// Milliseconds after the start of the session at which it gives up, pauses included.
+    pub total_ms: u64,
 }
 
 impl Retry {
     /// One attempt only.
     #[must_use]
     pub const fn none() -> Self {
-        Self { attempts_max: 0, pause_ms: 0 }
+        Self { attempts_max: 0, pause_ms: 0, total_ms: u64::MAX }
     }
+}
+
+/// When a step is taken, and a draw of chance for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Milliseconds by any clock. One that is set back costs the session no more than it was set back by.
+    pub now_ms: u64,
+    /// Any number of 64 random bits.
+    pub draw: u64,
 }
 
 /// What happened.
@@ -102,13 +124,15 @@ pub enum Action {
     Mend(Reason),
     /// Wait that long.
     Pause {
-        /// Milliseconds; the driver may shorten it at random.
+        /// Milliseconds.
         pause_ms: u64,
     },
     /// The sync is complete.
     Done(Totals),
     /// The sync ended without success; the last failure tells why.
     Fail,
+    /// The sync ended without success because its time is over. What was taken stays, and the next one goes on.
+    OutOfTime,
 }
 
 /// What a sync brought so far.
@@ -124,7 +148,7 @@ pub struct Totals {
     pub turns: u64,
 }
 
-/// Pauses grow up to this, in milliseconds.
+/// The bound of pauses grows up to this, in milliseconds, unless the first one is longer already.
 const PAUSE_MS_MAX: u64 = 30_000;
 /// A refusal that comes back this often in one sync is not going to be mended.
 const REFUSALS_MAX: u32 = 4;
@@ -137,6 +161,9 @@ pub struct Session {
     attempts: u32,
     refusals: u32,
     totals: Totals,
+    /// When the last step was taken; `None` before the first.
+    stepped_at_ms: Option<u64>,
+    elapsed_ms: u64,
 }
 
 impl Session {
@@ -149,6 +176,8 @@ impl Session {
             attempts: 0,
             refusals: 0,
             totals: Totals { rows_received: 0, rows_sent: 0, rows_rejected: 0, turns: 0 },
+            stepped_at_ms: None,
+            elapsed_ms: 0,
         }
     }
 
@@ -164,10 +193,25 @@ impl Session {
         self.totals
     }
 
+    /// How often in a row the session has been told to pause.
+    #[must_use]
+    pub const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Milliseconds that are left of the session's time, as of its last step. A request may take no longer.
+    #[must_use]
+    pub const fn left_ms(&self) -> u64 {
+        self.retry.total_ms.saturating_sub(self.elapsed_ms)
+    }
+
     /// Takes an event and says what to do.
-    pub fn step(&mut self, event: Event) -> Action {
+    pub fn step(&mut self, event: Event, moment: Moment) -> Action {
+        let before = self.stepped_at_ms.replace(moment.now_ms).unwrap_or(moment.now_ms);
+        self.elapsed_ms = self.elapsed_ms.saturating_add(moment.now_ms.saturating_sub(before));
         match event {
-            Event::Start | Event::Resumed => Action::Prepare { schema: false },
+            Event::Start => Action::Prepare { schema: false },
+            Event::Resumed | Event::Mended => self.prepare(false),
             Event::Prepared => Action::Send,
             Event::Answered => {
                 self.totals.turns += 1;
@@ -175,9 +219,13 @@ impl Session {
             }
             Event::Absorbed(absorbed) => self.absorbed(absorbed),
             Event::Refused(reason) => self.refused(reason),
-            Event::Mended => Action::Prepare { schema: false },
-            Event::Unreachable { retry_after_ms } => self.again(retry_after_ms).unwrap_or(Action::Fail),
+            Event::Unreachable { retry_after_ms } => self.unreachable(retry_after_ms, moment.draw),
         }
+    }
+
+    /// The next request, if there is time for one.
+    fn prepare(&self, schema: bool) -> Action {
+        if self.left_ms() == 0 { Action::OutOfTime } else { Action::Prepare { schema } }
     }
 
     fn absorbed(&mut self, absorbed: Absorbed) -> Action {
@@ -187,11 +235,16 @@ impl Session {
         if absorbed.more {
             // A turn that was taken shows that refusals were mended and the server is there.
             (self.attempts, self.refusals) = (0, 0);
-            return Action::Prepare { schema: false };
+            return self.prepare(false);
         }
         let waits = self.goal.pull && self.totals.rows_received == 0;
-        let again = if waits { self.again(0) } else { None };
-        again.unwrap_or(Action::Done(self.totals))
+        if waits
+            && let Some(pause_ms) = self.next_bound_ms()
+            && pause_ms < self.left_ms()
+        {
+            return Action::Pause { pause_ms };
+        }
+        Action::Done(self.totals)
     }
 
     fn refused(&mut self, reason: Reason) -> Action {
@@ -200,20 +253,37 @@ impl Session {
             return Action::Fail;
         }
         match reason {
-            Reason::NeedSchema => Action::Prepare { schema: true },
+            Reason::NeedSchema => self.prepare(true),
             Reason::ClockSkew | Reason::Clone | Reason::Restored | Reason::LostChunks => Action::Mend(reason),
             Reason::SchemaConflict | Reason::BadPayload | Reason::Denied => Action::Fail,
         }
     }
 
-    fn again(&mut self, retry_after_ms: u64) -> Option<Action> {
+    fn unreachable(&mut self, retry_after_ms: u64, draw: u64) -> Action {
+        let Some(bound_ms) = self.next_bound_ms() else { return Action::Fail };
+        let left_ms = self.left_ms();
+        if retry_after_ms >= left_ms {
+            // Waiting as long as the server asks is the least, and there is no time for that.
+            return Action::Fail;
+        }
+        let drawn_ms = spread(draw, bound_ms.max(retry_after_ms / 2));
+        Action::Pause { pause_ms: retry_after_ms.saturating_add(drawn_ms).min(left_ms - 1) }
+    }
+
+    /// Counts an attempt and gives the bound of the pause before it; `None` when all are used up.
+    fn next_bound_ms(&mut self) -> Option<u64> {
         if self.attempts >= self.retry.attempts_max {
             return None;
         }
         let doubled = self.retry.pause_ms.saturating_mul(1 << self.attempts.min(16));
         self.attempts += 1;
-        Some(Action::Pause { pause_ms: doubled.min(PAUSE_MS_MAX).max(retry_after_ms) })
+        Some(doubled.min(PAUSE_MS_MAX.max(self.retry.pause_ms)))
     }
+}
+
+/// Spreads 64 random bits evenly over 0 to `bound`, both included.
+fn spread(draw: u64, bound: u64) -> u64 {
+    ((u128::from(draw) * (u128::from(bound) + 1)) >> 64) as u64
 }
 
 #[cfg(test)]
@@ -221,43 +291,153 @@ mod tests {
     use super::*;
 
     const BOTH: Goal = Goal { push: true, pull: true };
+    const GONE: Event = Event::Unreachable { retry_after_ms: 0 };
+
+    fn at(now_ms: u64, draw: u64) -> Moment {
+        Moment { now_ms, draw }
+    }
+
+    fn retry(attempts_max: u32, pause_ms: u64) -> Retry {
+        Retry { attempts_max, pause_ms, total_ms: u64::MAX }
+    }
 
     #[test]
     fn more_to_do_means_another_turn() {
         let mut session = Session::new(BOTH, Retry::none());
         let more = Absorbed { rows_received: 1, rows_rejected: 2, more: true, ..Absorbed::default() };
-        assert_eq!(session.step(Event::Absorbed(more)), Action::Prepare { schema: false });
+        assert_eq!(session.step(Event::Absorbed(more), at(0, 0)), Action::Prepare { schema: false });
         let last = Absorbed { more: false, ..more };
-        assert_eq!(session.step(Event::Absorbed(last)), Action::Done(session.totals()));
+        assert_eq!(session.step(Event::Absorbed(last), at(0, 0)), Action::Done(session.totals()));
         assert_eq!((session.totals().rows_received, session.totals().rows_rejected), (2, 4));
     }
 
     #[test]
     fn refusals_are_mended_but_not_for_ever() {
         let mut session = Session::new(BOTH, Retry::none());
-        assert_eq!(session.step(Event::Refused(Reason::NeedSchema)), Action::Prepare { schema: true });
+        let mut refuse = |reason| session.step(Event::Refused(reason), at(0, 0));
+        assert_eq!(refuse(Reason::NeedSchema), Action::Prepare { schema: true });
         for _ in 1..REFUSALS_MAX {
-            assert_eq!(session.step(Event::Refused(Reason::Clone)), Action::Mend(Reason::Clone));
+            assert_eq!(refuse(Reason::Clone), Action::Mend(Reason::Clone));
         }
-        assert_eq!(session.step(Event::Refused(Reason::Clone)), Action::Fail);
+        assert_eq!(refuse(Reason::Clone), Action::Fail);
         let mut session = Session::new(BOTH, Retry::none());
-        assert_eq!(session.step(Event::Refused(Reason::SchemaConflict)), Action::Fail);
+        assert_eq!(session.step(Event::Refused(Reason::SchemaConflict), at(0, 0)), Action::Fail);
     }
 
     #[test]
-    fn unreachable_servers_are_tried_again_with_growing_pauses() {
-        let mut session = Session::new(BOTH, Retry { attempts_max: 2, pause_ms: 100 });
-        let gone = Event::Unreachable { retry_after_ms: 0 };
-        assert_eq!(session.step(gone), Action::Pause { pause_ms: 100 });
-        assert_eq!(session.step(gone), Action::Pause { pause_ms: 200 });
-        assert_eq!(session.step(gone), Action::Fail);
+    fn unreachable_servers_are_tried_again_after_pauses_of_growing_bounds() {
+        for (draw, expected) in [(u64::MAX, [100, 200, 400]), (1 << 63, [50, 100, 200]), (0, [0, 0, 0])] {
+            let mut session = Session::new(BOTH, retry(3, 100));
+            for pause_ms in expected {
+                assert_eq!(session.step(GONE, at(0, draw)), Action::Pause { pause_ms });
+                assert_eq!(session.step(Event::Resumed, at(0, draw)), Action::Prepare { schema: false });
+            }
+            assert_eq!(session.step(GONE, at(0, draw)), Action::Fail);
+        }
+    }
+
+    #[test]
+    fn bounds_stop_growing() {
+        let longest = |pause_ms| {
+            let mut session = Session::new(BOTH, retry(100, pause_ms));
+            (0..100).map(|_| session.step(GONE, at(0, u64::MAX))).last()
+        };
+        assert_eq!(longest(7), Some(Action::Pause { pause_ms: PAUSE_MS_MAX }));
+        assert_eq!(longest(90_000), Some(Action::Pause { pause_ms: 90_000 }), "the caller may say more");
+        assert_eq!(longest(u64::MAX), Some(Action::Pause { pause_ms: u64::MAX - 1 }), "nothing overflows");
+    }
+
+    #[test]
+    fn what_the_server_asks_for_is_the_least() {
+        let busy = Event::Unreachable { retry_after_ms: 4_000 };
+        for (draw, expected) in [(0, 4_000), (u64::MAX, 6_000)] {
+            let mut session = Session::new(BOTH, retry(1, 10));
+            assert_eq!(session.step(busy, at(0, draw)), Action::Pause { pause_ms: expected });
+        }
+        let mut session = Session::new(BOTH, retry(1, 30_000));
+        assert_eq!(session.step(busy, at(0, u64::MAX)), Action::Pause { pause_ms: 34_000 });
+    }
+
+    #[test]
+    fn the_total_time_ends_a_session_and_no_pause_reaches_beyond_it() {
+        let limited = Retry { total_ms: 1_000, ..retry(9, 600) };
+        let mut session = Session::new(BOTH, limited);
+        session.step(Event::Start, at(5_000, 0));
+        assert_eq!(session.step(GONE, at(5_500, u64::MAX)), Action::Pause { pause_ms: 499 });
+        assert_eq!(session.step(Event::Resumed, at(5_999, 0)), Action::Prepare { schema: false });
+        assert_eq!(session.left_ms(), 1);
+        assert_eq!(session.step(GONE, at(6_000, u64::MAX)), Action::Fail);
+        // With answers that never end, too.
+        let mut session = Session::new(BOTH, limited);
+        session.step(Event::Start, at(0, 0));
+        let more = Event::Absorbed(Absorbed { more: true, ..Absorbed::default() });
+        assert_eq!(session.step(more, at(999, 0)), Action::Prepare { schema: false });
+        assert_eq!(session.step(more, at(1_000, 0)), Action::OutOfTime);
+        // A server that asks for more than is left is not waited for at all.
+        let mut session = Session::new(BOTH, limited);
+        session.step(Event::Start, at(0, 0));
+        assert_eq!(session.step(Event::Unreachable { retry_after_ms: 1_000 }, at(0, 0)), Action::Fail);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_neither_ends_a_session_nor_makes_it_endless() {
+        let mut session = Session::new(BOTH, Retry { total_ms: 1_000, ..retry(9, 10) });
+        session.step(Event::Start, at(1 << 40, 0));
+        session.step(GONE, at((1 << 40) + 400, 0));
+        assert_eq!(session.step(Event::Resumed, at(0, 0)), Action::Prepare { schema: false });
+        assert_eq!(session.left_ms(), 600);
+        assert_eq!(session.step(GONE, at(600, 0)), Action::Fail);
     }
 
     #[test]
     fn a_pull_that_brings_nothing_is_repeated_while_attempts_are_left() {
-        let mut session = Session::new(BOTH, Retry { attempts_max: 1, pause_ms: 50 });
+        let mut session = Session::new(BOTH, retry(1, 50));
         let nothing = Event::Absorbed(Absorbed::default());
-        assert_eq!(session.step(nothing), Action::Pause { pause_ms: 50 });
-        assert_eq!(session.step(nothing), Action::Done(Totals::default()));
+        // The caller's own wish to wait is no failure: chance does not shorten it.
+        assert_eq!(session.step(nothing, at(0, 0)), Action::Pause { pause_ms: 50 });
+        assert_eq!(session.step(nothing, at(0, 0)), Action::Done(Totals::default()));
+    }
+
+    /// After a storm of 503 a thousand devices that were sent away at the same moment return apart: in no tenth of a
+    /// second more than a few times as many as there would be if they were spread evenly.
+    #[test]
+    fn a_storm_does_not_make_sessions_keep_step() {
+        for retry_after_ms in [0, 1_000, 20_000] {
+            let mut draw = 0x9E37_79B9_7F4A_7C15_u64;
+            let mut sessions: alloc::vec::Vec<_> =
+                (0..1_000).map(|_| Session::new(BOTH, retry(20, 500))).collect();
+            let mut due_ms = alloc::vec![0_u64; sessions.len()];
+            for round in 1..=4_u32 {
+                for (session, due_ms) in sessions.iter_mut().zip(&mut due_ms) {
+                    // xorshift64: any source that has nothing to do with the sessions.
+                    draw ^= draw << 13;
+                    draw ^= draw >> 7;
+                    draw ^= draw << 17;
+                    let moment = at(*due_ms, draw);
+                    let Action::Pause { pause_ms } =
+                        session.step(Event::Unreachable { retry_after_ms }, moment)
+                    else {
+                        panic!("attempts are left")
+                    };
+                    assert!(pause_ms >= retry_after_ms);
+                    *due_ms += pause_ms;
+                }
+                let (first, last) =
+                    (due_ms.iter().min().copied().unwrap_or(0), due_ms.iter().max().copied().unwrap_or(0));
+                let slots = (last - first) / 100 + 1;
+                let busiest = (0..slots)
+                    .map(|slot| due_ms.iter().filter(|due| (**due - first) / 100 == slot).count() as u64)
+                    .max()
+                    .unwrap_or(0);
+                assert!(
+                    slots >= 5 << (round - 1),
+                    "round {round}: all are back within {slots} tenths of a second"
+                );
+                assert!(
+                    busiest <= 4 * (1_000 / slots) + 20,
+                    "round {round}: {busiest} at once in {slots} slots"
+                );
+            }
+        }
     }
 }

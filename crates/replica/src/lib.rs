@@ -67,7 +67,7 @@ pub use init::{FLAG_INTEGER_KEY, FLAGS};
 pub use judge::Judgement;
 pub use position::Position;
 pub use replica::Replica;
-pub use status::{SETTINGS, Setting};
+pub use status::{SETTINGS, Setting, TEXT_SETTINGS, TextSetting};
 pub use uuid::UuidSource;
 
 use cloudsync_sqlite_ffi::Output;

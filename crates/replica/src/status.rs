@@ -23,7 +23,7 @@ pub struct Setting {
     pub max: u64,
 }
 
-/// All settings.
+/// All settings that are numbers.
 pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "busy_ms",
@@ -37,10 +37,53 @@ pub const SETTINGS: &[Setting] = &[
         default: 604_800_000,
         max: 315_360_000_000,
     },
+    Setting {
+        name: "network_connect_ms",
+        doc: "how long a connection to the server may take, names and TLS included, in milliseconds, 1 to 600000",
+        default: 10_000,
+        max: 600_000,
+    },
+    Setting {
+        name: "network_answer_ms",
+        doc: "how long the beginning of an answer may take once the request is sent, in milliseconds, 1 to 3600000",
+        default: 120_000,
+        max: 3_600_000,
+    },
+    Setting {
+        name: "network_request_ms",
+        doc: "how long one request and its answer may take as a whole, in milliseconds, 1 to 86400000",
+        default: 600_000,
+        max: 86_400_000,
+    },
+    Setting {
+        name: "network_total_ms",
+        doc: "how long one sync may take, with all its requests and pauses, in milliseconds, 1 to 86400000; what was taken by then stays",
+        default: 86_400_000,
+        max: 86_400_000,
+    },
 ];
 
+/// A setting that is text.
+#[derive(Debug, Clone, Copy)]
+pub struct TextSetting {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    /// Most bytes of its value.
+    pub bytes_max: usize,
+}
+
+/// All settings that are text. They have no value until they are set, and NULL takes it away again.
+pub const TEXT_SETTINGS: &[TextSetting] = &[TextSetting {
+    name: "network_ca",
+    doc: "certificates in PEM, or the path of a file with them, that alone vouch for the server in place of the system's; NULL takes them away",
+    bytes_max: 65_536,
+}];
+
 fn known(name: &str) -> Result<&'static Setting> {
-    let names = || SETTINGS.iter().map(|setting| setting.name).collect::<Vec<_>>().join(", ");
+    let texts = TEXT_SETTINGS.iter().map(|setting| setting.name);
+    let names = || SETTINGS.iter().map(|setting| setting.name).chain(texts).collect::<Vec<_>>().join(", ");
     SETTINGS
         .iter()
         .find(|setting| setting.name == name)
@@ -59,6 +102,9 @@ impl Replica {
     /// # Errors
     /// When there is no such setting or the value is out of its bounds.
     pub fn set_setting(&mut self, name: &str, value: Value<'_>) -> Result<()> {
+        if let Some(setting) = TEXT_SETTINGS.iter().find(|setting| setting.name == name) {
+            return self.set_text(setting, value);
+        }
         let setting = known(name)?;
         let number = match value {
             Value::Integer(integer) => u64::try_from(integer).ok(),
@@ -71,11 +117,39 @@ impl Replica {
         self.transact(|replica| storage::set_u64(&replica.db, name, number))
     }
 
-    /// The value of a setting.
+    fn set_text(&mut self, setting: &TextSetting, value: Value<'_>) -> Result<()> {
+        let fits = match value {
+            Value::Null => true,
+            Value::Text(text) => text.len() <= setting.bytes_max && std::str::from_utf8(text).is_ok(),
+            Value::Integer(_) | Value::Real(_) | Value::Blob(_) => false,
+        };
+        if !fits {
+            let (name, doc, bytes_max) = (setting.name, setting.doc, setting.bytes_max);
+            return Err(Error::usage(format!("setting {name}: {doc}; text of at most {bytes_max} bytes")));
+        }
+        self.create()?;
+        self.transact(|replica| match value {
+            Value::Null => storage::unset(&replica.db, setting.name),
+            value => storage::set(&replica.db, setting.name, value),
+        })
+    }
+
+    /// The value of a setting that is a number, or its default.
+    ///
+    /// # Errors
+    /// When there is no such setting, or the file cannot be read.
+    pub fn setting_number(&self, name: &str) -> Result<u64> {
+        if self.exists()? { number_setting(&self.db, name) } else { Ok(known(name)?.default) }
+    }
+
+    /// The value of a setting; `None` for one without a value.
     ///
     /// # Errors
     /// When there is no such setting.
     pub fn setting(&self, name: &str) -> Result<Option<String>> {
+        if TEXT_SETTINGS.iter().any(|setting| setting.name == name) {
+            return if self.exists()? { storage::get_text(&self.db, name) } else { Ok(None) };
+        }
         let setting = known(name)?;
         let stored = if self.exists()? { storage::get_i64(&self.db, name)? } else { None };
         Ok(Some(stored.map_or_else(|| setting.default.to_string(), |number| number.to_string())))

@@ -4,7 +4,7 @@ use crate::host;
 use crate::random::Dice;
 use crate::workload;
 use anyhow::{Context, Result, bail};
-use cloudsync_protocol::client::{Action, Event, Goal, Retry, Session};
+use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session};
 use cloudsync_protocol::message::{Answer, Reason};
 use cloudsync_replica::{Environment, Replica};
 use std::cell::{Cell, RefCell};
@@ -53,6 +53,7 @@ pub(crate) enum Wish {
 /// One process: a connection and perhaps a session on its way.
 pub(crate) struct Process {
     pub(crate) replica: Replica,
+    machine: Rc<Machine>,
     session: Option<Session>,
     /// The attempt whose answer, timeout or wake-up the session waits for.
     pub(crate) attempt: Option<u64>,
@@ -66,7 +67,7 @@ impl Process {
         // SAFETY: the replica is dropped before the connection, both by this value.
         let connection = unsafe { host::wrap(&db)? };
         let replica = Replica::open(connection, Rc::clone(machine) as Rc<dyn Environment>)?;
-        Ok(Self { replica, session: None, attempt: None, db })
+        Ok(Self { replica, machine: Rc::clone(machine), session: None, attempt: None, db })
     }
 
     /// True when no session is on its way.
@@ -84,7 +85,7 @@ impl Process {
     pub(crate) fn answered(&mut self, bytes: &[u8]) -> Result<Wish> {
         match Answer::decode(bytes)? {
             Answer::Turn(turn) => {
-                let action = self.session()?.step(Event::Answered);
+                let action = self.take(Event::Answered)?;
                 if action != Action::Absorb {
                     bail!("an answer led to {action:?}");
                 }
@@ -95,7 +96,7 @@ impl Process {
                 if matches!(refusal.reason, Reason::SchemaConflict | Reason::BadPayload | Reason::Denied) {
                     bail!("the server refused for {:?}: {}", refusal.reason, refusal.text);
                 }
-                match self.session()?.step(Event::Refused(refusal.reason)) {
+                match self.take(Event::Refused(refusal.reason))? {
                     Action::Mend(_) => {
                         self.replica.mend(&refusal).context("mend")?;
                         self.step(Event::Mended)
@@ -121,8 +122,16 @@ impl Process {
     }
 
     fn step(&mut self, event: Event) -> Result<Wish> {
-        let action = self.session()?.step(event);
+        let action = self.take(event)?;
         self.act(action)
+    }
+
+    /// Hands an event to the session, at the machine's own time and with a draw of its dice.
+    fn take(&mut self, event: Event) -> Result<Action> {
+        let mut draw = [0; 8];
+        self.machine.random(&mut draw);
+        let moment = Moment { now_ms: self.machine.now_ms(), draw: u64::from_le_bytes(draw) };
+        Ok(self.session()?.step(event, moment))
     }
 
     fn act(&mut self, action: Action) -> Result<Wish> {
@@ -136,7 +145,7 @@ impl Process {
             Action::Prepare { schema } => {
                 let goal = self.session()?.goal();
                 let bytes = self.replica.prepare(goal, schema).context("prepare")?;
-                match self.session()?.step(Event::Prepared) {
+                match self.take(Event::Prepared)? {
                     Action::Send => Ok(Wish::Send(bytes)),
                     action => bail!("a request led to {action:?}"),
                 }
@@ -146,7 +155,7 @@ impl Process {
                 self.session = None;
                 Ok(over(totals, false))
             }
-            Action::Fail => {
+            Action::Fail | Action::OutOfTime => {
                 let totals = self.session()?.totals();
                 self.session = None;
                 Ok(over(totals, true))

@@ -245,7 +245,7 @@ impl World {
             Goal { push: true, pull: false },
             Goal { push: false, pull: true },
         ]);
-        let retry = Retry { attempts_max: self.dice.below(3) as u32, pause_ms: 200 };
+        let retry = Retry { attempts_max: self.dice.below(3) as u32, pause_ms: 200, ..Retry::none() };
         let name = self.devices[device].name.clone();
         let starting = &mut self.devices[device].processes[process];
         if !starting.is_idle() {

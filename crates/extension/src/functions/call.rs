@@ -38,6 +38,11 @@ impl<'c> Call<'c> {
         Ok(Replica::open(self.connection, Rc::clone(&self.state.environment))?)
     }
 
+    /// The argument, whatever it is.
+    pub(crate) fn any(&self, index: usize) -> Value<'c> {
+        self.args.get(index)
+    }
+
     /// The argument, not NULL.
     pub(crate) fn value(&self, index: usize, wanted: &str) -> Result<Value<'c>> {
         match self.args.get(index) {

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::functions::Call;
+use cloudsync_replica::TEXT_SETTINGS;
 use cloudsync_sqlite_ffi::Output;
 
 const TABLE: &str = "the name of a table as text";
@@ -60,7 +61,14 @@ pub(super) fn clear_filter(call: &Call<'_>) -> Result<Output> {
 }
 
 pub(super) fn set(call: &Call<'_>) -> Result<Output> {
-    let (key, value) = (call.text(0, SETTING)?, call.value(1, "the new value")?);
+    let key = call.text(0, SETTING)?;
+    let is_text = TEXT_SETTINGS.iter().any(|setting| setting.name == key);
+    // NULL takes a text away, and is nothing for a number.
+    let value = if is_text { call.any(1) } else { call.value(1, "the new value")? };
+    #[cfg(feature = "net")]
+    if let (true, Some(text)) = (key == "network_ca", value.as_str()) {
+        crate::net::read_trust(text).map_err(crate::net::NetError::Authority)?;
+    }
     call.replica()?.set_setting(key, value)?;
     Ok(Output::Null)
 }

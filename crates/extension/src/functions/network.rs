@@ -52,8 +52,8 @@ pub(super) fn sync_changes(call: &Call<'_>) -> Result<Output> {
         (true, false) => 1,
         (false, false) => 0,
     };
-    let retry = Retry { attempts_max: u32::try_from(attempts).unwrap_or(u32::MAX), pause_ms };
-    count(run(call, BOTH, retry)?.totals.rows_received)
+    let attempts_max = u32::try_from(attempts).unwrap_or(u32::MAX);
+    count(run(call, BOTH, Retry { attempts_max, pause_ms, ..Retry::none() })?.totals.rows_received)
 }
 
 pub(super) fn send_changes(call: &Call<'_>) -> Result<Output> {
@@ -117,7 +117,8 @@ fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
             "no server is known: call cloudsync_network_init('cloudsync://HOST/DATABASE') first",
         ));
     };
-    let mut transport = connect(call, address.clone())?;
+    let retry = Retry { total_ms: replica.setting_number("network_total_ms")?, ..retry };
+    let mut transport = connect(call, &replica, address.clone())?;
     let environment = &call.state().environment;
     let started_ms = environment.now_ms();
     let (round, outcome) = sync(&mut replica, transport.as_mut(), environment.as_ref(), goal, retry);
@@ -178,12 +179,18 @@ fn utc(connection: Connection, time_ms: u64) -> Option<String> {
 }
 
 #[cfg(feature = "net")]
-fn connect(call: &Call<'_>, address: Address) -> Result<Box<dyn Transport>> {
-    let secret = call.state().secret_for(&address);
-    Ok(Box::new(crate::net::Http::new(address, secret, crate::net::Timeouts::default())))
+fn connect(call: &Call<'_>, replica: &Replica, address: Address) -> Result<Box<dyn Transport>> {
+    let limit = |name| Ok::<_, Error>(std::time::Duration::from_millis(replica.setting_number(name)?));
+    let timeouts = crate::net::Timeouts {
+        connect: limit("network_connect_ms")?,
+        answer: limit("network_answer_ms")?,
+        whole: limit("network_request_ms")?,
+    };
+    let (secret, authority) = (call.state().secret_for(&address), replica.setting("network_ca")?);
+    Ok(Box::new(crate::net::Http::new(address, secret, timeouts, authority.as_deref())?))
 }
 
 #[cfg(not(feature = "net"))]
-fn connect(_call: &Call<'_>, _address: Address) -> Result<Box<dyn Transport>> {
+fn connect(_call: &Call<'_>, _replica: &Replica, _address: Address) -> Result<Box<dyn Transport>> {
     Err(crate::net::NetError::NotBuilt.into())
 }

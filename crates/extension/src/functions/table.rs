@@ -314,7 +314,7 @@ pub const FUNCTIONS: &[Function] = &[
         optional: &["wait_ms", "max_retries"],
         group: Network,
         gives: "the number of rows received",
-        doc: "Sends, then receives until nothing is left. With `wait_ms`, tries again after pauses that begin there while the server cannot be reached or nothing came, at most `max_retries` times (default 1).",
+        doc: "Sends, then receives until nothing is left. With `wait_ms`, tries again while the server cannot be reached, is busy or nothing came, at most `max_retries` times in a row (default 1). Pauses after failures are drawn from 0 to `wait_ms`, a bound that doubles up to 30 s, and never shorter than the server asks; pauses after which to look again for news are as long as that bound. `network_total_ms` bounds the whole. `sqlite3_interrupt` (Ctrl-C) ends it within a second.",
         example: "SELECT cloudsync_network_sync();",
         reach: Direct,
         availability: Now(network::sync_changes),

@@ -1,14 +1,19 @@
 //! The one module that opens sockets: a blocking HTTP(S) client for one sync.
 
 use crate::connection_string::{Address, Secret};
-use crate::net::{Reply, Status, Transport};
+use crate::net::reply::is_passing;
+use crate::net::retry_after::retry_after_ms;
+use crate::net::{NetError, Patience, Reply, Status, Transport, proxy};
 use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::MEDIA_TYPE;
 use std::io::ErrorKind;
-use std::time::Duration;
-use ureq::http::{HeaderMap, Response};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use ureq::http::{HeaderMap, Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body, Error, Proxy, Timeout};
+use ureq::{Agent, Body, Error, Timeout};
 
 /// The header that every answer of a cloudsync server bears.
 const PROTOCOL_HEADER: &str = "cloudsync-protocol";
@@ -19,6 +24,10 @@ const ASK_FIRST_BYTES: usize = 64 * 1024;
 const ERROR_BODY_BYTES_MAX: u64 = 64 * 1024;
 /// Most characters that are shown of the server's words.
 const ERROR_TEXT_CHARS_MAX: usize = 4096;
+/// Redirects of one exchange that are followed, all of them within the server.
+const REDIRECTS_MAX: u32 = 3;
+/// How often the host's wish to interrupt is looked for.
+const WAIT_SLICE: Duration = Duration::from_millis(50);
 
 /// How long to wait for the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +52,18 @@ impl Default for Timeouts {
 
 /// HTTP to one server. Connections are kept for the next turn and closed on drop.
 ///
-/// Redirects are not followed: the key is for this server alone. Proxies of the environment (`HTTPS_PROXY`,
-/// `NO_PROXY`, ...) are used except to this machine. Certificates are judged by the system's store.
+/// Redirects are followed only within the server, that is to the same scheme, host and port, and only with 307 and 308,
+/// which keep the request as it is: neither key nor data go to any other place. Proxies of the environment
+/// (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) are used except to this machine. Certificates are judged by
+/// the system's store, or by a private one.
+///
+/// A request runs on a thread of its own, so that a host that interrupts is not held up by a server that hangs: its
+/// connection is shut then, which ends the thread.
 pub struct Http {
+    client: Arc<Client>,
+}
+
+struct Client {
     agent: Agent,
     address: Address,
     secret: Option<Secret>,
@@ -53,58 +71,159 @@ pub struct Http {
 }
 
 impl Http {
-    /// A client that has not connected yet.
-    #[must_use]
-    pub fn new(address: Address, secret: Option<Secret>, timeouts: Timeouts) -> Self {
-        let proxy = if address.is_loopback() { None } else { Proxy::try_from_env() };
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+    /// A client that has not connected yet. `authority` is the value of the setting `network_ca`.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read, or the environment names a proxy of an unknown kind.
+    pub fn new(
+        address: Address,
+        secret: Option<Secret>,
+        timeouts: Timeouts,
+        authority: Option<&str>,
+    ) -> Result<Self, NetError> {
+        let read = |name: &str| std::env::var(name).ok();
+        let proxy = match address.is_loopback() {
+            true => None,
+            false => proxy::choose(address.host(), address.port(), address.is_plain(), read)
+                .map_err(NetError::Proxy)?,
+        };
+        let roots = match authority {
+            Some(setting) => crate::net::read_trust(setting).map_err(NetError::Authority)?,
+            None => RootCerts::PlatformVerifier,
+        };
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .https_only(!address.is_plain())
             .proxy(proxy)
-            .tls_config(tls)
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .user_agent(concat!("cloudsync/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(timeouts.connect))
             .timeout_recv_response(Some(timeouts.answer))
             .timeout_global(Some(timeouts.whole))
             .build()
             .new_agent();
-        Self { agent, address, secret, timeouts }
+        Ok(Self { client: Arc::new(Client { agent, address, secret, timeouts }) })
+    }
+}
+
+impl Transport for Http {
+    fn address(&self) -> &Address {
+        &self.client.address
     }
 
-    fn read(&self, mut response: Response<Body>) -> Reply {
+    fn exchange(&mut self, request: &[u8], patience: Patience<'_>) -> Reply {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let (client, sent) = (Arc::clone(&self.client), request.to_vec());
+        let left = Duration::from_millis(patience.left_ms);
+        let act = move || {
+            // Nobody listens any more when the host has interrupted.
+            let _ = sender.send(client.exchange(&sent, left));
+        };
+        if thread::Builder::new().name("cloudsync-http".into()).spawn(act).is_err() {
+            // Without a thread it works as well, only not to be interrupted.
+            return self.client.exchange(request, left);
+        }
+        loop {
+            match receiver.recv_timeout(WAIT_SLICE) {
+                Ok(reply) => return reply,
+                Err(RecvTimeoutError::Timeout) if (patience.is_interrupted)() => {
+                    self.client.agent.clone().shutdown();
+                    return Reply::Interrupted;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Reply::Broken("the request ended without a result".into());
+                }
+            }
+        }
+    }
+}
+
+impl Client {
+    fn exchange(&self, request: &[u8], left: Duration) -> Reply {
+        let mut url = self.address.sync_url();
+        for _ in 0..=REDIRECTS_MAX {
+            let response = match self.send(&url, request, left) {
+                Ok(response) => response,
+                Err(error) => return self.fail(error, left),
+            };
+            if !response.status().is_redirection() {
+                return self.read(response, left);
+            }
+            let location = header(response.headers(), "location").unwrap_or_default();
+            match self.within(location).filter(|_| matches!(response.status().as_u16(), 307 | 308)) {
+                Some(next) => url = next,
+                None => {
+                    return Reply::Moved(self.redact(if location.is_empty() { "nowhere" } else { location }));
+                }
+            }
+        }
+        Reply::Moved("itself, again and again".into())
+    }
+
+    fn send(&self, url: &str, request: &[u8], left: Duration) -> Result<Response<Body>, Error> {
+        let mut builder =
+            self.agent.post(url).header("content-type", MEDIA_TYPE).header("accept", MEDIA_TYPE);
+        if let Some(secret) = &self.secret {
+            builder = builder.header("authorization", format!("Bearer {}", secret.expose()));
+        }
+        if request.len() >= ASK_FIRST_BYTES {
+            builder = builder.header("expect", "100-continue");
+        }
+        if left < self.timeouts.whole {
+            builder = builder.config().timeout_global(Some(left)).build();
+        }
+        builder.send(request)
+    }
+
+    /// The URL of a redirect, if it leads to the same scheme, host and port.
+    fn within(&self, location: &str) -> Option<String> {
+        let origin = self.address.origin();
+        if location.starts_with('/') && !location.starts_with("//") {
+            return Some(format!("{origin}{location}"));
+        }
+        let uri: Uri = location.parse().ok()?;
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+        let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = authority.port_u16().unwrap_or(default_port);
+        let its_origin = format!("{}://{}:{port}", uri.scheme_str()?, authority.host().to_ascii_lowercase());
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        (its_origin == origin).then(|| format!("{origin}{path}"))
+    }
+
+    fn read(&self, mut response: Response<Body>, left: Duration) -> Reply {
         let status = response.status().as_u16();
         let ours = response.headers().contains_key(PROTOCOL_HEADER);
-        // A gateway before the server answers these in its own name.
-        let gateway = matches!(status, 429 | 502..=504);
-        if !ours && !gateway {
+        if !ours && !is_passing(status) {
             return Reply::Foreign;
         }
         if response.status().is_success() {
             let body = response.body_mut().with_config().limit(MESSAGE_BYTES_MAX as u64).read_to_vec();
-            return body.map_or_else(|error| self.fail(error), Reply::Answered);
+            return body.map_or_else(|error| self.fail(error, left), Reply::Answered);
         }
-        let retry_after_ms = retry_after_ms(response.headers());
+        let headers = response.headers();
+        let asked_ms = header(headers, "retry-after")
+            .map_or(0, |text| retry_after_ms(text, header(headers, "date"), now_ms()));
         let body = if ours {
             response.body_mut().with_config().limit(ERROR_BODY_BYTES_MAX).read_to_vec().unwrap_or_default()
         } else {
             Vec::new()
         };
-        let (code, message) = read_error(&body);
-        let (code, message) = (self.redact(&code), self.redact(&message));
-        Reply::Status(Status { status, code, message, retry_after_ms, had_key: self.secret.is_some() })
+        let status = Status::read(status, &body, asked_ms, self.secret.is_some());
+        let (code, message) = (self.redact(&status.code), self.redact(&status.message));
+        Reply::Status(Status { code, message, ..status })
     }
 
-    fn fail(&self, error: Error) -> Reply {
+    fn fail(&self, error: Error, left: Duration) -> Reply {
         let waited = |limit: Duration| format!("no answer within {} seconds", limit.as_secs_f32());
         match error {
             Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
                 Reply::Unreachable(waited(self.timeouts.connect))
             }
             Error::Timeout(Timeout::RecvResponse) => Reply::Broken(waited(self.timeouts.answer)),
-            Error::Timeout(_) => Reply::Broken(waited(self.timeouts.whole)),
+            Error::Timeout(_) => Reply::Broken(waited(self.timeouts.whole.min(left))),
             Error::Protocol(_) | Error::LargeResponseHeader(..) => Reply::Foreign,
             Error::BodyExceedsLimit(limit) => {
                 Reply::Broken(format!("the answer is larger than {limit} bytes"))
@@ -117,6 +236,9 @@ impl Http {
                 | ErrorKind::WriteZero => Reply::Broken(self.redact(&error.to_string())),
                 _ => Reply::Unreachable(self.redact(&explain_tls(error.to_string()))),
             },
+            Error::ConnectProxyFailed(reason) => Reply::Unreachable(
+                self.redact(&format!("the proxy of the environment does not help: {reason}")),
+            ),
             Error::HostNotFound => Reply::Unreachable("no host of this name is known".to_owned()),
             other => Reply::Unreachable(self.redact(&explain_tls(other.to_string()))),
         }
@@ -133,28 +255,6 @@ impl Http {
     }
 }
 
-impl Transport for Http {
-    fn address(&self) -> &Address {
-        &self.address
-    }
-
-    fn exchange(&mut self, request: &[u8]) -> Reply {
-        let url = self.address.sync_url();
-        let mut builder =
-            self.agent.post(&url).header("content-type", MEDIA_TYPE).header("accept", MEDIA_TYPE);
-        if let Some(secret) = &self.secret {
-            builder = builder.header("authorization", format!("Bearer {}", secret.expose()));
-        }
-        if request.len() >= ASK_FIRST_BYTES {
-            builder = builder.header("expect", "100-continue");
-        }
-        match builder.send(request) {
-            Ok(response) => self.read(response),
-            Err(error) => self.fail(error),
-        }
-    }
-}
-
 /// Says what the two usual failures of TLS mean. The texts are those of rustls, which is not ours to match by type.
 fn explain_tls(text: String) -> String {
     if text.contains("InvalidContentType") {
@@ -162,21 +262,19 @@ fn explain_tls(text: String) -> String {
             .to_owned();
     }
     if text.contains("invalid peer certificate") {
-        return format!("its certificate is not trusted by this system: {text}");
+        return format!(
+            "its certificate is not trusted here: {text}. For one of a private authority set its certificate with \
+             cloudsync_set('network_ca', '<path of a PEM file>')"
+        );
     }
     text
 }
 
-/// Seconds, as our server sends them; dates are not understood.
-fn retry_after_ms(headers: &HeaderMap) -> u64 {
-    let seconds =
-        headers.get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
-    seconds.unwrap_or(0).saturating_mul(1000)
+fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
 }
 
-/// Code and message of `{"error":{"code":"...","message":"..."}}`; empty where there are none.
-fn read_error(body: &[u8]) -> (String, String) {
-    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |name: &str| body["error"][name].as_str().unwrap_or_default().to_owned();
-    (text("code"), text("message"))
+/// The wall clock, milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

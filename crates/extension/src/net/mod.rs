@@ -6,17 +6,40 @@
 
 #[cfg(feature = "net")]
 mod http;
+#[cfg(feature = "net")]
+mod proxy;
+mod reply;
+mod retry_after;
 mod sync;
+#[cfg(feature = "net")]
+mod trust;
 
 #[cfg(feature = "net")]
 pub use http::{Http, Timeouts};
+pub use reply::{RETRY_AFTER_MS_MAX, Reply, Status};
 pub use sync::{Round, sync};
+#[cfg(feature = "net")]
+pub(crate) use trust::read as read_trust;
 
 use crate::connection_string::Address;
 use cloudsync_protocol::message::Reason;
 
-/// Longest pause that a server may ask for, in milliseconds.
-pub const RETRY_AFTER_MS_MAX: u64 = 60_000;
+/// How long an exchange may take, and when it must end before.
+#[derive(Clone, Copy)]
+pub struct Patience<'p> {
+    /// Milliseconds until the sync gives up; the transport's own limits may be shorter.
+    pub left_ms: u64,
+    /// Whether the host wishes to stop waiting; to be asked several times a second.
+    pub is_interrupted: &'p dyn Fn() -> bool,
+}
+
+impl Patience<'static> {
+    /// Waits as long as the transport does.
+    #[must_use]
+    pub const fn endless() -> Self {
+        Self { left_ms: u64::MAX, is_interrupted: &|| false }
+    }
+}
 
 /// Carries a request to the server and its answer back.
 pub trait Transport {
@@ -25,38 +48,7 @@ pub trait Transport {
 
     /// Sends a request and waits for what comes back. Blocks; the transport bounds for how long, and how much it
     /// reads.
-    fn exchange(&mut self, request: &[u8]) -> Reply;
-}
-
-/// What came back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// A cloudsync server answered; the bytes should be an answer of the protocol.
-    Answered(Vec<u8>),
-    /// A server answered with another HTTP status than success.
-    Status(Status),
-    /// What answered does not speak our protocol.
-    Foreign,
-    /// The connection broke off or fell silent after the request was sent, with the reason. Whether the server took
-    /// it is unknown.
-    Broken(String),
-    /// No connection was made, with the reason.
-    Unreachable(String),
-}
-
-/// An HTTP answer that is no success.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Status {
-    /// The HTTP status.
-    pub status: u16,
-    /// The code for programs, `CLOUDSYNC_...`; empty if the answer had none.
-    pub code: String,
-    /// The text for people; empty if the answer had none.
-    pub message: String,
-    /// How long the server asks to wait, in milliseconds; 0 if it does not.
-    pub retry_after_ms: u64,
-    /// True when the request bore a key.
-    pub had_key: bool,
+    fn exchange(&mut self, request: &[u8], patience: Patience<'_>) -> Reply;
 }
 
 /// A sync that did not succeed. Data and unsent changes are untouched, and the next one goes on from there.
@@ -82,6 +74,23 @@ pub enum NetError {
     /// Something else answers there.
     #[error("not a cloudsync server at {0}")]
     Foreign(String),
+    /// Something else answers there, and sends to another place.
+    #[error(
+        "not a cloudsync server at {server}: it redirects to {place}, where neither key nor data are sent. Sign in to \
+         this network if it asks for that, or name the server that is meant with cloudsync_network_init"
+    )]
+    Moved {
+        /// `HOST:PORT`.
+        server: String,
+        /// The place that it names.
+        place: String,
+    },
+    /// The time of the sync was over before it was complete.
+    #[error(
+        "the sync with the server at {0} is not complete after its whole time: what was taken stays, sync again to go \
+         on, or raise the setting network_total_ms"
+    )]
+    OutOfTime(String),
     /// The server wants a key and got none.
     #[error("the server at {0} wants a key: call cloudsync_network_set_apikey with it")]
     NoKey(String),
@@ -129,6 +138,12 @@ pub enum NetError {
         /// The server's words.
         text: String,
     },
+    /// The certificates of the setting `network_ca` cannot be used.
+    #[error("setting network_ca: {0}")]
+    Authority(String),
+    /// The proxy of the environment cannot be used.
+    #[error("{0}")]
+    Proxy(String),
     /// The host interrupted the statement.
     #[error("interrupted")]
     Interrupted,

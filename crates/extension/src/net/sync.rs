@@ -1,10 +1,12 @@
 //! The driver of a sync: carries out what the session says, on the replica and the transport.
 
 use crate::error::Result;
-use crate::net::{NetError, RETRY_AFTER_MS_MAX, Reply, Status, Transport};
-use cloudsync_protocol::client::{Action, Event, Goal, Retry, Session, Totals};
-use cloudsync_protocol::message::{Answer, MessageError, Refusal};
+use crate::net::reply::Judged;
+use crate::net::{NetError, Patience, Reply, Transport};
+use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session, Totals};
+use cloudsync_protocol::message::{Answer, Refusal};
 use cloudsync_replica::{Environment, Replica};
+use cloudsync_sqlite_ffi::Connection;
 
 /// Longest single wait, in milliseconds, after which the host's wish to interrupt is looked for.
 const PAUSE_SLICE_MS: u64 = 50;
@@ -66,7 +68,7 @@ impl Driver<'_> {
     fn run(&mut self, goal: Goal) -> Result<()> {
         let mut event = Event::Start;
         loop {
-            event = match self.session.step(event) {
+            event = match self.session.step(event, moment(self.environment)) {
                 Action::Prepare { schema } => {
                     self.request = self.replica.prepare(goal, schema)?;
                     Event::Prepared
@@ -80,72 +82,42 @@ impl Driver<'_> {
                     let unknown = || NetError::Foreign(self.transport.address().server());
                     return Err(self.failure.take().unwrap_or_else(unknown).into());
                 }
+                Action::OutOfTime => {
+                    return Err(NetError::OutOfTime(self.transport.address().server()).into());
+                }
             };
         }
     }
 
     fn send(&mut self) -> Result<Event> {
         self.check_interrupt()?;
-        let reply = self.transport.exchange(&self.request);
+        let connection = self.replica.connection();
+        let is_interrupted = || is_interrupted(connection);
+        let patience = Patience { left_ms: self.session.left_ms(), is_interrupted: &is_interrupted };
+        let reply = self.transport.exchange(&self.request, patience);
         if !matches!(reply, Reply::Unreachable(_)) {
             self.round.bytes_sent += self.request.len() as u64;
         }
-        let server = self.transport.address().server();
-        match reply {
-            Reply::Answered(answer) => {
-                self.round.bytes_received += answer.len() as u64;
-                self.answer = answer;
-                self.judge(server)
-            }
-            Reply::Status(status) => self.status(status, server),
-            Reply::Foreign => Err(NetError::Foreign(server).into()),
-            Reply::Broken(reason) => Ok(self.again(NetError::Broken { server, reason }, 0)),
-            Reply::Unreachable(reason) => Ok(self.again(NetError::Unreachable { server, reason }, 0)),
+        if let Reply::Answered(answer) = &reply {
+            self.round.bytes_received += answer.len() as u64;
         }
-    }
-
-    /// Tells turns and refusals apart. Bytes that are damaged may come whole the next time.
-    fn judge(&mut self, server: String) -> Result<Event> {
-        match Answer::decode(&self.answer) {
-            Ok(Answer::Turn(_)) => Ok(Event::Answered),
-            Ok(Answer::Refusal(refusal)) => {
-                let (reason, text) = (refusal.reason, refusal.text.clone());
-                self.failure = Some(NetError::Refused { server, reason, text });
+        let address = self.transport.address();
+        match reply.judge(address.server(), address.database())? {
+            Judged::Turn(answer) => {
+                self.answer = answer;
+                Ok(Event::Answered)
+            }
+            Judged::Refusal(refusal) => {
+                let (server, reason) = (self.transport.address().server(), refusal.reason);
+                self.failure = Some(NetError::Refused { server, reason, text: refusal.text.clone() });
                 self.refusal = Some(refusal);
                 Ok(Event::Refused(reason))
             }
-            Err(MessageError::NotCloudsync) => Err(NetError::Foreign(server).into()),
-            Err(error @ MessageError::Version(_)) => {
-                Err(NetError::Version { server, reason: error.to_string() }.into())
+            Judged::Passing { failure, retry_after_ms } => {
+                self.failure = Some(failure);
+                Ok(Event::Unreachable { retry_after_ms })
             }
-            Err(error) => Ok(self.again(NetError::Broken { server, reason: error.to_string() }, 0)),
         }
-    }
-
-    fn status(&mut self, answer: Status, server: String) -> Result<Event> {
-        let Status { status, message, .. } = answer;
-        let error = match (status, answer.code.as_str()) {
-            (401 | 403, _) if !answer.had_key => NetError::NoKey(server),
-            (401 | 403, _) => NetError::RefusedKey(server),
-            (404, "CLOUDSYNC_UNKNOWN_DATABASE") => {
-                let database = self.transport.address().database().to_owned();
-                NetError::UnknownDatabase { server, database }
-            }
-            (429, _) | (503, "CLOUDSYNC_BUSY") => {
-                return Ok(self.again(NetError::Busy(server), answer.retry_after_ms));
-            }
-            (408 | 500.., _) => {
-                return Ok(self.again(NetError::Status { server, status, message }, answer.retry_after_ms));
-            }
-            _ => NetError::Status { server, status, message },
-        };
-        Err(error.into())
-    }
-
-    /// Keeps the failure, and leaves it to the session whether it is tried again.
-    fn again(&mut self, failure: NetError, retry_after_ms: u64) -> Event {
-        self.failure = Some(failure);
-        Event::Unreachable { retry_after_ms: retry_after_ms.min(RETRY_AFTER_MS_MAX) }
     }
 
     fn absorb(&mut self) -> Result<Event> {
@@ -173,11 +145,19 @@ impl Driver<'_> {
         Ok(Event::Resumed)
     }
 
-    /// `sqlite3_interrupt` stops whatever statement runs next on the connection, so the smallest one tells.
     fn check_interrupt(&self) -> Result<()> {
-        match self.replica.connection().query_i64("SELECT 1", &[]) {
-            Err(error) if error.is_interrupt() => Err(NetError::Interrupted.into()),
-            Ok(_) | Err(_) => Ok(()),
-        }
+        if is_interrupted(self.replica.connection()) { Err(NetError::Interrupted.into()) } else { Ok(()) }
     }
+}
+
+/// `sqlite3_interrupt` stops whatever statement runs next on the connection, so the smallest one tells.
+fn is_interrupted(connection: Connection) -> bool {
+    connection.query_i64("SELECT 1", &[]).is_err_and(|error| error.is_interrupt())
+}
+
+/// The time of a step, and chance for it.
+pub(crate) fn moment(environment: &dyn Environment) -> Moment {
+    let mut draw = [0; 8];
+    environment.random(&mut draw);
+    Moment { now_ms: environment.now_ms(), draw: u64::from_le_bytes(draw) }
 }
