@@ -60,7 +60,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        args: "[--quick | --full] ...",
+        args: "[--quick | --full]",
         about: "measures plain SQLite, its session extension and ours against what is promised",
         run: bench::run,
     },
