@@ -12,6 +12,7 @@ use crate::codec::Zstd;
 use crate::error::{Error, Result};
 use crate::kept;
 use crate::position::Position;
+use crate::quarantine;
 use crate::rebuilt;
 use crate::replica::Replica;
 use crate::storage;
@@ -134,11 +135,16 @@ impl Replica {
         let take = |replica: &mut Self| {
             replica.transact(|replica| {
                 replica.fold_in_transaction()?;
-                replica.take_answer(&sent, turn)
+                let mut absorbed = replica.take_answer(&sent, turn)?;
+                absorbed.rows_received += replica.retry_waiting()?;
+                Ok(absorbed)
             })
         };
         // An idle poll applies nothing.
-        let idle = turn.payload.is_empty() && sent.position.is_empty() && sent.round.is_none();
+        let idle = turn.payload.is_empty()
+            && sent.position.is_empty()
+            && sent.round.is_none()
+            && !quarantine::is_called(&self.db)?;
         if idle { take(self) } else { self.with_apply_settings(take) }
     }
 

@@ -29,6 +29,7 @@ use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
 use crate::filter::{PrivateRows, RowFilter};
+use crate::quarantine;
 use crate::replica::Replica;
 use crate::storage;
 use crate::table::Table;
@@ -101,13 +102,19 @@ struct Touch {
 impl Replica {
     /// Folds everything that is noted. The caller holds the transaction.
     pub(crate) fn fold_in_transaction(&mut self) -> Result<Folded> {
+        let schema = storage::get_i64(&self.db, "schema_version")?;
         let grown = self.follow_schema()?;
         self.names_came(grown)?;
+        let mut changed = storage::get_i64(&self.db, "schema_version")? != schema;
         let mut folded = Folded::default();
         loop {
             let notes = NoteReader::read(self)?;
             if notes.read == 0 {
                 self.compact_in_transaction()?;
+                changed |= folded.rows > 0;
+                if changed {
+                    quarantine::call(&self.db)?;
+                }
                 return Ok(folded);
             }
             // The notes are in memory, and their pages are free for the clocks that take their place.

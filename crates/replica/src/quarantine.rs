@@ -1,9 +1,12 @@
 //! The quarantine: changes that a constraint of this database does not let in yet, or of which only a part came.
 //!
-//! Each is kept as a payload of one row, with its reason, and tried again after every apply, until it gets in or a
-//! later change of the row makes it void.
+//! Each is kept as a payload of one row, with its reason, and tried again after every apply, and at the next turn after
+//! rows or the schema changed here, until it gets in or a later change of the row makes it void.
 
+use crate::apply::Source;
+use crate::changes::Origin;
 use crate::error::{Error, Result};
+use crate::replica::Replica;
 use crate::settle::Gathered;
 use crate::storage;
 use cloudsync_protocol::payload::{Group, Payload};
@@ -20,6 +23,40 @@ pub(crate) const RETRY_ROWS_MAX: i64 = 1_000;
 
 /// The setting that says which change was tried last, when there are too many for one apply.
 const LAST_TRIED: &str = "quarantine_tried";
+
+/// The setting that says that something changed here which may let in rows that wait.
+const CALLED: &str = "quarantine_called";
+
+/// Has the rows that wait tried again at the next turn, because something changed here: rows, or the schema.
+pub(crate) fn call(db: &Connection) -> Result<()> {
+    if db.query_i64("SELECT 1 FROM main.cloudsync_quarantine LIMIT 1", &[])?.is_some() {
+        storage::set(db, CALLED, Value::Integer(1))?;
+    }
+    Ok(())
+}
+
+/// True when the rows that wait are to be tried again.
+pub(crate) fn is_called(db: &Connection) -> Result<bool> {
+    storage::is_set(db, CALLED)
+}
+
+impl Replica {
+    /// Tries the rows that wait if something changed here since they were tried. Gives the rows that changed. The caller
+    /// holds the transaction, in which everything is folded.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the transaction must then be undone.
+    pub fn retry_waiting(&mut self) -> Result<u64> {
+        if !is_called(&self.db)? {
+            return Ok(0);
+        }
+        let base = storage::get_u64(&self.db, "cursor")?;
+        let source = Source { origin: Origin::Server, time_max: None, base };
+        let applied = self.apply_in_transaction(&[], source)?;
+        storage::unset(&self.db, CALLED)?;
+        Ok(applied.rows)
+    }
+}
 
 /// A change that waits.
 pub(crate) struct Waiting {
