@@ -119,7 +119,9 @@ impl Replica {
             applier.payload(self, payload)?;
         }
         applier.settle(self)?;
-        applier.finish(self)
+        let applied = applier.finish(self)?;
+        self.part_families()?;
+        Ok(applied)
     }
 
     /// The same for one of several payloads of one transaction. [`settle`](Self::settle) must follow the last of them:
@@ -177,7 +179,7 @@ pub(crate) const WAITS_FOR_REST: &str = "waits for the rest of the row";
 
 pub(crate) struct Applier {
     pub(crate) db: Connection,
-    source: Source,
+    pub(crate) source: Source,
     pub(crate) clocks: ClockStore,
     pub(crate) changes: ChangeWriter,
     writers: HashMap<i64, Writer>,
@@ -422,7 +424,13 @@ impl Applier {
             None => None,
         };
         let action = yielded.as_ref().map_or(&decision.action, |yielded| &yielded.action);
-        match writer.carry_out(&row, action, decision.clock.as_ref()) {
+        let outcome = if replica.checks_parents {
+            let (family, lax) = (&mut replica.unsettled.family, !self.settles && !self.retries);
+            family.carry_out(writer, &row, action, (stored.as_ref(), decision.clock.as_ref()), lax)
+        } else {
+            writer.carry_out(&row, action, decision.clock.as_ref())
+        };
+        match outcome {
             Ok(()) => {}
             Err(Refused::Constraint(reason)) if self.db.is_autocommit() => {
                 // A trigger with RAISE(ROLLBACK) leaves nothing that the other rows could be added to.
@@ -502,7 +510,7 @@ impl Applier {
     }
 
     /// Changes that come in late are of the origin that they came from, and thus of a version of their own.
-    fn turn_to(&mut self, replica: &Replica, origin: Origin) -> Result<()> {
+    pub(crate) fn turn_to(&mut self, replica: &Replica, origin: Origin) -> Result<()> {
         if origin == self.source.origin {
             return Ok(());
         }

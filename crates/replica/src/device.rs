@@ -180,7 +180,7 @@ impl Replica {
             storage::set(&self.db, "progressive", Value::Integer(1))?;
         }
         if turn.drained || storage::is_set(&self.db, "progressive")? {
-            absorbed.rows_received = self.apply_download(turn.payload)?;
+            absorbed.rows_received = self.apply_download(turn.payload, turn.drained)?;
         } else if !turn.payload.is_empty() {
             let sql = "INSERT INTO main.cloudsync_inbox(payload) VALUES(?1)";
             self.db.prepare(sql)?.run(&[Value::Blob(turn.payload)])?;
@@ -209,9 +209,10 @@ impl Replica {
     }
 
     /// Applies the staged chunks and the last one.
-    fn apply_download(&mut self, payload: &[u8]) -> Result<u64> {
+    fn apply_download(&mut self, payload: &[u8], is_last: bool) -> Result<u64> {
         let base = storage::get_u64(&self.db, "cursor")?;
         let source = Source { origin: Origin::Server, time_max: None, base };
+        let progressive = storage::is_set(&self.db, "progressive")?;
         let mut rows = 0;
         let mut select = self.db.prepare("SELECT payload FROM main.cloudsync_inbox ORDER BY seq")?;
         let mut staged = false;
@@ -226,8 +227,15 @@ impl Replica {
         }
         if !payload.is_empty() {
             rows += self.apply_chunk(payload, source)?;
-        } else if !staged {
+        } else if !staged && !progressive {
             return Ok(0);
+        }
+        if progressive {
+            // Parents may come in any later chunk.
+            self.unsettled.family.take_orphans();
+            if is_last {
+                self.find_orphans()?;
+            }
         }
         let settled = self.settle(source)?;
         self.raise_settled(settled.time_max.0)?;

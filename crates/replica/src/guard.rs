@@ -14,10 +14,10 @@
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::foreign_keys::foreign_keys;
 use crate::storage::{self, quote_identifier};
 use crate::table::Table;
 use crate::value::from_sqlite;
-use crate::write::foreign_keys;
 use cloudsync_sqlite_ffi::{Args, Connection, FunctionError, FunctionFlags, Output, Value, bindings};
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -8,6 +8,7 @@
 use crate::apply::{Applied, Applier, Source};
 use crate::codec::Zstd;
 use crate::error::Result;
+use crate::family::Family;
 use crate::replica::Replica;
 use cloudsync_core::clock::Clock;
 use cloudsync_protocol::payload::{Encoder, Group, GroupId, Header, Opened, Payload, Stored};
@@ -63,6 +64,7 @@ impl Gathered {
 #[derive(Default)]
 pub(crate) struct Unsettled {
     deferred: Gathered,
+    pub(crate) family: Family,
 }
 
 impl Replica {
@@ -74,7 +76,9 @@ impl Replica {
     pub fn settle(&mut self, source: Source) -> Result<Applied> {
         let mut applier = Applier::open(self, source)?;
         applier.settle(self)?;
-        applier.finish(self)
+        let applied = applier.finish(self)?;
+        self.part_families()?;
+        Ok(applied)
     }
 }
 
@@ -97,14 +101,17 @@ impl Applier {
 
     /// Tries everything again that was left open, and what waits since earlier applies.
     pub(crate) fn settle(&mut self, replica: &mut Replica) -> Result<()> {
-        let unsettled = std::mem::take(&mut replica.unsettled);
+        let (deferred, origin) = (std::mem::take(&mut replica.unsettled.deferred), self.source.origin);
         self.settles = true;
-        if !unsettled.deferred.encoder.is_empty() {
-            let bytes = unsettled.deferred.finish();
+        if !deferred.encoder.is_empty() {
+            let bytes = deferred.finish();
             let opened = Opened::open(&bytes, &Zstd)?;
             self.payload(replica, &opened.payload()?)?;
         }
         self.retry_quarantine(replica)?;
+        self.turn_to(replica, origin)?;
+        let family = replica.unsettled.family.take_orphans();
+        self.take_out_orphans(replica, &family)?;
         if self.applied.quarantined > 0 && self.is_devices() {
             self.quarantine.trim(replica.server_now_ms()?)?;
         }

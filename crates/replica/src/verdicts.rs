@@ -9,6 +9,7 @@ use crate::changes::{ChangeWriter, EntryReader, Mask, Origin};
 use crate::clocks;
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
+use crate::filter::PrivateRows;
 use crate::kept;
 use crate::pick::RowKey;
 use crate::replica::Replica;
@@ -140,6 +141,7 @@ impl Replica {
         // What a refused row stood in the way of may come in.
         applier.settle(self)?;
         let settled = applier.finish(self)?.time_max;
+        self.part_families()?;
         self.raise_settled(settled.0)?;
         Ok(again)
     }
@@ -184,9 +186,12 @@ impl Replica {
     /// True when the whole of a row could be sent: it is here, alive or deleted, and not too large.
     fn can_be_sent(&self, row: &RowKey) -> Result<bool> {
         let (table, key) = row;
-        let Some(clock) = clocks::ClockStore::open(&self.db)?.read(&clocks::pk(table.id, key))? else {
+        let pk = clocks::pk(table.id, key);
+        let Some(clock) = clocks::ClockStore::open(&self.db)?.read(&pk)? else { return Ok(false) };
+        // What was written outside of the filter is not for others.
+        if PrivateRows::open(&self.db)?.contains(&pk)? {
             return Ok(false);
-        };
+        }
         if !clock.is_alive() {
             return Ok(true);
         }
@@ -268,6 +273,13 @@ impl Laying<'_> {
             target.as_ref().map(|(target, group, row)| target.clock(group, *row, replica)).transpose()?;
         let later = later.as_ref();
         let undoing = self.undoing(table, ours.as_ref(), theirs.as_ref(), later, replica);
+        if matches!(undoing.action, Action::Delete | Action::Bury(_)) && replica.checks_parents {
+            // Children that their foreign key would protect become orphans: the server has no such parent.
+            let mut family = std::mem::take(&mut replica.unsettled.family);
+            let refused = family.part(self.applier.writer(replica, table)?, table, key);
+            replica.unsettled.family = family;
+            refused?;
+        }
         match (&undoing.action, &target) {
             (Action::Keep, _) => {}
             (action, Some((target, group, at))) => {

@@ -7,8 +7,9 @@ use crate::buried::{Buried, Values};
 use crate::capture::MAY_DELETE;
 use crate::clocks;
 use crate::error::{Error, Result};
+use crate::foreign_keys::{Reference, orphan_query, references};
 use crate::guard::{Guard, Verb};
-use crate::storage::{self, quote_identifier};
+use crate::storage::quote_identifier;
 use crate::table::Table;
 use crate::value::{from_sqlite, to_sqlite};
 use cloudsync_core::clock::{ColumnNumber, ColumnSet, RowClock};
@@ -83,6 +84,8 @@ pub(crate) struct Writer {
     buried: Option<Buried>,
     /// What is kept of the row at hand, read for ties.
     at_hand: Option<Values>,
+    /// The foreign keys that refer to the table, read when they are first needed.
+    references: Option<Vec<Reference>>,
 }
 
 impl Writer {
@@ -105,6 +108,7 @@ impl Writer {
             grows_only: table.algorithm == Algorithm::Gos,
             buried: Buried::of(&db, table.algorithm)?,
             at_hand: None,
+            references: None,
         })
     }
 
@@ -276,16 +280,35 @@ impl Writer {
     }
 
     fn check_parents(&mut self, row: &Row<'_>) -> Result<(), Refused> {
-        let Some(orphan) = &mut self.orphan else { return Ok(()) };
-        clocks::bind_key(orphan, 1, row.packed)?;
+        match self.missing_parent(row.packed)? {
+            None => Ok(()),
+            Some(reason) => Err(Refused::Constraint(reason)),
+        }
+    }
+
+    /// Why the row with that packed key is an orphan; `None` if it is not.
+    pub(crate) fn missing_parent(&mut self, packed: &[u8]) -> Result<Option<String>> {
+        let Some(orphan) = &mut self.orphan else { return Ok(None) };
+        clocks::bind_key(orphan, 1, packed)?;
         let missing = orphan.step()?.then(|| orphan.column(0).as_str().unwrap_or_default().to_owned());
         orphan.reset()?;
-        match missing {
-            None => Ok(()),
-            Some(parent) => Err(Refused::Constraint(format!(
-                "FOREIGN KEY constraint failed: the parent in \"{parent}\" is missing"
-            ))),
-        }
+        Ok(missing
+            .map(|parent| format!("FOREIGN KEY constraint failed: the parent in \"{parent}\" is missing")))
+    }
+
+    /// Inserts a row whose parent may yet come; true while it is missing.
+    pub(crate) fn insert_orphan(&mut self, row: &Row<'_>) -> Result<bool, Refused> {
+        self.write(row, &Action::Insert)?;
+        Ok(self.missing_parent(row.packed)?.is_some())
+    }
+
+    /// The foreign keys that refer to the table.
+    pub(crate) fn references(&mut self, table: &Table) -> Result<&mut [Reference]> {
+        let references = match self.references.take() {
+            Some(known) => known,
+            None => references(&self.db, table)?,
+        };
+        Ok(self.references.insert(references))
     }
 
     /// How the incoming value of a cell compares with the stored one, for clocks that are equal. The row is read at the
@@ -406,94 +429,4 @@ fn or_abort(table: &Table) -> &'static str {
 
 fn is_key_taken(error: &cloudsync_sqlite_ffi::Error) -> bool {
     matches!(error.code, bindings::SQLITE_CONSTRAINT_PRIMARYKEY | bindings::SQLITE_CONSTRAINT_ROWID)
-}
-
-/// A foreign key of a table.
-pub(crate) struct ForeignKey {
-    parent: String,
-    /// Each column, and the parent's column where the key names it.
-    pairs: Vec<(String, Option<String>)>,
-    /// SQLite itself writes the child when the parent goes or changes.
-    pub(crate) acts: bool,
-}
-
-/// How a missing parent is found.
-pub(crate) struct Missing {
-    /// The parent's table as it is written in the schema.
-    parent: String,
-    /// True for a child without its parent.
-    pub(crate) condition: String,
-}
-
-impl ForeignKey {
-    /// The condition over the row `child`; `None` where there is no such parent table or column.
-    pub(crate) fn missing(&self, db: &Connection, child: &str) -> Result<Option<Missing>> {
-        let Some(definition) = crate::table::read_definition(db, &self.parent)? else { return Ok(None) };
-        let key = Table::key_columns(&definition);
-        let (mut given, mut equal) = (Vec::new(), Vec::new());
-        for (i, (from, to)) in self.pairs.iter().enumerate() {
-            let to = to.clone().or_else(|| key.get(i).map(|column| column.name().to_owned()));
-            let Some(to) = to else { return Ok(None) };
-            equal.push(format!("p.{} = {child}.{}", quote_identifier(&to), quote_identifier(from)));
-            given.push(format!("{child}.{} IS NOT NULL", quote_identifier(from)));
-        }
-        let condition = format!(
-            "{} AND NOT EXISTS(SELECT 1 FROM main.{} AS p WHERE {})",
-            given.join(" AND "),
-            quote_identifier(&definition.name),
-            equal.join(" AND "),
-        );
-        Ok(Some(Missing { parent: definition.name, condition }))
-    }
-}
-
-/// The foreign keys of a table.
-pub(crate) fn foreign_keys(db: &Connection, table: &str) -> Result<Vec<ForeignKey>> {
-    // language=SQLite
-    let sql = "SELECT id, \"table\", \"from\", \"to\", on_update, on_delete \
-               FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq";
-    let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
-    db.prepare(sql)?.for_each(&[Value::from(table)], |row| -> Result<()> {
-        let text = |i| row.column(i).as_str().map(str::to_owned);
-        let pair = (text(2).unwrap_or_default(), text(3));
-        match keys.last_mut() {
-            Some((id, key)) if *id == row.column_i64(0) => key.pairs.push(pair),
-            _ => {
-                let acts =
-                    [4, 5].iter().any(|i| !matches!(row.column(*i).as_str(), Some("NO ACTION" | "RESTRICT")));
-                let key = ForeignKey { parent: text(1).unwrap_or_default(), pairs: vec![pair], acts };
-                keys.push((row.column_i64(0), key));
-            }
-        }
-        Ok(())
-    })?;
-    Ok(keys.into_iter().map(|(_, key)| key).collect())
-}
-
-/// A query that gives the name of a parent table in which the row's parent is missing; `None` when the table has no
-/// foreign keys.
-fn orphan_query(db: &Connection, table: &Table) -> Result<Option<Statement>> {
-    if !table.definition.has_foreign_keys {
-        return Ok(None);
-    }
-    let of_row = table
-        .key
-        .iter()
-        .enumerate()
-        .map(|(i, key)| format!("c.{} = ?{}", quote_identifier(&key.name), i + 1));
-    let of_row = of_row.collect::<Vec<_>>().join(" AND ");
-    let mut queries = Vec::new();
-    for key in foreign_keys(db, &table.name)? {
-        let Some(missing) = key.missing(db, "c")? else { continue };
-        queries.push(format!(
-            "SELECT {} FROM {} AS c WHERE {of_row} AND {}",
-            storage::quote_text(&missing.parent),
-            table.quoted(),
-            missing.condition
-        ));
-    }
-    if queries.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(db.prepare(&queries.join(" UNION ALL "))?))
 }

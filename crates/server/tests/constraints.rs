@@ -3,132 +3,17 @@
 
 #[path = "../../replica/tests/bench/mod.rs"]
 mod bench;
+#[path = "constraints/server.rs"]
+mod server;
 
 use bench::Device;
-use cloudsync_protocol::client::Goal;
 use cloudsync_protocol::message::{Answer, Request};
 use cloudsync_protocol::verdict::{State, Verdicts};
-use cloudsync_server::store::sqlite::{SqliteStore, enable_table};
-use cloudsync_server::store::{Rights, Store};
-use std::path::PathBuf;
-
-const BOTH: Goal = Goal { push: true, pull: true };
-const KEY: Rights = Rights { write: true, schema: false };
-const TURNS_MAX: usize = 1_000;
-
-/// A server whose tables were made by its owner.
-struct Server {
-    store: SqliteStore,
-    path: PathBuf,
-    _folder: tempfile::TempDir,
-}
-
-impl Server {
-    fn new(schema: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store.db");
-        let shell = rusqlite::Connection::open(&path).unwrap();
-        shell.execute_batch(schema).unwrap();
-        let sql = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid";
-        let names: Vec<String> = shell
-            .prepare(sql)
-            .unwrap()
-            .query_map([], |row| row.get(0))
-            .unwrap()
-            .map(Result::unwrap)
-            .collect();
-        for name in names {
-            enable_table(&path, &name, "cls").unwrap();
-        }
-        Self { store: SqliteStore::open(&path).unwrap(), path, _folder: folder }
-    }
-
-    fn run(&self, sql: &str) {
-        rusqlite::Connection::open(&self.path).unwrap().execute_batch(sql).unwrap();
-    }
-
-    fn rows(&self, sql: &str) -> Vec<String> {
-        let device = Device::on(rusqlite::Connection::open(&self.path).unwrap(), 0);
-        let mut rows = device.rows(sql);
-        rows.sort();
-        rows
-    }
-
-    fn waiting(&self) -> usize {
-        self.rows("SELECT * FROM cloudsync_quarantine").len()
-    }
-}
-
-/// What a sync brought.
-#[derive(Debug, Default, PartialEq)]
-struct Synced {
-    turns: usize,
-    received: u64,
-    rejected: u64,
-}
-
-/// Syncs until nothing is left to do; the last `lost` answers of it do not arrive the first time.
-fn sync(device: &mut Device, server: &Server) -> Synced {
-    sync_losing(device, server, &mut |_| false)
-}
-
-fn sync_losing(device: &mut Device, server: &Server, loses: &mut dyn FnMut(usize) -> bool) -> Synced {
-    let (mut synced, mut schema) = (Synced::default(), false);
-    for turn in 0..TURNS_MAX {
-        let request = device.replica.prepare(BOTH, schema).unwrap();
-        let request = Request::decode(&request).unwrap();
-        let answer = server.store.turn(&request, KEY, device.world.now.get()).unwrap();
-        if loses(turn) {
-            continue;
-        }
-        match Answer::decode(&answer).unwrap() {
-            Answer::Turn(turn) => {
-                let absorbed = device.replica.absorb(&turn).unwrap();
-                synced.turns += 1;
-                synced.received += absorbed.rows_received;
-                synced.rejected += absorbed.rows_rejected;
-                if !absorbed.more {
-                    return synced;
-                }
-                schema = false;
-            }
-            Answer::Refusal(refusal) => {
-                schema = refusal.reason == cloudsync_protocol::message::Reason::NeedSchema;
-                if !schema {
-                    device.replica.mend(&refusal).unwrap();
-                }
-            }
-        }
-    }
-    panic!("the sync does not come to an end");
-}
+use cloudsync_server::store::Store;
+use server::{BOTH, KEY, Server, assert_settled, sync, sync_losing};
 
 fn rejected(device: &Device) -> Vec<String> {
     device.rows("SELECT tbl, reason, \"row\" FROM cloudsync_rejected ORDER BY id")
-}
-
-/// All hold the same rows, and nothing waits or is unsent anywhere.
-#[track_caller]
-fn assert_settled(server: &Server, devices: &mut [&mut Device], tables: &[&str]) {
-    for _ in 0..2 {
-        for device in &mut *devices {
-            sync(device, server);
-        }
-    }
-    for device in devices {
-        assert!(!device.replica.has_unsent().unwrap());
-        assert_eq!(
-            device.quarantine(),
-            0,
-            "{:?}",
-            device.rows("SELECT tbl, reason FROM cloudsync_quarantine")
-        );
-        for table in tables {
-            assert_eq!(device.dump(table), server.rows(&format!("SELECT * FROM {table}")), "{table}");
-        }
-        device.check();
-    }
-    assert_eq!(server.waiting(), 0);
 }
 
 const PLAIN: &str = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v, w);";

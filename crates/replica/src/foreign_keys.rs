@@ -1,0 +1,213 @@
+//! Foreign keys: who refers to whom, and how rows without their parents are found.
+
+use crate::error::Result;
+use crate::storage::{self, quote_identifier};
+use crate::table::Table;
+use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+
+/// A foreign key of a table.
+pub(crate) struct ForeignKey {
+    parent: String,
+    /// Each column, and the parent's column where the key names it.
+    pairs: Vec<(String, Option<String>)>,
+    /// SQLite itself writes the child when the parent goes or changes.
+    pub(crate) acts: bool,
+}
+
+/// How a missing parent is found.
+pub(crate) struct Missing {
+    /// The parent's table as it is written in the schema.
+    parent: String,
+    /// True for a child without its parent.
+    pub(crate) condition: String,
+}
+
+impl ForeignKey {
+    /// The condition over the row `child`; `None` where there is no such parent table or column.
+    pub(crate) fn missing(&self, db: &Connection, child: &str) -> Result<Option<Missing>> {
+        let Some(definition) = crate::table::read_definition(db, &self.parent)? else { return Ok(None) };
+        let key = Table::key_columns(&definition);
+        let (mut given, mut equal) = (Vec::new(), Vec::new());
+        for (i, (from, to)) in self.pairs.iter().enumerate() {
+            let to = to.clone().or_else(|| key.get(i).map(|column| column.name().to_owned()));
+            let Some(to) = to else { return Ok(None) };
+            equal.push(format!("p.{} = {child}.{}", quote_identifier(&to), quote_identifier(from)));
+            given.push(format!("{child}.{} IS NOT NULL", quote_identifier(from)));
+        }
+        let condition = format!(
+            "{} AND NOT EXISTS(SELECT 1 FROM main.{} AS p WHERE {})",
+            given.join(" AND "),
+            quote_identifier(&definition.name),
+            equal.join(" AND "),
+        );
+        Ok(Some(Missing { parent: definition.name, condition }))
+    }
+}
+
+/// The foreign keys of a table.
+pub(crate) fn foreign_keys(db: &Connection, table: &str) -> Result<Vec<ForeignKey>> {
+    // language=SQLite
+    let sql = "SELECT id, \"table\", \"from\", \"to\", on_update, on_delete \
+               FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq";
+    let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
+    db.prepare(sql)?.for_each(&[Value::from(table)], |row| -> Result<()> {
+        let text = |i| row.column(i).as_str().map(str::to_owned);
+        let pair = (text(2).unwrap_or_default(), text(3));
+        match keys.last_mut() {
+            Some((id, key)) if *id == row.column_i64(0) => key.pairs.push(pair),
+            _ => {
+                let acts =
+                    [4, 5].iter().any(|i| !matches!(row.column(*i).as_str(), Some("NO ACTION" | "RESTRICT")));
+                let key = ForeignKey { parent: text(1).unwrap_or_default(), pairs: vec![pair], acts };
+                keys.push((row.column_i64(0), key));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(keys.into_iter().map(|(_, key)| key).collect())
+}
+
+/// A query that gives the name of a parent table in which the row's parent is missing; `None` when the table has no
+/// foreign keys.
+pub(crate) fn orphan_query(db: &Connection, table: &Table) -> Result<Option<Statement>> {
+    if !table.definition.has_foreign_keys {
+        return Ok(None);
+    }
+    let of_row = table
+        .key
+        .iter()
+        .enumerate()
+        .map(|(i, key)| format!("c.{} = ?{}", quote_identifier(&key.name), i + 1));
+    let of_row = of_row.collect::<Vec<_>>().join(" AND ");
+    let mut queries = Vec::new();
+    for key in foreign_keys(db, &table.name)? {
+        let Some(missing) = key.missing(db, "c")? else { continue };
+        queries.push(format!(
+            "SELECT {} FROM {} AS c WHERE {of_row} AND {}",
+            storage::quote_text(&missing.parent),
+            table.quoted(),
+            missing.condition
+        ));
+    }
+    if queries.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(db.prepare(&queries.join(" UNION ALL "))?))
+}
+
+/// What SQLite does to children when their parent is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDelete {
+    /// It refuses, at once or at the end of the statement or transaction.
+    Refuse,
+    Cascade,
+    SetNull,
+    SetDefault,
+}
+
+/// A foreign key of some table that refers to the one at hand.
+pub(crate) struct Reference {
+    /// The table of the children.
+    pub(crate) child: String,
+    /// The children's columns.
+    pub(crate) columns: Vec<String>,
+    /// The parent's columns that they equal.
+    pub(crate) parent_columns: Vec<String>,
+    pub(crate) on_delete: OnDelete,
+    /// Gives the parent's columns, by the parent's key, if it has children other than itself.
+    pub(crate) parent: Statement,
+}
+
+/// The foreign keys that refer to a table, whether the tables of the children sync or not.
+pub(crate) fn references(db: &Connection, table: &Table) -> Result<Vec<Reference>> {
+    // language=SQLite
+    let sql = "SELECT m.name, f.id, f.\"from\", f.\"to\", f.on_delete \
+               FROM main.sqlite_master AS m, pragma_foreign_key_list(m.name, 'main') AS f \
+               WHERE m.type = 'table' AND m.sql LIKE '%references%' AND f.\"table\" = ?1 COLLATE NOCASE \
+               ORDER BY m.name, f.id, f.seq";
+    let mut found: Vec<(String, i64, OnDelete, Vec<(String, Option<String>)>)> = Vec::new();
+    db.prepare(sql)?.for_each(&[Value::from(table.name.as_str())], |row| -> Result<()> {
+        let text = |i| row.column(i).as_str().map(str::to_owned);
+        let (child, id) = (text(0).unwrap_or_default(), row.column_i64(1));
+        let pair = (text(2).unwrap_or_default(), text(3));
+        match found.last_mut() {
+            Some((known, known_id, _, pairs)) if *known == child && *known_id == id => pairs.push(pair),
+            _ => {
+                let on_delete = match row.column(4).as_str() {
+                    Some("CASCADE") => OnDelete::Cascade,
+                    Some("SET NULL") => OnDelete::SetNull,
+                    Some("SET DEFAULT") => OnDelete::SetDefault,
+                    _ => OnDelete::Refuse,
+                };
+                found.push((child, id, on_delete, vec![pair]));
+            }
+        }
+        Ok(())
+    })?;
+    let mut references = Vec::new();
+    for (child, _, on_delete, pairs) in found {
+        let named = |(i, (_, to)): (usize, &(String, Option<String>))| {
+            to.clone().or_else(|| table.key.get(i).map(|key| key.name.clone()))
+        };
+        let parent_columns: Option<Vec<_>> = pairs.iter().enumerate().map(named).collect();
+        let Some(parent_columns) = parent_columns else { continue };
+        let columns: Vec<_> = pairs.into_iter().map(|(from, _)| from).collect();
+        let parent = db.prepare(&parent_sql(table, &child, &columns, &parent_columns))?;
+        references.push(Reference { child, columns, parent_columns, on_delete, parent });
+    }
+    Ok(references)
+}
+
+fn parent_sql(table: &Table, child: &str, columns: &[String], parent_columns: &[String]) -> String {
+    let wanted: Vec<_> = parent_columns.iter().map(|name| format!("p.{}", quote_identifier(name))).collect();
+    let equal = columns.iter().zip(&wanted);
+    let mut equal: Vec<_> =
+        equal.map(|(name, wanted)| format!("{wanted} = c.{}", quote_identifier(name))).collect();
+    if child.eq_ignore_ascii_case(&table.name) {
+        let same = table.key.iter().map(|key| quote_identifier(&key.name));
+        let same: Vec<_> = same.map(|name| format!("c.{name} = p.{name}")).collect();
+        equal.push(format!("NOT ({})", same.join(" AND ")));
+    }
+    let key = table.key.iter().enumerate();
+    let key: Vec<_> = key.map(|(i, key)| format!("p.{} = ?{}", quote_identifier(&key.name), i + 1)).collect();
+    format!(
+        "SELECT {} FROM {} AS p WHERE {} AND EXISTS(SELECT 1 FROM main.{} AS c WHERE {})",
+        wanted.join(", "),
+        table.quoted(),
+        key.join(" AND "),
+        quote_identifier(child),
+        equal.join(" AND ")
+    )
+}
+
+/// The keys of all rows of a table whose parent is missing.
+pub(crate) fn orphans_query(db: &Connection, table: &Table) -> Result<Option<Statement>> {
+    let mut conditions = Vec::new();
+    for key in foreign_keys(db, &table.name)? {
+        conditions.extend(key.missing(db, "c")?.map(|missing| format!("({})", missing.condition)));
+    }
+    if conditions.is_empty() {
+        return Ok(None);
+    }
+    let sql = format!(
+        "SELECT {} FROM {} AS c WHERE {}",
+        key_columns(table),
+        table.quoted(),
+        conditions.join(" OR ")
+    );
+    Ok(Some(db.prepare(&sql)?))
+}
+
+/// The keys of the children of a parent with such values, which are the parameters.
+pub(crate) fn children_query(db: &Connection, child: &Table, columns: &[String]) -> Result<Statement> {
+    let equal = columns.iter().enumerate();
+    let equal: Vec<_> = equal.map(|(i, name)| format!("c.{} = ?{}", quote_identifier(name), i + 1)).collect();
+    let sql =
+        format!("SELECT {} FROM {} AS c WHERE {}", key_columns(child), child.quoted(), equal.join(" AND "));
+    Ok(db.prepare(&sql)?)
+}
+
+fn key_columns(table: &Table) -> String {
+    let names: Vec<_> = table.key.iter().map(|key| format!("c.{}", quote_identifier(&key.name))).collect();
+    names.join(", ")
+}
