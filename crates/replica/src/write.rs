@@ -9,7 +9,7 @@ use crate::clocks;
 use crate::error::{Error, Result};
 use crate::foreign_keys::{Reference, orphan_query, references};
 use crate::guard::{Guard, Verb};
-use crate::storage::quote_identifier;
+use crate::storage::{self, quote_identifier};
 use crate::table::Table;
 use crate::value::{from_sqlite, to_sqlite};
 use cloudsync_core::clock::{ColumnNumber, ColumnSet, RowClock};
