@@ -12,6 +12,7 @@ pub(crate) struct ForeignKey {
     pairs: Vec<(String, Option<String>)>,
     /// SQLite itself writes the child when the parent goes or changes.
     pub(crate) acts: bool,
+    on_delete: OnDelete,
 }
 
 /// How a missing parent is found.
@@ -58,7 +59,14 @@ pub(crate) fn foreign_keys(db: &Connection, table: &str) -> Result<Vec<ForeignKe
             _ => {
                 let acts =
                     [4, 5].iter().any(|i| !matches!(row.column(*i).as_str(), Some("NO ACTION" | "RESTRICT")));
-                let key = ForeignKey { parent: text(1).unwrap_or_default(), pairs: vec![pair], acts };
+                let on_delete = match row.column(5).as_str() {
+                    Some("CASCADE") => OnDelete::Cascade,
+                    Some("SET NULL") => OnDelete::SetNull,
+                    Some("SET DEFAULT") => OnDelete::SetDefault,
+                    _ => OnDelete::Refuse,
+                };
+                let parent = text(1).unwrap_or_default();
+                let key = ForeignKey { parent, pairs: vec![pair], acts, on_delete };
                 keys.push((row.column_i64(0), key));
             }
         }
@@ -121,41 +129,33 @@ pub(crate) struct Reference {
 /// The foreign keys that refer to a table, whether the tables of the children sync or not.
 pub(crate) fn references(db: &Connection, table: &Table) -> Result<Vec<Reference>> {
     // language=SQLite
-    let sql = "SELECT m.name, f.id, f.\"from\", f.\"to\", f.on_delete \
-               FROM main.sqlite_master AS m, pragma_foreign_key_list(m.name, 'main') AS f \
-               WHERE m.type = 'table' AND m.sql LIKE '%references%' AND f.\"table\" = ?1 COLLATE NOCASE \
-               ORDER BY m.name, f.id, f.seq";
-    let mut found: Vec<(String, i64, OnDelete, Vec<(String, Option<String>)>)> = Vec::new();
+    let sql = "SELECT DISTINCT m.name FROM main.sqlite_master AS m, pragma_foreign_key_list(m.name, 'main') AS f \
+               WHERE m.type = 'table' AND m.sql LIKE '%references%' AND f.\"table\" = ?1 COLLATE NOCASE ORDER BY m.name";
+    let mut children = Vec::new();
     db.prepare(sql)?.for_each(&[Value::from(table.name.as_str())], |row| -> Result<()> {
-        let text = |i| row.column(i).as_str().map(str::to_owned);
-        let (child, id) = (text(0).unwrap_or_default(), row.column_i64(1));
-        let pair = (text(2).unwrap_or_default(), text(3));
-        match found.last_mut() {
-            Some((known, known_id, _, pairs)) if *known == child && *known_id == id => pairs.push(pair),
-            _ => {
-                let on_delete = match row.column(4).as_str() {
-                    Some("CASCADE") => OnDelete::Cascade,
-                    Some("SET NULL") => OnDelete::SetNull,
-                    Some("SET DEFAULT") => OnDelete::SetDefault,
-                    _ => OnDelete::Refuse,
-                };
-                found.push((child, id, on_delete, vec![pair]));
-            }
-        }
+        children.extend(row.column(0).as_str().map(str::to_owned));
         Ok(())
     })?;
     let mut references = Vec::new();
-    for (child, _, on_delete, pairs) in found {
-        let named = |(i, (_, to)): (usize, &(String, Option<String>))| {
-            to.clone().or_else(|| table.key.get(i).map(|key| key.name.clone()))
-        };
-        let parent_columns: Option<Vec<_>> = pairs.iter().enumerate().map(named).collect();
-        let Some(parent_columns) = parent_columns else { continue };
-        let columns: Vec<_> = pairs.into_iter().map(|(from, _)| from).collect();
-        let parent = db.prepare(&parent_sql(table, &child, &columns, &parent_columns))?;
-        references.push(Reference { child, columns, parent_columns, on_delete, parent });
+    for child in children {
+        for key in foreign_keys(db, &child)? {
+            if key.parent.eq_ignore_ascii_case(&table.name) {
+                references.extend(reference(db, table, &child, key)?);
+            }
+        }
     }
     Ok(references)
+}
+
+/// `None` where the key names no columns and the parent has too few.
+fn reference(db: &Connection, table: &Table, child: &str, key: ForeignKey) -> Result<Option<Reference>> {
+    let own = |place: usize| table.key.get(place).map(|key| key.name.clone());
+    let named = key.pairs.iter().enumerate().map(|(place, (_, to))| to.clone().or_else(|| own(place)));
+    let Some(parent_columns) = named.collect::<Option<Vec<_>>>() else { return Ok(None) };
+    let columns: Vec<_> = key.pairs.into_iter().map(|(from, _)| from).collect();
+    let parent = db.prepare(&parent_sql(table, child, &columns, &parent_columns))?;
+    let (child, on_delete) = (child.to_owned(), key.on_delete);
+    Ok(Some(Reference { child, columns, parent_columns, on_delete, parent }))
 }
 
 fn parent_sql(table: &Table, child: &str, columns: &[String], parent_columns: &[String]) -> String {
