@@ -19,7 +19,7 @@ use crate::write::{Refused, Row, Writer};
 use cloudsync_core::bytes::{Reader, put_bytes};
 use cloudsync_core::clock::RowClock;
 use cloudsync_core::key::KEY_BYTES_MAX;
-use cloudsync_core::merge::Action;
+use cloudsync_core::merge::{Action, Algorithm};
 use cloudsync_core::value::Value as Owned;
 use cloudsync_protocol::limits::CHUNK_BYTES_MAX;
 use cloudsync_protocol::payload::Opened;
@@ -270,6 +270,10 @@ impl Replica {
         let mut act = self.db.prepare(&sql)?;
         for key in keys_of(query, table)? {
             let outcome = if gone.on_delete == OnDelete::Cascade {
+                if table.algorithm == Algorithm::Gos {
+                    // Such rows are never deleted.
+                    continue;
+                }
                 let family = &mut self.unsettled.family;
                 match family.part(&mut writer, table, &key)? {
                     // SQLite would refuse the deletion of the parent, too, which is not ours to refuse: it stays.
