@@ -227,7 +227,7 @@ impl Replica {
         }
         if !payload.is_empty() {
             rows += self.apply_chunk(payload, source)?;
-        } else if !staged && !progressive {
+        } else if !staged && !progressive && !self.may_let_in()? {
             return Ok(0);
         }
         if progressive {
@@ -243,6 +243,17 @@ impl Replica {
             storage::set(&self.db, "refetch", Value::Integer(1))?;
         }
         Ok(rows + settled.rows)
+    }
+
+    /// True when changes wait in the quarantine, and the app wrote something since they were tried.
+    fn may_let_in(&self) -> Result<bool> {
+        if self.db.query_i64("SELECT 1 FROM main.cloudsync_quarantine LIMIT 1", &[])?.is_none() {
+            return Ok(false);
+        }
+        let version = changes::last_version(&self.db)?;
+        let tried = storage::get_u64(&self.db, "quarantine_version")?;
+        storage::set_u64(&self.db, "quarantine_version", version)?;
+        Ok(tried != version)
     }
 
     fn apply_chunk(&mut self, payload: &[u8], source: Source) -> Result<u64> {
