@@ -15,10 +15,10 @@ use crate::capture::{self, Noting};
 use crate::catalog;
 use crate::changes::offer_again;
 use crate::clocks;
-use crate::columns::{self, Numbers, number_columns};
+use crate::columns::{Numbers, number_columns};
 use crate::error::{Error, Result};
 use crate::filter::{self, RowFilter};
-use crate::follow::rename_table;
+use crate::follow::{rename_columns, rename_table};
 use crate::pairing::{self, Pair};
 use crate::rebuilt;
 use crate::replica::Replica;
@@ -251,17 +251,15 @@ impl Alter {
             rename_table(db, self.table, &self.name, &definition.name)?;
         }
         let numbers = Numbers::read(db, self.table)?;
-        let mut renamed = ColumnSet::new();
+        let mut renamed = Vec::new();
         for pair in pairs {
             let before = &self.before.columns[pair.before].name;
-            if let Some(number) = numbers.named(before).filter(|_| *before != pair.after) {
-                columns::rename_column(db, self.table, number, &pair.after)?;
-                if !before.eq_ignore_ascii_case(&pair.after) {
-                    renamed.insert(number);
-                }
+            if let Some(number) = numbers.named(before).filter(|_| !before.eq_ignore_ascii_case(&pair.after))
+            {
+                renamed.push((number, before.clone(), pair.after.clone()));
             }
         }
-        Ok(renamed)
+        rename_columns(db, self.table, &definition.name, &renamed)
     }
 }
 

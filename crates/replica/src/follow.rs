@@ -18,6 +18,7 @@ use crate::changes::offer_again;
 use crate::columns::{self, Numbers, number_columns};
 use crate::error::{Error, Result};
 use crate::filter;
+use crate::quarantine;
 use crate::rebuilt;
 use crate::replica::Replica;
 use crate::storage::{self, quote_identifier};
@@ -135,6 +136,7 @@ fn take_table_names(db: &Connection) -> Result<HashMap<i64, String>> {
 pub(crate) fn rename_table(db: &Connection, id: i64, from: &str, to: &str) -> Result<()> {
     let sql = "UPDATE main.cloudsync_tables SET name = ?2 WHERE id = ?1";
     db.prepare(sql)?.run(&[Value::Integer(id), Value::from(to)])?;
+    quarantine::rename(db, from, to, &[])?;
     for journal in ["cloudsync_conflicts", "cloudsync_rejected"] {
         let sql = format!("UPDATE main.{journal} SET tbl = ?2 WHERE tbl = ?1 COLLATE NOCASE");
         db.prepare(&sql)?.run(&[Value::from(from), Value::from(to)])?;
@@ -152,15 +154,12 @@ fn take_column_names(
     let numbers = Numbers::read(db, table.id)?;
     let old: Vec<_> = layout.iter().map(|number| numbers.name(*number).unwrap_or_default()).collect();
     let new: Vec<_> = Table::cell_columns(&table.definition).map(|column| column.name()).collect();
-    let mut renamed = ColumnSet::new();
+    let mut renamed = Vec::new();
+    let pair = |at: usize| (layout[at], old[at].to_owned(), new[at].to_owned());
     if !in_doubt {
-        for (at, (old, new)) in old.iter().zip(&new).enumerate() {
-            if !old.eq_ignore_ascii_case(new) {
-                columns::rename_column(db, table.id, layout[at], new)?;
-                renamed.insert(layout[at]);
-            }
-        }
-        return Ok(renamed);
+        let places = 0..old.len().min(new.len());
+        renamed.extend(places.filter(|at| !old[*at].eq_ignore_ascii_case(new[*at])).map(pair));
+        return rename_columns(db, table.id, &table.name, &renamed);
     }
     for name in returned(&old, &new) {
         if let Some(number) = numbers.named(name) {
@@ -171,11 +170,27 @@ fn take_column_names(
         // Only at the end of the table it could be another column: dropped there, and added.
         let is_last = old[at..].iter().zip(&new[at..]).all(|(old, new)| !old.eq_ignore_ascii_case(new));
         if !is_last || is_filled(db, table, new[at])? {
-            columns::rename_column(db, table.id, layout[at], new[at])?;
-            renamed.insert(layout[at]);
+            renamed.push(pair(at));
         }
     }
-    Ok(renamed)
+    rename_columns(db, table.id, &table.name, &renamed)
+}
+
+/// Registers columns under other names: each with its number, its name before and the one now. Gives the numbers.
+pub(crate) fn rename_columns(
+    db: &Connection,
+    table: i64,
+    table_name: &str,
+    renamed: &[(ColumnNumber, String, String)],
+) -> Result<ColumnSet> {
+    for (number, _, now) in renamed {
+        columns::rename_column(db, table, *number, now)?;
+    }
+    let pairs: Vec<_> = renamed.iter().map(|(_, before, now)| (before.clone(), now.clone())).collect();
+    if !pairs.is_empty() {
+        quarantine::rename(db, table_name, table_name, &pairs)?;
+    }
+    Ok(renamed.iter().map(|(number, _, _)| *number).collect())
 }
 
 /// Places of the columns that have another name while all others kept theirs.

@@ -14,7 +14,7 @@ use crate::replica::Replica;
 use crate::storage;
 use cloudsync_core::clock::{Clock, SiteOrdinal};
 use cloudsync_protocol::limits::KEPT_BYTES_MAX;
-use cloudsync_protocol::payload::{Encoder, Group, Header, Opened, Payload};
+use cloudsync_protocol::payload::{Encoder, Group, Header, Opened, Payload, Stored};
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::HashMap;
 
@@ -132,21 +132,35 @@ fn unknown_part(catalog: &Catalog, payload: &Payload<'_>) -> Option<Vec<u8>> {
     let mut copy = Copy { encoder: Encoder::new(), payload, sites: HashMap::new() };
     for group in payload.groups() {
         let Some(table) = catalog.table_named(group.table()) else {
-            let all: Vec<_> = (0..group.columns().len()).collect();
-            copy.group(group, &all, group.whole());
+            let all: Vec<_> = group.columns().iter().copied().enumerate().collect();
+            copy.group(group, group.table(), &all, group.whole());
             continue;
         };
         let is_unknown = |name: &str| {
             let mut columns = table.definition.columns.iter();
             !columns.any(|column| column.name().eq_ignore_ascii_case(name))
         };
-        let unknown: Vec<_> =
-            (0..group.columns().len()).filter(|column| is_unknown(group.columns()[*column])).collect();
+        let columns = group.columns().iter().copied().enumerate();
+        let unknown: Vec<_> = columns.filter(|(_, name)| is_unknown(name)).collect();
         if !unknown.is_empty() {
-            copy.group(group, &unknown, false);
+            copy.group(group, group.table(), &unknown, false);
         }
     }
     if copy.encoder.rows() == 0 { None } else { Some(copy.encoder.finish(Header::default(), &Zstd)) }
+}
+
+/// The same payload under the names that a table and its columns, by their names before, have now.
+pub(crate) fn renamed(payload: &Payload<'_>, table: &str, columns: &[(String, String)]) -> Vec<u8> {
+    let mut copy = Copy { encoder: Encoder::new(), payload, sites: HashMap::new() };
+    for group in payload.groups() {
+        let now = |name| {
+            let pair = columns.iter().find(|(before, _)| before.eq_ignore_ascii_case(name));
+            pair.map_or(name, |(_, now)| &now[..])
+        };
+        let all: Vec<_> = group.columns().iter().map(|name| now(name)).enumerate().collect();
+        copy.group(group, table, &all, group.whole());
+    }
+    copy.encoder.finish(Header::default(), &Stored)
 }
 
 /// A payload on its way into another one.
@@ -157,12 +171,13 @@ struct Copy<'p> {
 }
 
 impl Copy<'_> {
-    fn group(&mut self, group: &Group<'_>, columns: &[usize], whole: bool) {
-        let names: Vec<_> = columns.iter().map(|column| group.columns()[*column]).collect();
+    /// Copies these columns of a group, by their places in it, under other names.
+    fn group(&mut self, group: &Group<'_>, table: &str, columns: &[(usize, &str)], whole: bool) {
+        let names: Vec<_> = columns.iter().map(|(_, name)| *name).collect();
         let like = group.marks(0);
         // Of a dead row with cells no part travels; merged into what came of it, this is one all the same.
         let whole = whole || like.is_some_and(|marks| marks.deletion.is_some());
-        let id = self.encoder.marked_group(group.table(), &names, whole, like.as_ref());
+        let id = self.encoder.marked_group(table, &names, whole, like.as_ref());
         for row in 0..group.rows() {
             let all = group.exceptions(row);
             let clock_of = |column: usize| {
@@ -171,11 +186,11 @@ impl Copy<'_> {
             };
             // A part goes under the clock of its first cell.
             let common = match columns.first() {
-                Some(first) if !whole => clock_of(*first),
+                Some((first, _)) if !whole => clock_of(*first),
                 _ => group.clock(row),
             };
             let mut exceptions = Vec::new();
-            for (at, column) in columns.iter().enumerate() {
+            for (at, (column, _)) in columns.iter().enumerate() {
                 let clock = clock_of(*column);
                 if clock != common {
                     exceptions.push((at as u16, self.clock(clock)));
@@ -183,7 +198,7 @@ impl Copy<'_> {
             }
             let common = self.clock(common);
             let marks = group.marks(row).map(|marks| marks.map(|clock| self.clock(clock)));
-            let values = columns.iter().map(|column| group.value(row, *column));
+            let values = columns.iter().map(|(column, _)| group.value(row, *column));
             let (key, life) = (group.key(row), group.life(row));
             self.encoder.push_marked(id, key, life, common, marks.as_ref(), &exceptions, values);
         }

@@ -5,11 +5,13 @@
 
 use crate::apply::Source;
 use crate::changes::Origin;
+use crate::codec::Zstd;
 use crate::error::{Error, Result};
+use crate::kept;
 use crate::replica::Replica;
 use crate::settle::Gathered;
 use crate::storage;
-use cloudsync_protocol::payload::{Group, Payload};
+use cloudsync_protocol::payload::{Group, Opened, Payload};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 
 /// Rows that may wait on a device at most; the oldest go first. On the server rows leave it by verdicts instead.
@@ -160,4 +162,23 @@ impl Quarantine {
         let sql = "UPDATE main.cloudsync_quarantine SET reason = ?2 WHERE id = ?1 AND reason <> ?2";
         Ok(self.db.prepare(sql)?.run(&[Value::Integer(id), Value::from(reason)])?)
     }
+}
+
+/// Puts the waiting changes of a table under the names that it and its columns, by their names before, have now.
+pub(crate) fn rename(db: &Connection, from: &str, to: &str, columns: &[(String, String)]) -> Result<()> {
+    let mut waiting = Vec::new();
+    let sql = "SELECT id, change FROM main.cloudsync_quarantine WHERE tbl = ?1 COLLATE NOCASE";
+    db.prepare(sql)?.for_each(&[Value::from(from)], |row| -> Result<()> {
+        let change = row.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
+        waiting.push((row.column_i64(0), change.to_vec()));
+        Ok(())
+    })?;
+    let mut update =
+        db.prepare("UPDATE main.cloudsync_quarantine SET tbl = ?2, change = ?3 WHERE id = ?1")?;
+    for (id, change) in waiting {
+        let opened = Opened::open(&change, &Zstd)?;
+        let change = kept::renamed(&opened.payload()?, to, columns);
+        update.run(&[Value::Integer(id), Value::from(to), Value::Blob(&change)])?;
+    }
+    Ok(())
 }

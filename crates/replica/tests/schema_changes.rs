@@ -469,3 +469,35 @@ fn values_that_changed_while_nobody_looked_are_edits_where_the_others_have_the_o
     let clock = a.clocks("notes").into_values().nth(2).unwrap();
     assert!(!clock.contains(&bench::NOW.to_string()), "what did not change is not stamped: {clock}");
 }
+
+#[test]
+fn what_waits_in_the_quarantine_follows_to_new_names() {
+    let notes = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, body TEXT)";
+    for bracket in [false, true] {
+        let mut a = bench::Device::new(1, notes);
+        let mut b = bench::Device::new(2, &notes.replace("title TEXT", "title TEXT CHECK(title <> 'odd')"));
+        a.run("INSERT INTO notes VALUES('1', 'odd', 'b'), ('2', 't', 'b')");
+        exchange(&mut a, &mut b);
+        assert_eq!(b.quarantine(), 1);
+        if bracket {
+            b.replica.begin_alter("notes").unwrap();
+        }
+        b.run("ALTER TABLE notes RENAME COLUMN body TO content; ALTER TABLE notes RENAME TO articles");
+        if bracket {
+            b.run("CREATE TABLE copy(id TEXT PRIMARY KEY NOT NULL, title TEXT, content TEXT); INSERT INTO copy SELECT * FROM articles;
+                   DROP TABLE articles; ALTER TABLE copy RENAME TO articles");
+            b.replica.commit_alter("articles").unwrap();
+        } else {
+            b.run("PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = replace(sql, 'CHECK(title <> ''odd'')', '') WHERE name = 'articles';
+                   PRAGMA writable_schema = RESET; ALTER TABLE articles ADD COLUMN more");
+        }
+        // Any apply tries what waits.
+        let nothing = bench::Device::new(3, notes).encode();
+        b.apply(&nothing).unwrap();
+        assert_eq!(b.quarantine(), 0);
+        assert_eq!(
+            b.rows("SELECT id, title, content FROM articles ORDER BY id"),
+            ["'1','odd','b'", "'2','t','b'"]
+        );
+    }
+}
