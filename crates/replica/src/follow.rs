@@ -89,7 +89,7 @@ impl Replica {
             match triggers {
                 Triggers::Fit => {}
                 Triggers::Outdated | Triggers::Strange => rebuilt::note_vanished(&db, table, present)?,
-                Triggers::Lost => rebuilt::look_through(&db, table)?,
+                Triggers::Lost => rebuilt::look_through(&db, table, &layout)?,
             }
         }
         filter::follow_fault(&db, table, filter.as_ref(), present)?;

@@ -8,9 +8,11 @@
 use crate::capture;
 use crate::clocks::{self, pk_range};
 use crate::error::Result;
+use crate::snapshot::Scan;
 use crate::storage;
-use crate::table::Table;
-use cloudsync_core::clock::RowClock;
+use crate::table::{Cell, Table};
+use cloudsync_core::clock::{ColumnNumber, ColumnSet, RowClock};
+use cloudsync_core::value::ValueRef;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 use std::collections::HashSet;
 
@@ -22,14 +24,36 @@ const UNFETCHED: i64 = 1;
 /// It has.
 const COMPARED: i64 = 2;
 
-/// Looks a table through that has lost its triggers.
-pub(crate) fn look_through(db: &Connection, table: &Table) -> Result<()> {
+/// Looks a table through that has lost its triggers; `layout` is what the bits of its present layout mean.
+pub(crate) fn look_through(db: &Connection, table: &Table, layout: &[ColumnNumber]) -> Result<()> {
     // A note of the layout before makes the fold look at newer columns, too.
     capture::note_all(db, &table.definition, table.layout, "0", 0, "")?;
+    note_filled(db, table, layout)?;
     forget_vanished(db, table)?;
     if select_range(db, table, "SELECT 1 FROM main.cloudsync_clocks")?.step()? {
         storage::set(db, &format!("{DOUBT}{}", table.id), Value::Integer(UNFETCHED))?;
         fetch_again(db)?;
+    }
+    Ok(())
+}
+
+/// Notes the cells that have no clock and something else than their default. No value of others will ever come under
+/// their clocks, so they must be found here.
+fn note_filled(db: &Connection, table: &Table, layout: &[ColumnNumber]) -> Result<()> {
+    let tests: Vec<_> = table.cells.iter().map(|cell| cell.column.differs_from_default()).collect();
+    let mut clocks = clocks::ClockStore::open(db)?;
+    let mut noting = capture::Noting::open(db, &table.definition, table.layout)?;
+    let mut scan = Scan::open(db, table, &tests)?;
+    while let Some(pk) = scan.next(table)? {
+        let Some(clock) = clocks.read(&pk)?.filter(RowClock::is_alive) else { continue };
+        let is_filled = |(i, cell): &(usize, &Cell)| {
+            clock.cell(cell.number).is_none() && scan.value(*i) == ValueRef::Integer(1)
+        };
+        let filled: ColumnSet =
+            table.cells.iter().enumerate().filter(is_filled).map(|(_, cell)| cell.number).collect();
+        if !filled.is_empty() {
+            noting.write(0, capture::mask_of(layout, &filled).value(), clocks::split_pk(&pk)?.1)?;
+        }
     }
     Ok(())
 }

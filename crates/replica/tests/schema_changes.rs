@@ -501,3 +501,22 @@ fn what_waits_in_the_quarantine_follows_to_new_names() {
         );
     }
 }
+
+#[test]
+fn a_cell_without_a_clock_that_was_filled_unseen_is_found() {
+    let (mut a, mut b) = pair(NOTES);
+    b.run("INSERT INTO notes VALUES('1', 't', 'b'), ('2', 't', 'b')");
+    a.run("ALTER TABLE notes ADD COLUMN extra TEXT DEFAULT 'd'");
+    exchange(&mut a, &mut b);
+    // The columns change places, so the bits of masks do, too.
+    a.run(
+        "CREATE TABLE copy(extra TEXT DEFAULT 'd', body TEXT, title TEXT, id TEXT PRIMARY KEY NOT NULL);
+         INSERT INTO copy SELECT extra, body, title, id FROM notes; DROP TABLE notes;
+         ALTER TABLE copy RENAME TO notes; UPDATE notes SET extra = 'filled' WHERE id = '1'",
+    );
+    exchange(&mut a, &mut b);
+    b.run("ALTER TABLE notes ADD COLUMN extra TEXT DEFAULT 'd'");
+    exchange(&mut a, &mut b);
+    assert_eq!(b.rows("SELECT id, extra FROM notes ORDER BY id"), ["'1','filled'", "'2','d'"]);
+    assert_eq!(a.clocks("notes"), b.clocks("notes"));
+}
