@@ -22,6 +22,7 @@ use crate::value::from_sqlite;
 use cloudsync_core::clock::{Clock, ColumnSet, RowClock, SiteOrdinal};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::marks::Marks;
+use cloudsync_core::merge::Algorithm;
 use cloudsync_protocol::limits::CHUNK_BYTES_MAX;
 use cloudsync_protocol::payload::{Encoder, GroupId, Header};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
@@ -469,7 +470,7 @@ impl<'r> Builder<'r> {
             return Ok(());
         }
         let common = self.wire_clock(common)?;
-        let marks = if clock.marks.is_none() && clock.columns.is_subset(&table.numbers) {
+        let marks = if clock.marks.is_none() && table.algorithm != Algorithm::Aws {
             None
         } else {
             self.wire_marks(table, clock)?

@@ -6,7 +6,7 @@ use crate::subject::{NOW, Reply, Subject, ask};
 use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, Time};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::key::{KeyCollation, pack_part};
-use cloudsync_core::merge::overlay;
+use cloudsync_core::merge::{Algorithm, local, overlay};
 use cloudsync_core::value::{Value, ValueRef};
 use cloudsync_protocol::message::{Reason, Request, RoundId, Upload};
 use cloudsync_protocol::payload::{Encoder, Header};
@@ -65,6 +65,7 @@ pub(crate) struct Device {
     pub(crate) position: Vec<u8>,
     pub(crate) echo: bool,
     pub(crate) schema: Schema,
+    algorithm: Algorithm,
     /// The time of the last stamp, given or seen.
     pub(crate) time: u64,
     sites: Vec<SiteId>,
@@ -85,11 +86,16 @@ pub(crate) struct Synced {
     pub(crate) quarantined: u64,
 }
 
-/// A row in a form that devices can compare: life, its own clock if no cell has one, and value and clock by column.
-pub(crate) type Shown = (u64, Option<(u64, SiteId)>, BTreeMap<u16, (Value, u64, SiteId)>);
+/// A row in a form that devices can compare: life, its own clock if no cell has one, value and clock by column, marks.
+pub(crate) type Shown = (u64, Option<(u64, SiteId)>, BTreeMap<u16, (Value, u64, SiteId)>, Vec<(u64, SiteId)>);
 
 impl Device {
     pub(crate) fn new(number: u8) -> Self {
+        Self::merging_by(Algorithm::Cls, number)
+    }
+
+    /// A device whose table merges by this algorithm.
+    pub(crate) fn merging_by(algorithm: Algorithm, number: u8) -> Self {
         let site = SiteId([number; 16]);
         Self {
             site,
@@ -98,7 +104,8 @@ impl Device {
             cursor: 0,
             position: Vec::new(),
             echo: false,
-            schema: Schema { tables: vec![notes()] },
+            schema: Schema { tables: vec![TableSchema { algorithm: algorithm.name().into(), ..notes() }] },
+            algorithm,
             time: NOW,
             sites: vec![site],
             rows: BTreeMap::new(),
@@ -122,8 +129,9 @@ impl Device {
     /// Inserts a row that does not exist.
     pub(crate) fn insert(&mut self, id: &str, title: &str, body: &str) {
         assert!(!self.is_alive(id));
-        let life = self.rows.get(&key(id)).map_or(1, |row| row.clock.life + 1);
-        let clock = RowClock::alive(life, self.tick(), [TITLE, BODY].into_iter().collect());
+        let (at, columns) = (self.tick(), [TITLE, BODY].into_iter().collect());
+        let stored = self.rows.get(&key(id)).map(|row| &row.clock);
+        let clock = local::insert(self.algorithm, stored, at, columns, &self.sites);
         let values = [(TITLE, text(title)), (BODY, text(body))].into();
         self.rows.insert(key(id), Row { clock, values });
         self.unsent.insert(key(id), None);
@@ -146,7 +154,10 @@ impl Device {
         let now = self.tick();
         let row = self.rows.get_mut(&key(id)).unwrap();
         assert!(row.clock.is_alive());
-        *row = Row { clock: RowClock::tombstone(row.clock.life + 1, now), values: BTreeMap::new() };
+        row.clock = local::delete(self.algorithm, &row.clock, now, &self.sites);
+        if row.clock.columns.is_empty() {
+            row.values.clear();
+        }
         self.unsent.insert(key(id), None);
     }
 
@@ -159,7 +170,8 @@ impl Device {
                 (column.0, (row.values[&column].clone(), time, site))
             });
             let cells: BTreeMap<_, _> = cells.collect();
-            (row.clock.life, cells.is_empty().then(|| wire(row.clock.common)), cells)
+            let marks = row.clock.marks.iter().flat_map(|marks| marks.clocks()).map(wire).collect();
+            (row.clock.life, cells.is_empty().then(|| wire(row.clock.common)), cells, marks)
         };
         self.rows.iter().map(|(key, row)| (key.clone(), show(row))).collect()
     }
@@ -230,7 +242,7 @@ impl Device {
         for (key, part) in &self.unsent {
             let row = &self.rows[key];
             let mut columns = row.clock.columns.clone();
-            if let Some(part) = part {
+            if let Some(part) = part.as_ref().filter(|_| row.clock.is_alive()) {
                 columns.intersect_with(part);
             }
             let numbers: Vec<_> = columns.iter().collect();
@@ -244,9 +256,10 @@ impl Device {
             let exceptions: Vec<_> = (0..).zip(clocks).filter(|(_, clock)| *clock != common).collect();
             // Somebody else may have deleted it meanwhile; a tombstone is always whole.
             let whole = part.is_none() || !row.clock.is_alive();
-            let group = encoder.group(&table.name, &names, whole);
+            let marks = row.clock.marks.as_deref().map(|marks| marks.map(&mut wire));
+            let group = encoder.marked_group(&table.name, &names, whole, marks.as_ref());
             let values = numbers.iter().map(|number| row.values[number].borrow());
-            encoder.push(group, key, row.clock.life, common, &exceptions, values);
+            encoder.push_marked(group, key, row.clock.life, common, marks.as_ref(), &exceptions, values);
         }
         encoder.finish(Header::default(), &Zstd)
     }
@@ -285,7 +298,12 @@ fn text(text: &str) -> Value {
 
 /// What a stranger finds in the store, and the cursor that it gets. Looking changes nothing.
 pub(crate) fn snapshot(subject: &dyn Subject) -> (BTreeMap<Vec<u8>, Shown>, u64) {
-    let mut stranger = Device::new(0xee);
+    snapshot_by(Algorithm::Cls, subject)
+}
+
+/// The same of a table that merges by this algorithm.
+pub(crate) fn snapshot_by(algorithm: Algorithm, subject: &dyn Subject) -> (BTreeMap<Vec<u8>, Shown>, u64) {
+    let mut stranger = Device::merging_by(algorithm, 0xee);
     stranger.sync(subject);
     (stranger.show(), stranger.cursor)
 }
@@ -297,7 +315,7 @@ pub(crate) fn assert_converged(subject: &dyn Subject, devices: &mut [&mut Device
             device.sync(subject);
         }
     }
-    let (rows, _) = snapshot(subject);
+    let (rows, _) = snapshot_by(devices[0].algorithm, subject);
     for device in devices {
         assert_eq!(device.show(), rows, "site {}", device.site);
     }

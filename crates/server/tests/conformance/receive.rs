@@ -2,9 +2,9 @@
 
 use super::{Device, Row};
 use crate::subject::Took;
-use cloudsync_core::clock::{Clock, ColumnNumber, RowClock, SiteOrdinal};
+use cloudsync_core::clock::{Clock, ColumnNumber, SiteOrdinal};
 use cloudsync_core::id::SiteId;
-use cloudsync_core::merge::{Action, Algorithm, decide};
+use cloudsync_core::merge::{Action, Algorithm, Travelled, decide, received};
 use cloudsync_protocol::payload::{Opened, Payload};
 use cloudsync_protocol::verdict::{State, Verdicts};
 use cloudsync_replica::Zstd;
@@ -64,7 +64,7 @@ impl Device {
             let before = std::mem::take(&mut self.waiting);
             let count = before.len();
             for incoming in before {
-                if !merge_row(&mut self.rows, &self.sites, &incoming) {
+                if !merge_row(self.algorithm, &mut self.rows, &self.sites, &incoming) {
                     self.waiting.push(incoming);
                 }
             }
@@ -91,7 +91,10 @@ impl Device {
                     group.exceptions(row).iter().map(|(at, clock)| (numbers[usize::from(*at)], wire(*clock))),
                 );
                 let cells: Vec<_> = cells.into_iter().collect();
-                let clock = RowClock::from_cells(group.life(row), common, &cells, &self.sites);
+                let last = cells.iter().fold(common, |last, (_, cell)| last.latest(*cell, &self.sites));
+                let marks = group.marks(row).map(|marks| marks.map(wire));
+                let travelled = Travelled { life: group.life(row), row: common, cells: &cells, last, marks };
+                let clock = received(self.algorithm, &travelled, &self.sites).unwrap();
                 self.time = self.time.max(clock.time_max().0);
                 let values =
                     numbers.iter().enumerate().map(|(at, n)| (*n, group.value(row, at).to_value())).collect();
@@ -111,23 +114,24 @@ impl Device {
 
 /// Merges a row; false if it must wait for the rest of it.
 fn merge_row(
+    algorithm: Algorithm,
     rows: &mut BTreeMap<Vec<u8>, Row>,
     sites: &[SiteId],
     (key, incoming, whole): &(Vec<u8>, Row, bool),
 ) -> bool {
     let stored = rows.get(key).map(|row| &row.clock);
-    let decision = decide(Algorithm::Cls, stored, &incoming.clock, *whole, sites, &mut |_| false);
+    let decision = decide(algorithm, stored, &incoming.clock, *whole, sites, &mut |_| false);
     let mut values = rows.get(key).map(|row| row.values.clone()).unwrap_or_default();
     match decision.action {
         Action::Keep => {}
         Action::Delete => values.clear(),
         Action::Insert | Action::Replace => values = incoming.values.clone(),
-        Action::Update(columns) => {
+        Action::Update(columns) | Action::Bury(columns) | Action::Revive(columns) => {
             let written = incoming.values.iter().filter(|(column, _)| columns.contains(**column));
             values.extend(written.map(|(column, value)| (*column, value.clone())));
         }
         Action::NeedWhole => return false,
-        Action::Bury(_) | Action::Revive(_) | Action::RefuseJump => panic!("a device got what nobody sent"),
+        Action::RefuseJump => panic!("a device got what nobody sent"),
     }
     if let Some(clock) = decision.clock {
         rows.insert(key.clone(), Row { clock, values });
