@@ -20,6 +20,8 @@
 //! the cell it replaces. Rows that existed when their table began to sync are noted at time 0 and stamped with the
 //! earliest time there is, so that any real edit, and any deletion that others know of, wins over them.
 
+mod life;
+
 use crate::buried::{Buried, Dropped};
 use crate::capture::{
     MASK_BITS, NOTE_ALTERED, NOTE_DELETE, NOTE_ENTER, NOTE_INSERT, NOTE_LEAVE, NOTE_LEAVE_REKEY, NOTE_LOCAL,
@@ -496,53 +498,6 @@ impl Folder {
         let inside = if table.filter.is_some() { statement.column_i64(2) != 0 } else { exists };
         statement.reset()?;
         Ok((clock, exists, inside))
-    }
-
-    fn deleted(
-        &mut self,
-        table: &Table,
-        pk: &[u8],
-        stored: Option<&RowClock>,
-        at: Clock,
-        touch: &Touch,
-    ) -> Result<RowClock> {
-        let Some(stored) = stored else { return Err(Error::corrupt("cloudsync_clocks")) };
-        if table.algorithm != Algorithm::Aws {
-            return Ok(local::delete(table.algorithm, stored, at, &self.sites));
-        }
-        if let (Some(dropped), Some(buried)) = (&self.dropped, &mut self.buried)
-            && let Some(values) = dropped.values(pk)?
-        {
-            buried.write(pk, &values)?;
-        }
-        // The values that are kept are those of the last write before the deletion.
-        let seen = local::seen(table.algorithm, Some(stored), &self.sites);
-        let later = self.updated(stored, &touch.buried, seen);
-        let written = if later.is_empty() { stored.clone() } else { overlay(stored, &later, &self.sites) };
-        Ok(local::delete(table.algorithm, &written, at, &self.sites))
-    }
-
-    fn inserted(
-        &mut self,
-        table: &Table,
-        pk: &[u8],
-        stored: Option<&RowClock>,
-        touch: &Touch,
-    ) -> Result<RowClock> {
-        let first = touch.whole_at.or(touch.updates.first().map(|(at, _)| *at)).unwrap_or(0);
-        let at = Clock::new(self.time(first), self.own);
-        if let (Some(buried), Some(_), Algorithm::Aws) = (&mut self.buried, stored, table.algorithm) {
-            buried.remove(pk)?;
-        }
-        let whole = local::insert(table.algorithm, stored, at, table.numbers.clone(), &self.sites);
-        let later = self.updated(&whole, &touch.updates, None);
-        Ok(if later.is_empty() { whole } else { overlay(&whole, &later, &self.sites) })
-    }
-
-    /// Forgets a row that may not be deleted, and asks for it.
-    fn lose(&mut self, pk: &[u8]) -> Result<()> {
-        self.db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?.run(&[Value::Blob(pk)])?;
-        crate::rebuilt::fetch_again(&self.db)
     }
 
     fn same_life(&self, table: &Table, stored: Option<&RowClock>, touch: &Touch) -> Option<(RowClock, Mask)> {

@@ -1,0 +1,59 @@
+//! What becomes of a row's clock when the row comes or goes.
+
+use super::{Folder, Touch};
+use crate::error::{Error, Result};
+use crate::table::Table;
+use cloudsync_core::clock::{Clock, RowClock};
+use cloudsync_core::merge::{Algorithm, local, overlay};
+use cloudsync_sqlite_ffi::Value;
+
+impl Folder {
+    /// The clock of a row that is gone; the values of one that is kept are put aside.
+    pub(super) fn deleted(
+        &mut self,
+        table: &Table,
+        pk: &[u8],
+        stored: Option<&RowClock>,
+        at: Clock,
+        touch: &Touch,
+    ) -> Result<RowClock> {
+        let Some(stored) = stored else { return Err(Error::corrupt("cloudsync_clocks")) };
+        if table.algorithm != Algorithm::Aws {
+            return Ok(local::delete(table.algorithm, stored, at, &self.sites));
+        }
+        if let (Some(dropped), Some(buried)) = (&self.dropped, &mut self.buried)
+            && let Some(values) = dropped.values(pk)?
+        {
+            buried.write(pk, &values)?;
+        }
+        // The values that are kept are those of the last write before the deletion.
+        let seen = local::seen(table.algorithm, Some(stored), &self.sites);
+        let later = self.updated(stored, &touch.buried, seen);
+        let written = if later.is_empty() { stored.clone() } else { overlay(stored, &later, &self.sites) };
+        Ok(local::delete(table.algorithm, &written, at, &self.sites))
+    }
+
+    /// The clock of a row that came, or came back.
+    pub(super) fn inserted(
+        &mut self,
+        table: &Table,
+        pk: &[u8],
+        stored: Option<&RowClock>,
+        touch: &Touch,
+    ) -> Result<RowClock> {
+        let first = touch.whole_at.or(touch.updates.first().map(|(at, _)| *at)).unwrap_or(0);
+        let at = Clock::new(self.time(first), self.own);
+        if let (Some(buried), Some(_), Algorithm::Aws) = (&mut self.buried, stored, table.algorithm) {
+            buried.remove(pk)?;
+        }
+        let whole = local::insert(table.algorithm, stored, at, table.numbers.clone(), &self.sites);
+        let later = self.updated(&whole, &touch.updates, None);
+        Ok(if later.is_empty() { whole } else { overlay(&whole, &later, &self.sites) })
+    }
+
+    /// Forgets a row that may not be deleted, and asks for it.
+    pub(super) fn lose(&mut self, pk: &[u8]) -> Result<()> {
+        self.db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?.run(&[Value::Blob(pk)])?;
+        crate::rebuilt::fetch_again(&self.db)
+    }
+}
