@@ -63,6 +63,10 @@ const NOTES: &str = "\
 - **Versions** (`cloudsync_db_version()`) order what was taken in on this replica, local writes and applied changes
   alike. They grow, with gaps, and never go back; they mean nothing on another replica. A local write has its version once it was
   taken in: at the next sync, `cloudsync_payload_encode`, or reading of `cloudsync_changes`.
+- **Copies of a file.** A copied file takes a site id of its own before it writes anything, and so does a backup that is
+  put in the file's place; `cloudsync_status()` says so under `parted`. Renaming a file within its file system, VACUUM
+  and other journal modes change nothing. Where a file system does not tell files apart, a payload with changes of this
+  very site that were not made here shows it, or the server does.
 - **Quarantine.** A change that a CHECK, UNIQUE, NOT NULL, foreign key or trigger here refuses does not stop the others:
   it waits in `cloudsync_quarantine` with the reason and is tried again after every apply. A later change of the same
   row makes it void.
@@ -77,7 +81,8 @@ const NOTES: &str = "\
   removes nothing from anybody and forgets nothing: rows that are outside by it become local, and what is done to them
   here stays here, deleting included (what was so deleted comes again when the filter is cleared). Rows that come inside
   by it are sent, stamped so that any real edit of others wins. What comes in is applied whatever the filter; values that
-  it overwrites of a row that was written here while it was outside are kept in `cloudsync_conflicts`.
+  it overwrites of a row that was written here while it was outside are kept in `cloudsync_conflicts`. Only tables
+  of the algorithm `cls` can have one.
 - **Expressions of filters** have this table's columns, literals, operators, and the functions `coalesce`, `glob`,
   `ifnull`, `iif`, `instr`, `length`, `like`, `lower`, `ltrim`, `max`, `min`, `nullif`, `round`, `rtrim`, `sign`, `substr`,
   `trim`, `typeof`, `unicode` and `upper`. They follow columns that are renamed by `ALTER TABLE`. If a column that one

@@ -197,6 +197,9 @@ pub(crate) struct Applier {
     /// Rows written while the app's triggers run: our own notes of them are taken back.
     pub(crate) written: Option<HashSet<Vec<u8>>>,
     log_before: i64,
+    /// This replica's own site, and whether a change of it came that was not made here.
+    own: SiteOrdinal,
+    clone_seen: bool,
     /// Set once a row of a filtered table comes.
     privacy: Option<Privacy>,
     /// Tables that were written unseen, so that other values under equal clocks are edits of this replica.
@@ -229,6 +232,8 @@ impl Applier {
             privacy: None,
             doubtful: rebuilt::doubtful_tables(&db)?,
             edits: Vec::new(),
+            own: replica.own_site()?,
+            clone_seen: false,
             log_before: db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?.unwrap_or(0),
             dropped_before: buried::last_copy(&db)?,
         })
@@ -385,6 +390,7 @@ impl Applier {
         }
         let pk = clocks::pk(target.table.id, packed);
         let stored = self.clocks.read(&pk)?;
+        self.clone_seen |= self.is_of_clone(&incoming);
         let row = Row { group, target, packed, at: row };
         let guard = replica.guard.as_ref();
         let writer = writer(&mut self.writers, self.db, &target.table, replica.checks_parents, guard)?;
@@ -474,6 +480,12 @@ impl Applier {
         writer(&mut self.writers, self.db, table, replica.checks_parents, replica.guard.as_ref())
     }
 
+    /// True for a change that bears this very site and is later than all that was stamped here.
+    fn is_of_clone(&self, incoming: &RowClock) -> bool {
+        let foreign = |clock: &Clock| clock.site == self.own && clock.time > self.floor_before;
+        foreign(&incoming.common) || incoming.exceptions.iter().any(|(_, clock)| foreign(clock))
+    }
+
     fn check_time(&self, incoming: &RowClock, table: &Table) -> Result<()> {
         // What was accepted once must stay acceptable when it is replaced (S4 of the pitfalls: no livelock).
         let bound = self.source.time_max.map(|max| max.max(Time(self.floor_before.0.saturating_add(1_000))));
@@ -560,6 +572,9 @@ impl Applier {
             take_back_notes(replica, self.log_before, written)?;
             buried::take_back(self.db, &replica.catalog.tables(), self.dropped_before, written)?;
         }
+        if self.clone_seen {
+            replica.note_clone()?;
+        }
         if let Some(privacy) = self.privacy {
             privacy.finish()?;
         }
@@ -567,6 +582,9 @@ impl Applier {
             let layout: Vec<_> = table.cells.iter().map(|cell| cell.number).collect();
             let mask = capture::mask_of(&layout, columns);
             let mut noting = capture::Noting::open(&self.db, &table.definition, table.layout)?;
+            if table.filter.is_some() {
+                noting.write(replica.now_ms(), Value::Integer(capture::NOTE_ALTERED), key)?;
+            }
             noting.write(replica.now_ms(), mask.value(), key)?;
         }
         let (mut applied, waiting) = (self.applied, self.quarantine.count()?);

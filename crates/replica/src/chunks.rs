@@ -94,6 +94,7 @@ impl Replica {
     fn fold_unless_locked(&mut self) -> Result<()> {
         let transaction = self.db.begin_immediate()?;
         self.sites.refresh(&self.db)?;
+        self.part_from_copies()?;
         self.fold_in_transaction()?;
         Ok(transaction.commit()?)
     }

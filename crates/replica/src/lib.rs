@@ -30,6 +30,7 @@ mod fold;
 mod follow;
 mod foreign_keys;
 mod guard;
+mod identity;
 mod index_text;
 mod init;
 mod judge;

@@ -79,6 +79,7 @@ impl Replica {
             replica.sites.refresh(&replica.db)?;
             if storage::get_i64(&replica.db, "site")?.is_none() {
                 replica.take_new_site()?;
+                replica.remember_file()?;
             }
             replica.site_id()
         })
@@ -98,6 +99,10 @@ impl Replica {
     /// When no table was ever synced here.
     pub fn site_id(&mut self) -> Result<SiteId> {
         self.require()?;
+        if self.db.is_autocommit() && self.is_copy()? && !self.db.is_readonly("main")? {
+            // The transaction itself takes another id.
+            self.transact(|_| Ok(()))?;
+        }
         self.sites.refresh(&self.db)?;
         self.sites.id(self.own_site()?)
     }
@@ -210,6 +215,9 @@ impl Replica {
         };
         if self.exists()? {
             self.sites.refresh(&self.db)?;
+            if matches!(scope, Scope::Own(_)) {
+                self.part_from_copies()?;
+            }
         }
         Ok(scope)
     }

@@ -177,6 +177,7 @@ impl Replica {
         }
         let altering = self.catalog.altering().to_vec();
         let (site, unsent, db) = (self.site_id()?, self.has_unsent()?, self.db);
+        let parted = self.parted()?;
         let count = |journal: &str| -> Result<i64> {
             Ok(db.query_i64(&format!("SELECT count(*) FROM main.{journal}"), &[])?.unwrap_or(0))
         };
@@ -190,6 +191,7 @@ impl Replica {
             "kept_lost": kept::is_lost(&db)?,
             "unfolded_writes": count("cloudsync_log")?,
             "unsent": unsent,
+            "parted": parted.map(|(at, why)| json!({ "at": at, "why": why })),
             "cursor": storage::get_u64(&self.db, "cursor")?,
             "downloading": storage::get_blob(&self.db, "position")?.is_some(),
             "clock_offset_ms": storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),

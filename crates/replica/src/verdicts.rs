@@ -9,7 +9,7 @@ use crate::changes::{ChangeWriter, EntryReader, Mask, Origin};
 use crate::clocks;
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
-use crate::filter::PrivateRows;
+use crate::filter::{self, PrivateRows};
 use crate::kept;
 use crate::pick::RowKey;
 use crate::replica::Replica;
@@ -282,6 +282,8 @@ impl Laying<'_> {
         }
         match (&undoing.action, &target) {
             (Action::Keep, _) => {}
+            // It left its table's filter, and may not leave the server: it stays as it is here, and private.
+            (Action::Insert, Some(_)) if filter::stays_private(&self.applier.db, table, key, pk)? => {}
             (action, Some((target, group, at))) => {
                 let row = Row { group, target, packed: key, at: *at };
                 let outcome = self.applier.writer(replica, table)?.carry_out(&row, action, None);

@@ -581,6 +581,24 @@ fn a_bracket_takes_nothing_away_that_was_outside_before() {
 }
 
 #[test]
+fn what_a_rebuild_changed_outside_stays_here() {
+    let (mut a, mut b) = pair(NOTES);
+    a.run("INSERT INTO notes VALUES('1', 'one', 1), ('2', 'two', 0)");
+    exchange(&mut a, &mut b);
+    a.replica.set_filter("notes", "public = 1").unwrap();
+    a.run("CREATE TABLE made(id TEXT PRIMARY KEY NOT NULL, title TEXT, public INTEGER)");
+    a.run("INSERT INTO made SELECT id, title || '?', public FROM notes");
+    a.run("DROP TABLE notes; ALTER TABLE made RENAME TO notes");
+    exchange(&mut b, &mut a);
+    exchange(&mut a, &mut b);
+    assert_eq!(b.dump("notes"), ["'1','one?',1", "'2','two',0"]);
+    assert_eq!(a.dump("notes"), ["'1','one?',1", "'2','two?',0"]);
+    a.replica.clear_filter("notes").unwrap();
+    exchange(&mut a, &mut b);
+    assert_eq!(b.dump("notes"), ["'1','one?',1", "'2','two?',0"]);
+}
+
+#[test]
 fn the_expression_is_checked_when_it_is_set() {
     let (mut a, _) = pair(NOTES);
     for (expression, reason) in [
@@ -603,6 +621,17 @@ fn the_expression_is_checked_when_it_is_set() {
     assert!(a.replica.set_filter("other", "1").unwrap_err().to_string().contains("\"other\" does not sync"));
     assert!(a.replica.clear_filter("other").unwrap_err().to_string().contains("\"other\" does not sync"));
     a.replica.clear_filter("notes").unwrap();
+}
+
+#[test]
+fn tables_of_other_algorithms_have_no_filters() {
+    for algorithm in ["dws", "aws", "gos"] {
+        let mut a = Device::empty(1);
+        a.run(NOTES);
+        a.replica.init("notes", algorithm, 0).unwrap();
+        let error = a.replica.set_filter("notes", "public = 1").unwrap_err().to_string();
+        assert!(error.contains(algorithm) && error.contains("cls"), "{error}");
+    }
 }
 
 #[test]

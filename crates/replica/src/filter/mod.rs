@@ -16,7 +16,7 @@ mod expression;
 mod private;
 mod triggers;
 
-pub(crate) use private::{Privacy, PrivateRows, forget_private};
+pub(crate) use private::{Privacy, PrivateRows, forget_private, stays_private};
 pub(crate) use triggers::filtered_triggers;
 
 use crate::capture;
@@ -27,7 +27,7 @@ use crate::rebuilt;
 use crate::replica::Replica;
 use crate::storage;
 use crate::table::{Column, Definition, Table};
-use cloudsync_core::clock::{ColumnSet, RowClock};
+use cloudsync_core::clock::ColumnSet;
 use cloudsync_core::merge::Algorithm;
 use cloudsync_sqlite_ffi::{Connection, Value};
 
@@ -101,7 +101,7 @@ impl Replica {
     /// this device.
     ///
     /// # Errors
-    /// When the table does not sync, or the expression is not one of this table's columns, literals, operators and
+    /// When the table does not sync, or not by the algorithm cls, or the expression is not one of this table's columns, literals, operators and
     /// simple built-in functions.
     pub fn set_filter(&mut self, table: &str, expression: &str) -> Result<()> {
         self.require()?;
@@ -176,8 +176,10 @@ impl Replica {
 /// new row of that key would lose; without cells in the clock whatever comes is later.
 fn fetch_deleted(db: &Connection, table: &Table) -> Result<()> {
     let mut clocks = ClockStore::open(db)?;
-    for (pk, clock) in rebuilt::vanished(db, table)? {
-        clocks.write(&pk, &RowClock::alive(clock.life, clock.common, ColumnSet::new()), false)?;
+    for (pk, mut clock) in rebuilt::vanished(db, table)? {
+        clock.columns = ColumnSet::new();
+        clock.exceptions.clear();
+        clocks.write(&pk, &clock, false)?;
         storage::set(db, "refetch", Value::Integer(1))?;
     }
     clocks.finish(db)

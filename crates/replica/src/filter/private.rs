@@ -52,6 +52,21 @@ impl PrivateRows {
     }
 }
 
+/// Marks a row of a filtered table that exists outside, and that others are to keep; false if it is none.
+pub(crate) fn stays_private(db: &Connection, table: &Table, key: &[u8], pk: &[u8]) -> Result<bool> {
+    let Some(filter) = &table.filter else { return Ok(false) };
+    let (condition, inside) = (table.key_condition(1), filter.condition());
+    let sql =
+        format!("SELECT CASE WHEN {inside} THEN 0 ELSE 1 END FROM {} WHERE {condition}", table.quoted());
+    let mut select = db.prepare(&sql)?;
+    clocks::bind_key(&mut select, 1, key)?;
+    let outside = select.step()? && select.column_i64(0) == 1;
+    if outside {
+        PrivateRows::open(db)?.add(pk)?;
+    }
+    Ok(outside)
+}
+
 /// Removes all marks of a table.
 pub(crate) fn forget_private(db: &Connection, table: i64) -> Result<()> {
     let (first, beyond) = clocks::pk_range(table);

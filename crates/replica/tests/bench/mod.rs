@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) now: Cell<u64>,
     seed: Cell<u64>,
     pub(crate) pauses: Cell<u64>,
+    /// What the file system says of the file.
+    pub(crate) identity: Cell<Option<u64>>,
     /// Runs at every pause, for example to let another connection go.
     pub(crate) at_pause: RefCell<Option<Box<dyn FnMut()>>>,
 }
@@ -67,6 +69,10 @@ impl Environment for World {
             act();
         }
     }
+
+    fn file_identity(&self, _path: &str) -> Option<u64> {
+        self.identity.get()
+    }
 }
 
 /// One database that syncs.
@@ -89,6 +95,7 @@ impl Device {
             now: Cell::new(NOW),
             seed: Cell::new(seed),
             pauses: Cell::new(0),
+            identity: Cell::new(None),
             at_pause: RefCell::new(None),
         });
         let replica = Replica::open(connection, Rc::clone(&world) as Rc<dyn Environment>).unwrap();

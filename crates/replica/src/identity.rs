@@ -1,0 +1,94 @@
+//! Whether this file is still the one that it was, or a copy.
+//!
+//! Two files that go on under one site id would give one clock to two values. A copy is therefore recognised as soon as
+//! the file alone shows it, and takes a site id of its own before it stamps anything:
+//!
+//! - The file system gives each file an identity (`Environment::file_identity`), which is stored. In a copy, or a backup
+//!   that was put in the file's place, the stored one is another file's. VACUUM, other journal modes and another name
+//!   in the same file system leave it as it is.
+//! - A payload may bring a cell of this very site that is later than anything stamped here: then a copy wrote it, or this
+//!   file before it was restored from a backup.
+//!
+//! Where neither shows it, the server does: its nonces tell which of two files asks.
+
+use crate::clocks::NEXT_ORDINAL;
+use crate::error::Result;
+use crate::replica::Replica;
+use crate::storage;
+use cloudsync_core::clock::Clock;
+use cloudsync_sqlite_ffi::Value;
+
+/// The setting that holds the identity of the file as it was last seen.
+const FILE: &str = "file";
+/// The setting that says that a change of this site came that was not made in this file.
+const CLONE_SEEN: &str = "clone_seen";
+/// The settings that say when and why this replica last took another site id.
+const PARTED_AT: &str = "parted_at";
+const PARTED_WHY: &str = "parted_why";
+
+impl Replica {
+    /// Takes another site id if this file is a copy, or a copy of it is known. The caller holds a transaction of ours.
+    pub(crate) fn part_from_copies(&mut self) -> Result<()> {
+        // A server is told from its copies by its epoch.
+        if storage::is_set(&self.db, NEXT_ORDINAL)? || !storage::is_set(&self.db, "site")? {
+            return Ok(());
+        }
+        let stored = storage::get_i64(&self.db, FILE)?;
+        let present = self.file_identity();
+        if present.is_some_and(|present| stored.is_some_and(|stored| stored != present)) {
+            self.part("the file was copied, or restored from a backup")?;
+        } else if storage::is_set(&self.db, CLONE_SEEN)? {
+            self.part("a copy of the file went on under the same site id")?;
+        }
+        self.remember_file()
+    }
+
+    /// Stores which file this is, where that is known.
+    pub(crate) fn remember_file(&self) -> Result<()> {
+        match self.file_identity() {
+            Some(present) => storage::set(&self.db, FILE, Value::Integer(present)),
+            None => Ok(()),
+        }
+    }
+
+    /// True when a transaction of ours would find a copy.
+    pub(crate) fn is_copy(&self) -> Result<bool> {
+        let stored = storage::get_i64(&self.db, FILE)?;
+        let present = self.file_identity();
+        let copied = present.is_some_and(|present| stored.is_some_and(|stored| stored != present));
+        Ok((copied || storage::is_set(&self.db, CLONE_SEEN)?) && !storage::is_set(&self.db, NEXT_ORDINAL)?)
+    }
+
+    /// Has the next transaction of ours take another site id: somebody else writes under this one.
+    pub(crate) fn note_clone(&self) -> Result<()> {
+        if storage::is_set(&self.db, NEXT_ORDINAL)? {
+            return Ok(());
+        }
+        storage::set(&self.db, CLONE_SEEN, Value::Integer(1))
+    }
+
+    /// Takes another site id, also for what was not sent; all is fetched again.
+    pub(crate) fn part(&mut self, why: &str) -> Result<()> {
+        storage::unset(&self.db, CLONE_SEEN)?;
+        let old = self.own_site()?;
+        self.take_new_site()?;
+        let new = self.own_site()?;
+        // Later ones of the old id came by file, and are the copy's.
+        let floor = storage::get_u64(&self.db, "floor")?;
+        let is_ours = |clock: &Clock| clock.site == old && clock.time.0 <= floor;
+        self.restamp_unsent(old, |clock| if is_ours(&clock) { Clock::new(clock.time, new) } else { clock })?;
+        storage::set_u64(&self.db, PARTED_AT, self.server_now_ms()?)?;
+        storage::set(&self.db, PARTED_WHY, Value::from(why))
+    }
+
+    /// When this replica last took another site id because of a copy, in milliseconds since 1970, and why.
+    pub(crate) fn parted(&self) -> Result<Option<(u64, String)>> {
+        let Some(why) = storage::get_text(&self.db, PARTED_WHY)? else { return Ok(None) };
+        Ok(Some((storage::get_u64(&self.db, PARTED_AT)?, why)))
+    }
+
+    fn file_identity(&self) -> Option<i64> {
+        let path = self.db.filename("main")?;
+        Some(self.environment.file_identity(&path)? as i64)
+    }
+}
