@@ -360,3 +360,50 @@ def test_20_the_host_closes_without_a_word(device):
     again.execute("PRAGMA journal_mode = DELETE")
     assert again.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     again.close()
+
+
+def test_05_filters_wipe_nothing_and_leak_nothing(server, device):
+    a, b = (device(name, server, NOTES, ["notes"]) for name in "ab")
+    a.script("INSERT INTO notes VALUES ('old', 'public', 'x'), ('gone', 'public', 'x'), ('edited', 'public', 'x')")
+    sync_until_still(a, b)
+    b.script("DELETE FROM notes WHERE id = 'gone'; UPDATE notes SET body = 'newest' WHERE id = 'edited'")
+    a.query("SELECT cloudsync_set_filter('notes', 'title IS NOT ''secret''')")
+    a.script("INSERT INTO notes VALUES ('1', 'secret', 'diary'), ('2', 'public', 'hello'), ('3', 'public', 'bye')")
+    sync_until_still(a, b)
+    assert b.query("SELECT id FROM notes ORDER BY id") == [("2",), ("3",), ("edited",), ("old",)]
+    a.script("UPDATE notes SET title = 'public', body = 'whole' WHERE id = '1'")
+    a.script("UPDATE notes SET title = 'secret', body = 'hidden' WHERE id = '3'")
+    sync_until_still(a, b)
+    assert b.query("SELECT * FROM notes WHERE id IN ('1', '3')") == [("1", "public", "whole")]
+    assert a.value("SELECT body FROM notes WHERE id = '3'") == "hidden"
+    a.query("SELECT cloudsync_clear_filter('notes')")
+    sync_until_still(a, b)
+    assert "gone" not in [id for (id,) in b.query("SELECT id FROM notes")]
+    assert a.value("SELECT body FROM notes WHERE id = 'edited'") == "newest"
+    database = server.run("db", "path", server.database).strip()
+    with sqlite3.connect(database, timeout=30) as owner:
+        assert owner.execute("SELECT count(*) FROM notes WHERE body = 'diary'").fetchone() == (0,)
+    owner.close()
+
+
+@pytest.mark.parametrize("algorithm", ["dws", "aws", "gos"])
+def test_13_other_algorithms_converge_and_come_to_rest(server, device, algorithm):
+    a, b, c = (device(name, server, NOTES) for name in "abc")
+    for each in [a, b, c]:
+        each.init("notes", algorithm)
+    a.script("INSERT INTO notes VALUES ('1', 'one', x'00ff'), ('2', 'two', NULL)")
+    sync_until_still(a, b, c)
+    if algorithm == "gos":
+        assert "notes" in a.error("DELETE FROM notes WHERE id = '1'")
+        a.script("INSERT OR REPLACE INTO notes VALUES ('1', 'replaced', 'x')")
+    else:
+        a.script("DELETE FROM notes WHERE id = '1'")
+        let_time_pass()
+        b.script("UPDATE notes SET title = 'concurrent' WHERE id = '1'")
+    sync_until_still(a, b, c)
+    assert_same("notes", a, b, c)
+    found = c.query("SELECT title, hex(body) FROM notes WHERE id = '1'")
+    expected = {"dws": [], "aws": [("concurrent", "00FF")], "gos": [("replaced", "78")]}
+    assert found == expected[algorithm]
+    for each in [a, b, c]:
+        assert each.sync() == 0 and each.status()["sent"] == 0
