@@ -116,3 +116,18 @@ fn a_collision_under_an_index_on_an_expression_overwrites_nothing() {
     assert_eq!(b.dump("t"), ["'b','x@y',NULL", "'gone','x@Y',1"]);
     assert_eq!(b.quarantine(), 1);
 }
+
+#[test]
+fn what_waits_too_long_goes_and_is_counted() {
+    let schema = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v UNIQUE)";
+    let ((mut a, mut b), mut c) = (pair(schema), Device::new(3, schema));
+    b.run("INSERT INTO t VALUES('own', 'taken')");
+    a.run("INSERT INTO t VALUES('1', 'taken')");
+    c.run("INSERT INTO t VALUES('2', 'taken')");
+    sync_by_payload(&mut a, &mut b);
+    assert_eq!(b.quarantine(), 1);
+    b.run("UPDATE cloudsync_quarantine SET at = at - 366 * 24 * 3600000");
+    sync_by_payload(&mut c, &mut b);
+    assert_eq!(b.quarantine(), 1);
+    assert_eq!(b.replica.status().unwrap()["dropped_from_quarantine"], 1);
+}

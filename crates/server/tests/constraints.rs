@@ -262,6 +262,9 @@ fn more_verdicts_than_one_answer_holds_come_with_further_rounds() {
     let synced = sync(&mut a, &server);
     assert_eq!(synced.rejected, 20);
     assert!(synced.turns >= 4, "{synced:?}");
+    // The journal holds the last 10,000 and counts the others.
+    assert_eq!(rejected(&a).len(), 10_000);
+    assert_eq!(a.replica.status().unwrap()["dropped_from_rejected"], 20);
     assert_settled(&server, &mut [&mut a], &["t"]);
 }
 
