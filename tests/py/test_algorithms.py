@@ -136,6 +136,19 @@ def test_gos_rows_thrown_out_by_replace_stay_for_everybody(pair_of):
     assert a.query("SELECT id FROM users ORDER BY id") == [("1",), ("2",)]
 
 
+def test_gos_rows_that_replace_threw_out_on_the_server_are_kept_aside_everywhere(pair_of, server):
+    schema = "CREATE TABLE users (id TEXT PRIMARY KEY NOT NULL, mail TEXT UNIQUE);"
+    a, b = pair_of("gos", schema, "users", "INSERT INTO users VALUES ('1', 'x@y')")
+    [path] = server.run("db", "path", server.database).splitlines()
+    with sqlite3.connect(path, timeout=30) as conn:
+        conn.execute("INSERT OR REPLACE INTO users VALUES ('2', 'x@y')")
+    conn.close()
+    sync_until_still(a, b)
+    for each in (a, b):
+        assert each.query("SELECT id FROM users") == [("2",)]
+        assert each.value("SELECT count(*) FROM cloudsync_rejected") == 1
+
+
 def test_devices_with_different_algorithms_are_told_so(pair_of, server, device):
     pair_of("aws")
     c = device("c", server, SCHEMA)
