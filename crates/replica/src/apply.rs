@@ -13,6 +13,7 @@ use crate::buried;
 use crate::capture;
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
+use crate::conflicts::{Conflicts, outdone};
 use crate::error::{Error, Result};
 use crate::filter::Privacy;
 use crate::guard::{Guard, Guards, has_user_triggers};
@@ -184,6 +185,7 @@ pub(crate) struct Applier {
     pub(crate) changes: ChangeWriter,
     writers: HashMap<i64, Writer>,
     pub(crate) quarantine: Quarantine,
+    conflicts: Conflicts,
     pub(crate) applied: Applied,
     pub(crate) floor: Time,
     /// Files never move the floor.
@@ -222,6 +224,7 @@ impl Applier {
             changes: ChangeWriter::begin(&db, replica.now_ms())?,
             writers: HashMap::new(),
             quarantine: Quarantine::open(&db)?,
+            conflicts: Conflicts::new(db, replica.own_site()?, replica.unseen_from(source)?),
             applied: Applied::default(),
             floor,
             floor_before: floor,
@@ -246,7 +249,9 @@ impl Applier {
         let sites = payload.sites().iter().map(|site| replica.sites.ordinal(&self.db, *site));
         let sites = sites.collect::<Result<Vec<_>>>()?;
         let mut waiting = Vec::new();
-        for (at, group) in payload.groups().iter().enumerate() {
+        let groups = payload.groups().iter().enumerate();
+        let (concurrent, others): (Vec<_>, Vec<_>) = groups.partition(|(_, group)| group.concurrent());
+        for (at, group) in concurrent.into_iter().chain(others) {
             let Some(target) = Target::of(replica, group, &sites) else { continue };
             let mut order: Vec<_> = (0..group.rows()).collect();
             if !order.windows(2).all(|pair| group.key(pair[0]) <= group.key(pair[1])) {
@@ -426,8 +431,18 @@ impl Applier {
             return Err(error);
         }
         let yielded = match privacy {
-            Some(privacy) => privacy.make_way(&row, &pk, marked, &decision.action)?,
+            Some(privacy) => {
+                let winner = (incoming.common.time, replica.sites.id(incoming.common.site)?);
+                privacy.make_way(&row, &pk, marked, &decision.action, winner)?
+            }
             None => None,
+        };
+        let losses = match (&yielded, &stored) {
+            (None, Some(stored)) => {
+                self.conflicts.losses(&row, stored, &incoming, &decision.action, writer)?
+            }
+            // A private row is journaled as it makes way.
+            (Some(_), _) | (None, None) => None,
         };
         let action = yielded.as_ref().map_or(&decision.action, |yielded| &yielded.action);
         let outcome = if replica.checks_parents {
@@ -448,12 +463,19 @@ impl Applier {
         }
         if let Some(yielded) = yielded {
             yielded.commit()?;
+            self.conflicts.grew();
         }
         if !edited.is_empty() {
             self.edits.push((Rc::clone(&target.table), packed.to_vec(), edited));
         }
         self.floor = self.floor.max(incoming.time_max());
         self.applied.time_max = self.applied.time_max.max(incoming.time_max());
+        if let Some(losses) = losses {
+            self.conflicts.note(&row, &losses, &replica.sites, replica.server_now_ms()?)?;
+        }
+        if let Some(mask) = self.outdone(replica, stored.as_ref(), &incoming, &decision.action) {
+            self.changes.push(target.table.id, packed, &mask)?;
+        }
         let mask = match (&decision.action, &decision.clock) {
             (Action::Keep, None) | (Action::NeedWhole | Action::RefuseJump, _) => return Ok(None),
             (Action::Update(columns), _) => Mask::Columns(columns.clone()),
@@ -484,6 +506,23 @@ impl Applier {
     fn is_of_clone(&self, incoming: &RowClock) -> bool {
         let foreign = |clock: &Clock| clock.site == self.own && clock.time > self.floor_before;
         foreign(&incoming.common) || incoming.exceptions.iter().any(|(_, clock)| foreign(clock))
+    }
+
+    /// On the server: what of an upload lost here.
+    fn outdone(
+        &self,
+        replica: &Replica,
+        stored: Option<&RowClock>,
+        incoming: &RowClock,
+        action: &Action,
+    ) -> Option<Mask> {
+        let Origin::Site(site) = self.source.origin else { return None };
+        let lost = match action {
+            Action::Keep => true,
+            Action::Update(columns) => columns.len() < incoming.columns.len(),
+            _ => false,
+        };
+        stored.filter(|_| lost).and_then(|stored| outdone(site, stored, incoming, replica.sites.ids()))
     }
 
     fn check_time(&self, incoming: &RowClock, table: &Table) -> Result<()> {
@@ -568,6 +607,7 @@ impl Applier {
         if self.raises_floor {
             storage::set_u64(&self.db, "floor", self.floor.0)?;
         }
+        self.conflicts.finish(replica.server_now_ms()?)?;
         if let Some(written) = &self.written {
             take_back_notes(replica, self.log_before, written)?;
             buried::take_back(self.db, &replica.catalog.tables(), self.dropped_before, written)?;

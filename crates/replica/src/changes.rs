@@ -204,6 +204,7 @@ pub(crate) fn offer_again(
 /// One stored group of entries.
 pub(crate) struct Entry {
     pub(crate) id: i64,
+    pub(crate) version: u64,
     pub(crate) table: i64,
     pub(crate) origin: i64,
     pub(crate) base: u64,
@@ -237,7 +238,7 @@ impl EntryReader {
     /// Starts after the entry `after`, and ends with the version `last`.
     pub(crate) fn open(db: &Connection, after: i64, last: u64) -> Result<Self> {
         // language=SQLite
-        let sql = "SELECT e.id, e.table_id, v.origin, v.base, e.keys FROM main.cloudsync_entries AS e \
+        let sql = "SELECT e.id, e.table_id, v.origin, v.base, e.keys, e.version FROM main.cloudsync_entries AS e \
                    JOIN main.cloudsync_versions AS v ON v.version = e.version \
                    WHERE e.id > ?1 AND e.version <= ?2 ORDER BY e.id";
         let mut select = db.prepare(sql)?;
@@ -256,6 +257,7 @@ impl EntryReader {
             table: self.select.column_i64(1),
             origin: self.select.column_i64(2),
             base: self.select.column_i64(3) as u64,
+            version: self.select.column_i64(5) as u64,
             keys: keys.to_vec(),
         }))
     }

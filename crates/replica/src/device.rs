@@ -155,6 +155,8 @@ impl Replica {
             storage::set_u64(&self.db, "epoch", turn.epoch)?;
         }
         storage::set_u64(&self.db, "fingerprint", sent.fingerprint & i64::MAX as u64)?;
+        // What this very answer acknowledges was not seen by the authors of what it brings.
+        self.unseen_from = Some(self.first_unsent()?);
         let mut more = self.take_acceptance(sent, turn, &mut absorbed)?;
         if sent.goal.pull {
             more |= self.take_download(sent, turn, &mut absorbed)?;

@@ -8,10 +8,11 @@
 mod dead;
 
 use crate::buried::Buried;
-use crate::changes::{self, EntryReader, Mask, Origin};
+use crate::changes::{self, Entry, EntryReader, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::codec::Zstd;
 use crate::compaction::COMPACTIONS;
+use crate::concurrent::{Sent, Uploads};
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::replica::Replica;
@@ -223,6 +224,8 @@ struct Shape {
     alive: bool,
     /// Which marks the rows have.
     marks: [bool; 3],
+    /// Their authors had not seen what the receiver wrote there.
+    concurrent: bool,
 }
 
 /// A group of the payload, and the statement that reads its rows' values.
@@ -249,7 +252,11 @@ pub(crate) struct Builder<'r> {
     last_group: usize,
     wire_sites: Vec<Option<SiteOrdinal>>,
     /// Rows of this chunk whose entries came more than once: what was sent of them.
-    sent: HashMap<Vec<u8>, Mask>,
+    sent: HashMap<Vec<u8>, Sent>,
+    /// What the receiver uploaded, where it is a site.
+    uploads: Option<Uploads>,
+    /// Set while rows are added whose authors had not seen what the receiver wrote there.
+    concurrent: bool,
     base: u64,
     /// How often the list was compacted.
     compactions: u64,
@@ -280,6 +287,11 @@ impl<'r> Builder<'r> {
             last_group: 0,
             wire_sites: vec![None; replica.sites.ids().len()],
             sent: HashMap::new(),
+            uploads: match extraction.filter {
+                Filter::ForSite { site, .. } => Some(Uploads::new(replica.db, site, extraction.last)),
+                Filter::Everything | Filter::Unsent | Filter::BySite(_) => None,
+            },
+            concurrent: false,
             base: u64::MAX,
             compactions: storage::get_u64(&replica.db, COMPACTIONS)?,
             oversized,
@@ -370,7 +382,7 @@ impl<'r> Builder<'r> {
                 self.base = self.base.min(entry.base);
                 for (at, row) in entry.rows().enumerate().skip(skip as usize) {
                     let (key, mask) = row?;
-                    self.listed(&table, key, mask)?;
+                    self.entry_row(&entry, &table, key, mask)?;
                     let position = self.place(after, at as u64 + 1);
                     if self.ends_at(&position) {
                         return Ok(Some(position));
@@ -387,22 +399,31 @@ impl<'r> Builder<'r> {
         Ok(None)
     }
 
+    /// What an entry says of a row, in two parts if the receiver wrote there, too.
+    fn entry_row(&mut self, entry: &Entry, table: &Rc<Table>, key: &[u8], mask: Mask) -> Result<()> {
+        let Some(uploads) = &mut self.uploads else { return self.listed(table, key, mask) };
+        let (concurrent, rest) = uploads.split(entry, key, mask)?;
+        if let Some(mask) = concurrent {
+            self.concurrent = true;
+            let listed = self.listed(table, key, mask);
+            self.concurrent = false;
+            listed?;
+        }
+        rest.map_or(Ok(()), |mask| self.listed(table, key, mask))
+    }
+
     fn listed(&mut self, table: &Rc<Table>, key: &[u8], mask: Mask) -> Result<()> {
         let pk = clocks::pk(table.id, key);
-        let mask = match (self.sent.get(&pk), mask) {
-            (Some(Mask::Whole), _) => return Ok(()),
-            (Some(Mask::Columns(sent)), Mask::Columns(columns)) if columns.is_subset(sent) => return Ok(()),
-            (_, mask) => mask,
-        };
+        let sent = self.sent.get(&pk);
+        if sent.is_some_and(|sent| sent.covers(&mask, self.concurrent)) {
+            return Ok(());
+        }
         let Some(clock) = self.clocks.read(&pk)? else { return Ok(()) };
         self.row(table, key, &clock, &mask)?;
-        self.sent
-            .entry(pk)
-            .and_modify(|sent| match (sent, &mask) {
-                (Mask::Columns(sent), Mask::Columns(columns)) => sent.union_with(columns),
-                (sent, mask) => *sent = mask.clone(),
-            })
-            .or_insert(mask);
+        match self.sent.get_mut(&pk) {
+            Some(sent) => sent.add(mask, self.concurrent),
+            None => drop(self.sent.insert(pk, Sent::new(mask, self.concurrent))),
+        }
         Ok(())
     }
 
@@ -441,6 +462,7 @@ impl<'r> Builder<'r> {
             whole: true,
             alive: false,
             marks: [false; 3],
+            concurrent: self.concurrent,
         };
         let group = self.group(table, shape, None)?;
         let common = self.wire_clock(clock.common)?;
@@ -476,7 +498,8 @@ impl<'r> Builder<'r> {
             self.wire_marks(table, clock)?
         };
         let kinds = marks.map_or([false; 3], |marks| marks.kinds());
-        let shape = Shape { table: table.id, columns, whole, alive: true, marks: kinds };
+        let concurrent = self.concurrent;
+        let shape = Shape { table: table.id, columns, whole, alive: true, marks: kinds, concurrent };
         let group = self.group(table, shape, marks.as_ref())?;
         let open = &mut self.groups[group];
         let (id, life, marks) = (open.id, clock.life, marks.as_ref());
@@ -532,12 +555,11 @@ impl<'r> Builder<'r> {
         }
         let (condition, inside) = (table.key_condition(1), table.and_inside());
         let sql = format!("SELECT {} FROM {} WHERE {condition}{inside}", list.join(", "), table.quoted());
-        Ok(Open {
-            id: self.encoder.marked_group(&table.name, &names, shape.whole, marks),
-            select: self.db.prepare(&sql)?,
-            places,
-            shape,
-        })
+        let id = self.encoder.marked_group(&table.name, &names, shape.whole, marks);
+        if shape.concurrent {
+            self.encoder.mark_concurrent(id);
+        }
+        Ok(Open { id, select: self.db.prepare(&sql)?, places, shape })
     }
 
     fn wire_clock(&mut self, clock: Clock) -> Result<Clock> {

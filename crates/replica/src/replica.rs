@@ -29,6 +29,8 @@ pub struct Replica {
     pub(crate) unsettled: crate::settle::Unsettled,
     /// Set while an apply runs for an app that enforces foreign keys.
     pub(crate) checks_parents: bool,
+    /// Set while an answer is taken in: where the own writes begin that were not sent before its request.
+    pub(crate) unseen_from: Option<crate::conflicts::UnseenFrom>,
     /// Set while an apply runs beside triggers of the app.
     pub(crate) guard: Option<Rc<crate::guard::Guard>>,
 }
@@ -54,6 +56,7 @@ impl Replica {
             transacting: false,
             unsettled: crate::settle::Unsettled::default(),
             checks_parents: false,
+            unseen_from: None,
             guard: None,
         };
         if storage::exists(&replica.db)? {

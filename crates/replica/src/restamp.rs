@@ -5,8 +5,9 @@
 //! And it must not lie ahead of the server's clock, or the server would refuse it for ever. A round that was on its way
 //! bears the old stamps, so the edits go on in a round of another id.
 
-use crate::changes::{self, EntryReader, Mask, Origin};
+use crate::changes::{EntryReader, Mask, Origin};
 use crate::clocks::{self, ClockStore};
+use crate::conflicts::UnseenFrom;
 use crate::device::Sent;
 use crate::error::Result;
 use crate::position::Position;
@@ -98,14 +99,13 @@ impl Replica {
         Ok(())
     }
 
-    /// The last entry that was sent whole, and how many keys of the next one were sent.
-    pub(crate) fn first_unsent(&self) -> Result<(i64, u64)> {
+    /// Where the changes begin that were not sent, or are on their way.
+    pub(crate) fn first_unsent(&self) -> Result<UnseenFrom> {
         let begun = storage::get_blob(&self.db, "unsent_position")?;
         match begun.as_deref().and_then(Position::decode) {
-            Some(Position::List { after, skip, .. }) => Ok((after, skip)),
+            Some(Position::List { after, skip, .. }) => Ok(UnseenFrom::Entry(after, skip)),
             Some(Position::Scan { .. }) | None => {
-                let sent = storage::get_u64(&self.db, "sent_version")?;
-                Ok((changes::entry_before(&self.db, sent)?, 0))
+                Ok(UnseenFrom::Version(storage::get_u64(&self.db, "sent_version")?))
             }
         }
     }
@@ -114,7 +114,7 @@ impl Replica {
     pub(crate) fn restamp_unsent(&mut self, own: SiteOrdinal, map: impl Fn(Clock) -> Clock) -> Result<bool> {
         let settled = storage::get_u64(&self.db, "settled")?;
         let sites = self.sites.ids().to_vec();
-        let (after, mut skip) = self.first_unsent()?;
+        let (after, mut skip) = self.first_unsent()?.entry(&self.db)?;
         let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
         let mut clocks = ClockStore::open(&self.db)?;
         let mut seen: std::collections::HashMap<Vec<u8>, Vec<Mask>> = std::collections::HashMap::new();

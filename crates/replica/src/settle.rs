@@ -17,8 +17,8 @@ use std::collections::HashMap;
 /// Bytes of changes that are kept until the end of an apply; further ones go into the quarantine at once.
 const DEFERRED_BYTES_MAX: usize = 32 << 20;
 
-/// Table, columns and completeness of the rows of a group, and which marks they have.
-type Shape = (String, Vec<String>, bool, [bool; 3]);
+/// Table, columns and completeness of the rows of a group, which marks they have, and whether they are concurrent.
+type Shape = (String, Vec<String>, bool, [bool; 3], bool);
 
 /// Rows of payloads, gathered into one payload of our own.
 #[derive(Default)]
@@ -32,10 +32,14 @@ impl Gathered {
         let columns = group.columns().iter().map(|name| (*name).to_owned()).collect();
         let like = group.marks(row);
         let kinds = like.map_or([false; 3], |marks| marks.kinds());
-        let shape = (group.table().to_owned(), columns, group.whole(), kinds);
+        let shape = (group.table().to_owned(), columns, group.whole(), kinds, group.concurrent());
         let encoder = &mut self.encoder;
         let id = self.groups.entry(shape).or_insert_with(|| {
-            encoder.marked_group(group.table(), group.columns(), group.whole(), like.as_ref())
+            let id = encoder.marked_group(group.table(), group.columns(), group.whole(), like.as_ref());
+            if group.concurrent() {
+                encoder.mark_concurrent(id);
+            }
+            id
         });
         // A payload that was read names no site beyond its own.
         let mut site = |clock: Clock| match payload.sites().get(clock.site.0 as usize) {

@@ -201,6 +201,7 @@ impl Replica {
             "conflicts": count("cloudsync_conflicts")?,
             "rejected": count("cloudsync_rejected")?,
             "dropped_from_quarantine": storage::get_u64(&db, crate::quarantine::QUARANTINE_DROPPED)?,
+            "dropped_from_conflicts": storage::get_u64(&db, crate::conflicts::CONFLICTS_DROPPED)?,
             "dropped_from_rejected": storage::get_u64(&db, crate::rejected::REJECTED_DROPPED)?,
         }))
     }

@@ -57,7 +57,8 @@ CREATE TABLE IF NOT EXISTS cloudsync_quarantine(
 CREATE INDEX IF NOT EXISTS cloudsync_quarantine_pk ON cloudsync_quarantine(tbl, pk);
 CREATE TABLE IF NOT EXISTS cloudsync_conflicts(
     id INTEGER PRIMARY KEY, tbl TEXT NOT NULL, pk BLOB NOT NULL, col_name TEXT, col_value, time INTEGER NOT NULL,
-    site_id BLOB NOT NULL, at INTEGER NOT NULL);
+    site_id BLOB NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, winner_time INTEGER NOT NULL,
+    winner_site_id BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS cloudsync_rejected(
     id INTEGER PRIMARY KEY, tbl TEXT NOT NULL, pk BLOB NOT NULL, reason TEXT NOT NULL, at INTEGER NOT NULL,
     change BLOB NOT NULL, \"row\" TEXT);

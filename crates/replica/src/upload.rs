@@ -118,7 +118,9 @@ impl Replica {
             let next = round.end.clone();
             // A round that is too long for one commit ends here; what is left begins the next one.
             let is_final = next.is_none() || round.chunk + 1 >= UPLOAD_CHUNKS_MAX;
-            let (rows, base, payload) = (chunk.rows, chunk.base, chunk.payload);
+            // The last chunk's base counts for the whole round.
+            let base = if round.chunk == 0 { chunk.base } else { chunk.base.min(self.first_unsent_base()?) };
+            let (rows, payload) = (chunk.rows, chunk.payload);
             return Ok(Some(Outgoing { round, next, rows, is_final, base, payload }));
         }
         Ok(None)
@@ -156,6 +158,14 @@ impl Replica {
     fn unsent_position(&self) -> Result<Position> {
         let sent = storage::get_u64(&self.db, "sent_version")?;
         Ok(Position::List { after: changes::entry_before(&self.db, sent)?, skip: 0, compactions: 0 })
+    }
+
+    /// The smallest cursor at which any unsent change was made.
+    fn first_unsent_base(&self) -> Result<u64> {
+        // language=SQLite
+        let sql = "SELECT min(base) FROM main.cloudsync_versions WHERE version > ?1 AND origin IN (-1, -2)";
+        let sent = storage::get_u64(&self.db, "sent_version")?;
+        Ok(self.db.query_i64(sql, &[Value::Integer(sent as i64)])?.unwrap_or(0) as u64)
     }
 
     pub(crate) fn is_anything_unsent(&self) -> Result<bool> {

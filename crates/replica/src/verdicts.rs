@@ -161,7 +161,7 @@ impl Replica {
     /// Finds what of the rows is unsent: the app changed it after the round was made.
     fn find_later_edits(&self, rows: &mut [Refusal]) -> Result<()> {
         let mut later: HashMap<Vec<u8>, Later> = HashMap::new();
-        let (after, mut skip) = self.first_unsent()?;
+        let (after, mut skip) = self.first_unsent()?.entry(&self.db)?;
         let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
         while let Some(entry) = entries.next()? {
             let sent = std::mem::take(&mut skip);

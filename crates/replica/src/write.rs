@@ -339,6 +339,27 @@ impl Writer {
         self.compare_with_buried(row, column, incoming)
     }
 
+    /// The cells of a row as they are stored, in the table's order; `None` if there is no such row.
+    pub(crate) fn cells(&mut self, row: &Row<'_>) -> Result<Option<Vec<Owned>>> {
+        if let Some(lifted) = self.lifted.get(row.packed) {
+            return Ok(Some(lifted.clone()));
+        }
+        let stored = match &mut self.stored {
+            Some(stored) => stored,
+            None => {
+                let select = self.db.prepare(&row_sql(&row.target.table))?;
+                self.stored.insert(StoredRow { select, read: None })
+            }
+        };
+        clocks::bind_key(&mut stored.select, 1, row.packed)?;
+        let found = stored.select.step()?;
+        let count = row.target.table.cells.len();
+        let cells =
+            found.then(|| (0..count).map(|i| from_sqlite(stored.select.column(i)).to_value()).collect());
+        stored.select.reset()?;
+        Ok(cells)
+    }
+
     /// Forgets the row that was read for ties.
     pub(crate) fn end_ties(&mut self) -> Result<()> {
         if let Some(stored) = &mut self.stored

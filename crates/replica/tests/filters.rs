@@ -268,7 +268,8 @@ fn rows_deleted_outside_come_again_when_the_filter_goes() {
 #[test]
 fn what_comes_in_is_applied_and_what_it_overwrites_of_a_private_row_is_journaled() {
     let (mut a, mut b) = pair(NOTES);
-    a.run("INSERT INTO notes VALUES('1', 'one', 0), ('2', 'two', 0), ('3', 'three', 0)");
+    a.run("INSERT INTO notes VALUES('1', 'one', 0), ('2', 'two', 0)");
+    b.run("INSERT INTO notes VALUES('3', 'three', 0)");
     exchange(&mut a, &mut b);
     a.replica.set_filter("notes", "public = 1").unwrap();
     a.run("UPDATE notes SET title = 'private ' || id WHERE id < '3'");
@@ -278,6 +279,10 @@ fn what_comes_in_is_applied_and_what_it_overwrites_of_a_private_row_is_journaled
     assert_eq!(a.dump("notes"), ["'1','public',0", "'3','public',0", "'4','outside here',0"]);
     let journal = "SELECT tbl, col_name, col_value FROM cloudsync_conflicts ORDER BY id";
     assert_eq!(a.rows(journal)[..2], ["'notes','title','private 1'", "'notes','title','private 2'"]);
+    let by_b = format!("winner_site_id = x'{}'", b.replica.site_id().unwrap());
+    let won =
+        a.rows(&format!("SELECT kind, {by_b} AND winner_time > 0 FROM cloudsync_conflicts ORDER BY id"));
+    assert_eq!(won[..2], ["'overwritten',1", "'deleted',1"]);
     // Nothing was ever private of these.
     assert!(!a.rows(journal).iter().any(|row| row.contains("three")));
     // The same changes again bring nothing.

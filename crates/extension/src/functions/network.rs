@@ -121,9 +121,11 @@ fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
     let mut transport = connect(call, &replica, address.clone())?;
     let environment = &call.state().environment;
     let started_ms = environment.now_ms();
+    let last_conflict = replica.last_conflict()?;
     let (round, outcome) = sync(&mut replica, transport.as_mut(), environment.as_ref(), goal, retry);
     let times = (started_ms, environment.now_ms());
-    let report = report(call.connection(), &address, times, &round, &outcome);
+    let mut report = report(call.connection(), &address, times, &round, &outcome);
+    report["conflicts"] = replica.conflicts_after(last_conflict).ok().into();
     record(call, &mut replica, &report, outcome.is_ok() && is_idle(&round));
     outcome.map(|()| round)
 }

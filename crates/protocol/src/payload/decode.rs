@@ -1,7 +1,7 @@
 //! Reading a payload: everything is checked here, so that rows can be taken from it without errors.
 
 use super::column::Column;
-use super::encode::FLAG_WHOLE;
+use super::encode::{FLAG_CONCURRENT, FLAG_WHOLE};
 use super::frame::{self, Codec, Header};
 use super::ints::Ints;
 use super::marks::{self, MarkColumns};
@@ -166,6 +166,7 @@ pub struct Group<'a> {
     table: &'a str,
     names: Vec<&'a str>,
     whole: bool,
+    concurrent: bool,
     rows: usize,
     keys: Strings<'a>,
     lives: Ints<'a>,
@@ -195,6 +196,12 @@ impl<'a> Group<'a> {
     #[must_use]
     pub const fn whole(&self) -> bool {
         self.whole
+    }
+
+    /// True when the authors of the rows had not seen what the receiver wrote there, by the sender's knowledge.
+    #[must_use]
+    pub const fn concurrent(&self) -> bool {
+        self.concurrent
     }
 
     /// Number of rows, at least 1.
@@ -247,6 +254,7 @@ impl<'a> Group<'a> {
         let name = |index: u64| names.get(index as usize).copied().ok_or(malformed("name index"));
         let table = name(reader.varint_max(u64::from(u32::MAX), "name index")?)?;
         let flags = reader.byte()?;
+        let (concurrent, flags) = (flags & FLAG_CONCURRENT != 0, flags & !FLAG_CONCURRENT);
         if flags & !FLAG_WHOLE != 0 && !marks::may_follow(flags & !FLAG_WHOLE, flags & FLAG_WHOLE != 0) {
             return Err(malformed("group flags"));
         }
@@ -274,10 +282,11 @@ impl<'a> Group<'a> {
         let mut group = Self::read_rows(reader, rows, columns_count, flags, budget)?;
         group.table = table;
         group.names = column_names;
+        group.concurrent = concurrent;
         Ok(group)
     }
 
-    /// All after the names, which are left empty.
+    /// All after the names, which are left empty, as is the flag for concurrent rows.
     fn read_rows(
         reader: &mut Reader<'a>,
         rows: usize,
@@ -313,11 +322,12 @@ impl<'a> Group<'a> {
         for _ in 0..columns_count {
             columns.push(Column::read(reader, rows, &mut budget.unfolded_bytes)?);
         }
-        let (table, names) = ("", Vec::new());
+        let (table, names, concurrent) = ("", Vec::new(), false);
         Ok(Self {
             table,
             names,
             whole,
+            concurrent,
             rows,
             keys,
             lives,

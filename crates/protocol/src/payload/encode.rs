@@ -22,6 +22,8 @@ use cloudsync_core::value::ValueRef;
 
 /// Set in a group's flags: its rows carry every cell that the sender knows.
 pub(super) const FLAG_WHOLE: u8 = 1;
+/// Set in a group's flags: the authors of its rows had not seen what the receiver wrote there.
+pub(super) const FLAG_CONCURRENT: u8 = 16;
 
 /// A group of an [`Encoder`], valid for that encoder only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,6 +121,14 @@ impl Encoder {
             group.flags |= group.marks.flags();
         }
         id
+    }
+
+    /// Says that the authors of the group's rows had not seen what the receiver of this chunk wrote there.
+    ///
+    /// # Panics
+    /// When `group` is of another encoder.
+    pub fn mark_concurrent(&mut self, group: GroupId) {
+        self.groups[group.0 as usize].flags |= FLAG_CONCURRENT;
     }
 
     fn name(&mut self, name: &str) -> u32 {

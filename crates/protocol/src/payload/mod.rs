@@ -27,8 +27,8 @@
 //! groups       varint count (at most CHUNK_GROUPS_MAX), then each group:
 //!   table        varint: index into the names
 //!   flags        1 byte: 1 = whole: the rows carry every cell that the sender knows; 2 = boundaries follow; 4 = writes
-//!                follow; 8 = deletions follow: the rows are dead; other bits are 0. 2 stands without 4 and 8, and 8
-//!                with 1
+//!                follow; 8 = deletions follow: the rows are dead; 16 = concurrent: their authors had not seen what
+//!                the receiver wrote there; other bits are 0. 2 stands without 4 and 8, and 8 with 1
 //!   columns      varint count (at most COLUMNS_MAX), for each a varint index into the names; all differ
 //!   rows         varint count, at least 1
 //!   keys         strings, one for each row: the packed key, 1 to KEY_BYTES_MAX bytes

@@ -22,6 +22,7 @@ fn small_chunk() -> Chunk {
         table: "notes".into(),
         columns: vec!["body".into(), "weight".into()],
         whole: false,
+        concurrent: false,
         rows: (0..3).map(row).collect(),
     };
     let header = Header { first_version: 7, last_version: 9, is_final: true };
@@ -210,7 +211,7 @@ fn marks_outside_their_bounds_are_refused() {
     assert!(read(9, dead, &two) && read(13, dead, &three), "deletions");
     assert!(!read(9, alive, &two), "a deletion of a living row");
     assert!(!read(8, dead, &two) && !read(12, dead, &three), "a part of a dead row");
-    assert!(!read(11, dead, &three) && !read(16, alive, &[]) && !read(32, alive, &[]), "unknown flags");
+    assert!(!read(11, dead, &three) && !read(32, alive, &[]) && !read(128, alive, &[]), "unknown flags");
     assert!(!read(2, alive, &CLOCK[..3]) && !read(9, dead, &two[..6]), "cut short");
     assert!(!read(2, alive, &[0, 1, 0, 0]), "time 0");
     assert!(!read(2, alive, &[0, 0, 0, 2]), "a site that is not there");

@@ -22,6 +22,7 @@ pub(crate) struct Rows {
     pub(crate) table: String,
     pub(crate) columns: Vec<String>,
     pub(crate) whole: bool,
+    pub(crate) concurrent: bool,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -42,6 +43,9 @@ impl Chunk {
             let columns: Vec<_> = group.columns.iter().map(String::as_str).collect();
             let like = group.rows.first().and_then(|row| row.marks);
             let id = encoder.marked_group(&group.table, &columns, group.whole, like.as_ref());
+            if group.concurrent {
+                encoder.mark_concurrent(id);
+            }
             for row in &group.rows {
                 let values = row.values.iter().map(Value::borrow);
                 let Row { key, life, clock, exceptions, .. } = row;
@@ -70,6 +74,7 @@ impl Chunk {
                 table: group.table().to_owned(),
                 columns: group.columns().iter().map(|name| (*name).to_owned()).collect(),
                 whole: group.whole(),
+                concurrent: group.concurrent(),
                 rows: rows.collect(),
             }
         });

@@ -110,6 +110,7 @@ fn any_group(sites: u32) -> impl Strategy<Value = Rows> {
                     table,
                     columns: (0..columns_count).map(|column| format!("column {column}")).collect(),
                     whole,
+                    concurrent: keys == 2,
                     rows: rows
                         .into_iter()
                         .enumerate()
@@ -221,6 +222,7 @@ fn a_codec_is_asked_only_where_it_can_win() {
             table: "t".into(),
             columns: vec!["c".into()],
             whole: true,
+            concurrent: false,
             rows: vec![row(text)],
         }],
     };
@@ -249,7 +251,7 @@ fn column_bytes_per_row(value: impl Fn(u64) -> Value) -> f64 {
             marks: None,
             values: if values { vec![value(row)] } else { vec![] },
         });
-        Rows { table: "t".into(), columns, whole: true, rows: rows.collect() }
+        Rows { table: "t".into(), columns, whole: true, concurrent: false, rows: rows.collect() }
     };
     let bytes = |values| {
         let sites = vec![SiteId([1; 16])];
@@ -322,7 +324,8 @@ fn row_bytes(key: impl Fn(u64) -> Vec<u8>, time: impl Fn(u64) -> u64) -> f64 {
         marks: None,
         values: vec![],
     });
-    let group = Rows { table: "t".into(), columns: vec![], whole: true, rows: rows.collect() };
+    let group =
+        Rows { table: "t".into(), columns: vec![], whole: true, concurrent: false, rows: rows.collect() };
     let chunk = Chunk { header: Header::default(), sites: vec![SiteId([1; 16])], groups: vec![group] };
     chunk.encode(&Stored).len() as f64 / 10_000.0
 }

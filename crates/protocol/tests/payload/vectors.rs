@@ -29,7 +29,13 @@ fn text(text: impl Into<String>) -> Value {
 }
 
 fn rows(table: &str, columns: &[&str], whole: bool, rows: Vec<Row>) -> Rows {
-    Rows { table: table.into(), columns: columns.iter().map(|name| (*name).into()).collect(), whole, rows }
+    Rows {
+        table: table.into(),
+        columns: columns.iter().map(|name| (*name).into()).collect(),
+        whole,
+        concurrent: false,
+        rows,
+    }
 }
 
 fn one_update() -> Chunk {
@@ -156,6 +162,16 @@ fn marks() -> Chunk {
     }
 }
 
+/// The same update for a device that wrote there too, and a deletion that had not seen its edit.
+fn concurrent() -> Chunk {
+    let (mut update, mut deletion) = (one_update(), tombstones().groups.remove(0));
+    deletion.rows.truncate(2);
+    update.sites.push(site(0xb2));
+    update.groups.push(deletion);
+    update.groups.iter_mut().for_each(|group| group.concurrent = true);
+    update
+}
+
 fn cases() -> Vec<(&'static str, Chunk)> {
     let header = Header { first_version: 4, last_version: 9, is_final: true };
     vec![
@@ -165,6 +181,7 @@ fn cases() -> Vec<(&'static str, Chunk)> {
         ("v1-every-kind", every_kind()),
         ("v1-every-form", every_form()),
         ("v1-marks", marks()),
+        ("v1-concurrent", concurrent()),
     ]
 }
 

@@ -69,7 +69,9 @@ impl Builder<'_> {
             exceptions.push((at as u16, self.wire_clock(*cell)?));
         }
         let Some(marks) = self.wire_marks(table, &sent)? else { return Ok(()) };
-        let shape = Shape { table: table.id, columns, whole: true, alive: false, marks: marks.kinds() };
+        let (marks_of, concurrent) = (marks.kinds(), self.concurrent);
+        let shape =
+            Shape { table: table.id, columns, whole: true, alive: false, marks: marks_of, concurrent };
         let group = self.group(table, shape, Some(&marks))?;
         let id = self.groups[group].id;
         let values = cells.iter().filter_map(|(column, _)| values.get(column)).map(|value| value.borrow());

@@ -5,11 +5,13 @@
 
 use crate::capture;
 use crate::clocks;
+use crate::conflicts::{self, Kind, Loss};
 use crate::error::Result;
 use crate::replica::Replica;
 use crate::table::Table;
-use crate::value::{from_sqlite, to_sqlite};
+use crate::value::from_sqlite;
 use crate::write::{Row, row_sql};
+use cloudsync_core::clock::Time;
 use cloudsync_core::id::SiteId;
 use cloudsync_core::merge::Action;
 use cloudsync_core::value::Value as Owned;
@@ -135,6 +137,7 @@ impl Privacy {
         pk: &[u8],
         marked: bool,
         action: &Action,
+        winner: (Time, SiteId),
     ) -> Result<Option<Yielded>> {
         let action = match action {
             Action::Keep | Action::NeedWhole | Action::RefuseJump => return Ok(None),
@@ -145,7 +148,7 @@ impl Privacy {
         };
         let Some(cells) = self.stored(row)? else { return Ok(None) };
         let savepoint = self.db.savepoint("cloudsync_private")?;
-        self.journal(row, &action, &cells)?;
+        self.journal(row, &action, &cells, winner)?;
         if matches!(action, Action::Update(_)) {
             self.overwritten.push((Rc::clone(&row.target.table), row.packed.to_vec()));
         } else {
@@ -170,11 +173,9 @@ impl Privacy {
     }
 
     /// Keeps the values that the change takes away or replaces by others.
-    fn journal(&self, row: &Row<'_>, action: &Action, cells: &[Owned]) -> Result<()> {
-        // language=SQLite
-        let sql = "INSERT INTO main.cloudsync_conflicts(tbl, pk, col_name, col_value, time, site_id, at) \
-                   VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?5)";
-        let mut insert = self.db.prepare(sql)?;
+    fn journal(&self, row: &Row<'_>, action: &Action, cells: &[Owned], winner: (Time, SiteId)) -> Result<()> {
+        let mut insert = self.db.prepare(conflicts::INSERT)?;
+        let kind = if *action == Action::Delete { Kind::Deleted } else { Kind::Overwritten };
         let table = &row.target.table;
         for (cell, value) in table.cells.iter().zip(cells) {
             let stays = match action {
@@ -183,14 +184,10 @@ impl Privacy {
                 _ => row.value(cell.number).is_some_and(|incoming| incoming.to_value() == *value),
             };
             if !stays {
-                insert.run(&[
-                    Value::from(table.name.as_str()),
-                    Value::Blob(row.packed),
-                    Value::from(cell.column.name()),
-                    to_sqlite(value.borrow()),
-                    Value::Integer(self.now_ms as i64),
-                    Value::Blob(&self.site.0),
-                ])?;
+                let column = Some((cell.column.name(), value.borrow()));
+                let loser = (Time(self.now_ms), self.site);
+                let loss = Loss { kind, column, loser, winner, now_ms: self.now_ms };
+                loss.write(&mut insert, row)?;
             }
         }
         Ok(())

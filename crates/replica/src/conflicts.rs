@@ -1,0 +1,356 @@
+//! The journal of conflicts: values that were written here and lost against a change whose author had not seen them.
+//!
+//! That is certain of what had not been sent, or had been sent in the very round whose answer brings the change; on the
+//! server, of what was written there after the cursor at which the change was made. Of what was sent before, the server
+//! says it, by marking rows as concurrent. A payload by hand says nothing, so there only unsent values count.
+//!
+//! The question costs nothing where no cell of ours is replaced: the row's stored clock names its writers.
+
+use crate::apply::Source;
+use crate::changes::{Mask, Origin, entry_before, read_row};
+use crate::clocks;
+use crate::error::{Error, Result};
+use crate::replica::Replica;
+use crate::sites::Sites;
+use crate::storage;
+use crate::value::to_sqlite;
+use crate::write::{Row, Writer};
+use cloudsync_core::bytes::Reader;
+use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, Time};
+use cloudsync_core::id::SiteId;
+use cloudsync_core::merge::Action;
+use cloudsync_core::value::{Value as Owned, ValueRef};
+use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+/// Values that the journal holds at most; the oldest go.
+pub const CONFLICTS_MAX: u64 = 10_000;
+/// How long the journal holds a value, in milliseconds: 90 days.
+pub const CONFLICT_AGE_MS_MAX: u64 = 90 * 24 * 60 * 60 * 1_000;
+/// The setting that counts values which the journal had no room for any more.
+pub(crate) const CONFLICTS_DROPPED: &str = "conflicts_dropped";
+/// Rows not seen by others that are kept in memory. With more of them, every value of ours counts as not seen.
+const UNSEEN_ROWS_MAX: usize = 200_000;
+
+// language=SQLite
+pub(crate) const INSERT: &str = "INSERT INTO main.cloudsync_conflicts(tbl, pk, col_name, col_value, time, site_id, at, kind, winner_time, winner_site_id) \
+    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
+/// What became of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Another one took its place.
+    Overwritten,
+    /// Its row went.
+    Deleted,
+}
+
+/// A row of the journal.
+pub(crate) struct Loss<'l> {
+    pub(crate) kind: Kind,
+    /// Name and value of the cell; `None` for a row without cells.
+    pub(crate) column: Option<(&'l str, ValueRef<'l>)>,
+    /// When and by whom the value was written.
+    pub(crate) loser: (Time, SiteId),
+    /// The same of what won.
+    pub(crate) winner: (Time, SiteId),
+    pub(crate) now_ms: u64,
+}
+
+impl Loss<'_> {
+    /// Writes it by the statement [`INSERT`].
+    pub(crate) fn write(&self, insert: &mut Statement, row: &Row<'_>) -> Result<()> {
+        let kind = match self.kind {
+            Kind::Overwritten => "overwritten",
+            Kind::Deleted => "deleted",
+        };
+        Ok(insert.run(&[
+            Value::from(row.target.table.name.as_str()),
+            Value::Blob(row.packed),
+            self.column.map_or(Value::Null, |(name, _)| Value::from(name)),
+            self.column.map_or(Value::Null, |(_, value)| to_sqlite(value)),
+            Value::Integer(self.loser.0.0 as i64),
+            Value::Blob(&self.loser.1.0),
+            Value::Integer(self.now_ms as i64),
+            Value::from(kind),
+            Value::Integer(self.winner.0.0 as i64),
+            Value::Blob(&self.winner.1.0),
+        ])?)
+    }
+}
+
+/// A value that is about to be lost, with the clock of its cell; without a column, a row that has none.
+struct Lost {
+    column: Option<(ColumnNumber, Owned)>,
+    loser: Clock,
+    winner: Clock,
+}
+
+/// The values that one row is about to lose.
+pub(crate) struct Losses {
+    kind: Kind,
+    lost: Vec<Lost>,
+}
+
+/// Where the own writes begin that the authors of a payload's changes have not seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum UnseenFrom {
+    /// Behind this entry, and behind so many keys of the next one.
+    Entry(i64, u64),
+    /// Behind this version.
+    Version(u64),
+}
+
+impl UnseenFrom {
+    /// The last entry before it, and keys of the next one that are to be skipped.
+    pub(crate) fn entry(self, db: &Connection) -> Result<(i64, u64)> {
+        match self {
+            Self::Entry(after, skip) => Ok((after, skip)),
+            Self::Version(version) => Ok((entry_before(db, version)?, 0)),
+        }
+    }
+}
+
+impl Replica {
+    /// Where the own writes begin that the authors of changes from `source` have not seen.
+    pub(crate) fn unseen_from(&self, source: Source) -> Result<UnseenFrom> {
+        match (source.origin, self.unseen_from) {
+            (Origin::Site(_), _) => Ok(UnseenFrom::Version(source.base)),
+            (Origin::Server, Some(from)) => Ok(from),
+            _ => self.first_unsent(),
+        }
+    }
+
+    /// The number of the last value in the journal of conflicts, 0 if there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn last_conflict(&self) -> Result<i64> {
+        Ok(self.db.query_i64("SELECT max(id) FROM main.cloudsync_conflicts", &[])?.unwrap_or(0))
+    }
+
+    /// How many values the journal of conflicts has after that number.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn conflicts_after(&self, number: i64) -> Result<u64> {
+        let sql = "SELECT count(*) FROM main.cloudsync_conflicts WHERE id > ?1";
+        Ok(self.db.query_i64(sql, &[Value::Integer(number)])?.unwrap_or(0) as u64)
+    }
+}
+
+/// Finds and notes what an apply makes us lose.
+pub(crate) struct Conflicts {
+    db: Connection,
+    own: SiteOrdinal,
+    from: UnseenFrom,
+    /// Own writes that nobody has seen, read when first asked for; `None` inside if there are too many.
+    unseen: Option<Option<HashMap<Vec<u8>, Mask>>>,
+    insert: Option<Statement>,
+    /// Set when the journal grew.
+    grew: bool,
+}
+
+impl Conflicts {
+    pub(crate) fn new(db: Connection, own: SiteOrdinal, from: UnseenFrom) -> Self {
+        Self { db, own, from, unseen: None, insert: None, grew: false }
+    }
+
+    /// What the row loses by `action`; `None` if nothing of ours that the change's author had not seen.
+    pub(crate) fn losses(
+        &mut self,
+        row: &Row<'_>,
+        stored: &RowClock,
+        incoming: &RowClock,
+        action: &Action,
+        writer: &mut Writer,
+    ) -> Result<Option<Losses>> {
+        if !self.is_concerned(stored, action) {
+            return Ok(None);
+        }
+        let goes = matches!(action, Action::Delete | Action::Bury(_));
+        let is_own = |clock: Clock| clock.site == self.own;
+        let winner = |column| if goes { None } else { incoming.cell(column) }.unwrap_or(incoming.row());
+        // A later value of our own, as after a restore, is no conflict.
+        let own =
+            |column: &ColumnNumber| stored.cell(*column).is_some_and(is_own) && !is_own(winner(*column));
+        let own: ColumnSet = match action {
+            Action::Update(columns) => columns.iter().filter(own).collect(),
+            _ => stored.columns.iter().filter(own).collect(),
+        };
+        let own_row = stored.columns.is_empty() && is_own(stored.common) && !is_own(incoming.row());
+        if own.is_empty() && !own_row {
+            return Ok(None);
+        }
+        let unseen = match self.unseen(row)? {
+            None => return Ok(None),
+            Some(Mask::Whole) => own,
+            Some(Mask::Columns(columns)) => own.iter().filter(|column| columns.contains(*column)).collect(),
+        };
+        if unseen.is_empty() && !own_row {
+            return Ok(None);
+        }
+        let Some(values) = writer.cells(row)? else { return Ok(None) };
+        let losses = if goes {
+            Losses { kind: Kind::Deleted, lost: removed(row, stored, incoming.row(), values) }
+        } else {
+            Losses { kind: Kind::Overwritten, lost: replaced(row, stored, incoming, &unseen, values) }
+        };
+        Ok((!losses.lost.is_empty()).then_some(losses))
+    }
+
+    /// Whether the row may lose anything that was written here.
+    fn is_concerned(&self, stored: &RowClock, action: &Action) -> bool {
+        stored.is_alive()
+            && matches!(action, Action::Update(_) | Action::Replace | Action::Delete | Action::Bury(_))
+            && (stored.common.site == self.own
+                || stored.exceptions.iter().any(|(_, clock)| clock.site == self.own))
+    }
+
+    /// The part of a row that the change's author had not seen; `None` if there is none.
+    fn unseen(&mut self, row: &Row<'_>) -> Result<Option<Mask>> {
+        if row.group.concurrent() {
+            return Ok(Some(Mask::Whole));
+        }
+        if self.unseen.is_none() {
+            self.unseen = Some(read_unseen(&self.db, self.from)?);
+        }
+        let pk = clocks::pk(row.target.table.id, row.packed);
+        Ok(match &self.unseen {
+            Some(Some(rows)) => rows.get(&pk).cloned(),
+            _ => Some(Mask::Whole),
+        })
+    }
+
+    /// Writes into the journal what a row has lost.
+    pub(crate) fn note(&mut self, row: &Row<'_>, losses: &Losses, sites: &Sites, now_ms: u64) -> Result<()> {
+        let insert = match &mut self.insert {
+            Some(insert) => insert,
+            None => self.insert.insert(self.db.prepare(INSERT)?),
+        };
+        let table = &row.target.table;
+        for Lost { column, loser, winner } in &losses.lost {
+            let column = match column {
+                Some((number, value)) => table.cell(*number).map(|cell| (cell.column.name(), value.borrow())),
+                None => None,
+            };
+            let loser = (loser.time, sites.id(loser.site)?);
+            let winner = (winner.time, sites.id(winner.site)?);
+            Loss { kind: losses.kind, column, loser, winner, now_ms }.write(insert, row)?;
+        }
+        self.grew = true;
+        Ok(())
+    }
+
+    /// Says that something else went into the journal.
+    pub(crate) fn grew(&mut self) {
+        self.grew = true;
+    }
+
+    /// Keeps the journal in its bounds.
+    pub(crate) fn finish(self, now_ms: u64) -> Result<()> {
+        let oldest = self.db.query_i64("SELECT at FROM main.cloudsync_conflicts ORDER BY id LIMIT 1", &[])?;
+        let since = now_ms.saturating_sub(CONFLICT_AGE_MS_MAX);
+        if !self.grew && oldest.is_none_or(|oldest| oldest >= since as i64) {
+            return Ok(());
+        }
+        let dropped = storage::trim_journal(&self.db, "cloudsync_conflicts", CONFLICTS_MAX, since)?;
+        storage::count_up(&self.db, CONFLICTS_DROPPED, dropped)
+    }
+}
+
+/// The cells of a site's upload that lose here to another site's. The list of changes tells of them, too: whether they had
+/// been seen is asked when the winners are sent to that site.
+pub(crate) fn outdone(
+    site: SiteOrdinal,
+    stored: &RowClock,
+    incoming: &RowClock,
+    sites: &[SiteId],
+) -> Option<Mask> {
+    let of_site = |column: &ColumnNumber| incoming.cell(*column).is_some_and(|clock| clock.site == site);
+    if incoming.life < stored.life && incoming.is_alive() {
+        if incoming.columns.is_empty() {
+            return (incoming.row().site == site).then_some(Mask::Whole);
+        }
+        let lost: ColumnSet = incoming.columns.iter().filter(of_site).collect();
+        return (!lost.is_empty()).then_some(Mask::Columns(lost));
+    }
+    if incoming.life != stored.life {
+        return None;
+    }
+    let loses = |column: &ColumnNumber| {
+        let (new, old) = (incoming.cell(*column), stored.cell(*column));
+        new.zip(old).is_some_and(|(new, old)| old.site != site && new.order(&old, sites) == Ordering::Less)
+    };
+    let lost: ColumnSet = incoming.columns.iter().filter(of_site).filter(loses).collect();
+    (!lost.is_empty()).then_some(Mask::Columns(lost))
+}
+
+/// The cells that another value replaces. Equal bytes are no conflict.
+fn replaced(
+    row: &Row<'_>,
+    stored: &RowClock,
+    incoming: &RowClock,
+    unseen: &ColumnSet,
+    values: Vec<Owned>,
+) -> Vec<Lost> {
+    let cells = row.target.table.cells.iter().zip(values);
+    let differs = |column, old: &Owned| row.value(column).is_none_or(|new| new != old.borrow());
+    cells
+        .filter(|(cell, old)| unseen.contains(cell.number) && differs(cell.number, old))
+        .map(|(cell, old)| Lost {
+            loser: stored.cell(cell.number).unwrap_or(stored.common),
+            winner: incoming.cell(cell.number).unwrap_or(incoming.common),
+            column: Some((cell.number, old)),
+        })
+        .collect()
+}
+
+/// All cells of a row that goes, also those of others: enough to put it back by hand.
+fn removed(row: &Row<'_>, stored: &RowClock, winner: Clock, values: Vec<Owned>) -> Vec<Lost> {
+    let cells = row.target.table.cells.iter().zip(values);
+    let mut lost: Vec<_> = cells
+        .map(|(cell, old)| Lost {
+            loser: stored.cell(cell.number).unwrap_or(stored.common),
+            winner,
+            column: Some((cell.number, old)),
+        })
+        .collect();
+    if lost.is_empty() {
+        lost.push(Lost { column: None, loser: stored.common, winner });
+    }
+    lost
+}
+
+/// The rows of the app's own writes from there on; `None` if there are too many.
+fn read_unseen(db: &Connection, from: UnseenFrom) -> Result<Option<HashMap<Vec<u8>, Mask>>> {
+    // language=SQLite
+    let sql = "SELECT e.id, e.table_id, e.keys FROM main.cloudsync_entries AS e \
+               JOIN main.cloudsync_versions AS v ON v.version = e.version WHERE e.id > ?1 AND v.origin = ?2 ORDER BY e.id";
+    let (after, sent) = from.entry(db)?;
+    let mut select = db.prepare(sql)?;
+    select.bind(1, Value::Integer(after))?;
+    select.bind(2, Value::Integer(Origin::Local.code()))?;
+    let mut rows: HashMap<Vec<u8>, Mask> = HashMap::new();
+    while select.step()? {
+        let keys = select.column(2).as_blob().ok_or_else(|| Error::corrupt("cloudsync_entries"))?;
+        let mut reader = Reader::new(keys);
+        // Only the entry that follows was sent in part.
+        let mut skip = if select.column_i64(0) == after + 1 { sent } else { 0 };
+        while !reader.is_empty() {
+            let (key, mask) = read_row(&mut reader)?;
+            if skip > 0 {
+                skip -= 1;
+                continue;
+            }
+            rows.entry(clocks::pk(select.column_i64(1), key))
+                .and_modify(|known| known.union_with(&mask))
+                .or_insert(mask);
+        }
+        if rows.len() > UNSEEN_ROWS_MAX {
+            return Ok(None);
+        }
+    }
+    Ok(Some(rows))
+}

@@ -1,0 +1,103 @@
+//! A server as small as one can be: a replica that takes uploads and sends what is new.
+
+use super::{Device, NOW};
+use cloudsync_core::id::SiteId;
+use cloudsync_protocol::client::{Absorbed, Goal};
+use cloudsync_protocol::message::{Accepted, Request, Turn, Upload};
+use cloudsync_protocol::payload::Opened;
+use cloudsync_replica::{Extraction, Filter, Origin, Source, Zstd};
+
+pub(crate) const BOTH: Goal = Goal { push: true, pull: true };
+pub(crate) const PUSH: Goal = Goal { push: true, pull: false };
+pub(crate) const PULL: Goal = Goal { push: false, pull: true };
+
+/// The server's database, on which tests may write as well.
+pub(crate) struct Hub {
+    pub(crate) server: Device,
+    nonce: u64,
+}
+
+impl Hub {
+    pub(crate) fn new(schema: &str) -> Self {
+        Self::on(Device::new(200, schema))
+    }
+
+    /// With this one as its database.
+    pub(crate) fn on(mut server: Device) -> Self {
+        server.replica.give_ordinals().unwrap();
+        server.replica.fold().unwrap();
+        Self { server, nonce: 0 }
+    }
+
+    /// One turn; everything must fit it.
+    pub(crate) fn turn(&mut self, device: &mut Device, goal: Goal) -> Absorbed {
+        let bytes = device.replica.prepare(goal, false).unwrap();
+        let request = Request::decode(&bytes).unwrap();
+        let upload = request.upload.as_ref();
+        if let Some(upload) = upload {
+            self.take(request.site, upload);
+        }
+        let accepted = upload.map(|upload| Accepted {
+            round: upload.round,
+            committed: true,
+            repeated: false,
+            quarantined: 0,
+        });
+        let (payload, cursor) = self.give(&request);
+        self.nonce += 1;
+        let turn = Turn {
+            epoch: 1,
+            nonce: self.nonce,
+            now: NOW,
+            accepted,
+            drained: true,
+            cursor,
+            position: b"",
+            rows_total: 0,
+            verdicts: &[],
+            payload: &payload,
+        };
+        device.replica.absorb(&turn).unwrap()
+    }
+
+    /// Until nothing is left.
+    pub(crate) fn sync(&mut self, device: &mut Device) {
+        while self.turn(device, BOTH).more {}
+    }
+
+    fn take(&mut self, site: SiteId, upload: &Upload<'_>) {
+        assert!(upload.is_final);
+        let replica = &mut self.server.replica;
+        replica
+            .with_apply_settings(|replica| {
+                replica.transact(|replica| {
+                    replica.fold_here()?;
+                    if upload.payload.is_empty() {
+                        return Ok(());
+                    }
+                    let origin = Origin::Site(replica.meet_site(site)?);
+                    let opened = Opened::open(upload.payload, &Zstd)?;
+                    let source = Source { origin, time_max: None, base: upload.base };
+                    replica.apply_in_transaction(&[opened.payload()?], source).map(drop)
+                })
+            })
+            .unwrap();
+    }
+
+    fn give(&mut self, request: &Request<'_>) -> (Vec<u8>, u64) {
+        if !request.pull {
+            return (Vec::new(), request.cursor);
+        }
+        let given = self.server.replica.transact(|replica| {
+            replica.fold_here()?;
+            let (from, last) = (replica.position_after(request.cursor)?, replica.version()?);
+            let site = replica.meet_site(request.site)?;
+            let filter = Filter::ForSite { site, echo: request.echo };
+            let chunk =
+                replica.extract_in_transaction(&Extraction { from, last, filter, bytes_target: 1 << 24 })?;
+            assert!(chunk.next.is_none());
+            Ok((chunk.payload, last.max(1)))
+        });
+        given.unwrap()
+    }
+}
