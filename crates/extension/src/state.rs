@@ -1,6 +1,7 @@
 //! What a connection's functions share: nothing that SQLite would have to close.
 
 use crate::connection_string::{Address, Secret};
+use crate::functions::HostSession;
 use cloudsync_replica::{Environment, SystemEnvironment, UuidSource};
 use cloudsync_sqlite_ffi::Api;
 use std::cell::RefCell;
@@ -18,6 +19,8 @@ pub(crate) struct State {
     /// The report of this connection's last sync. One that moved nothing is kept only here, so that polling writes
     /// nothing to the disk.
     last_report: RefCell<Option<String>>,
+    /// The session of a host that brings its own network.
+    pub(crate) session: RefCell<Option<HostSession>>,
 }
 
 /// The key or token, and the server that it is meant for.
@@ -34,7 +37,13 @@ impl State {
             fill_random(api, buffer);
         }));
         let uuids = RefCell::new(UuidSource::new(Rc::clone(&environment)));
-        Self { environment, uuids, secret: RefCell::new(None), last_report: RefCell::new(None) }
+        Self {
+            environment,
+            uuids,
+            secret: RefCell::new(None),
+            last_report: RefCell::new(None),
+            session: RefCell::new(None),
+        }
     }
 
     /// The next UUID of this connection.

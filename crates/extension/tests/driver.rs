@@ -207,7 +207,7 @@ fn a_server_without_a_key_is_told_apart() {
 #[test]
 fn what_may_pass_is_tried_again_after_growing_pauses() {
     let db = device();
-    let retry = Retry { attempts_max: 3, pause_ms: 100, ..Retry::none() };
+    let retry = Retry { attempts_max: 3, pause_ms: 100, awaits_news: true, ..Retry::none() };
     let (round, outcome, paused_ms, requests) = drive(&db, retry, |number, request| match number {
         1 => Reply::Unreachable("away".into()),
         2 => Reply::Answered(vec![0xC5, 0x41, 1, 0, 1]),
@@ -240,7 +240,7 @@ fn what_may_pass_is_tried_again_after_growing_pauses() {
 #[test]
 fn the_total_time_ends_the_sync_and_the_next_one_goes_on() {
     let db = device();
-    let hurried = Retry { attempts_max: 1_000, pause_ms: 1_000, total_ms: 5_000 };
+    let hurried = Retry { attempts_max: 1_000, pause_ms: 1_000, total_ms: 5_000, ..Retry::none() };
     let (_, outcome, paused_ms, requests) = drive(&db, hurried, |_, _| Reply::Unreachable("away".into()));
     assert!(text(outcome).contains("cannot reach the server at localhost:8484: away"));
     assert!(paused_ms < 5_000 && requests > 2, "{paused_ms} {requests}");
@@ -323,4 +323,35 @@ fn the_host_can_interrupt_the_pauses() {
     let error = outcome.unwrap_err();
     assert!(matches!(error, Error::Net(NetError::Interrupted)), "{error}");
     assert_eq!(requests, 2);
+}
+
+/// In a library without the feature `net` as well.
+#[test]
+fn a_host_can_bring_its_own_network() {
+    let db = device();
+    let request = || -> Option<Vec<u8>> {
+        db.query_row("SELECT cloudsync_session_request()", [], |row| row.get(0)).unwrap()
+    };
+    let answer = |status: u16, body: &[u8]| -> rusqlite::Result<Option<i64>> {
+        db.query_row("SELECT cloudsync_session_answer(?1, ?2)", (status, body), |row| row.get(0))
+    };
+    assert_eq!(show(&db, "SELECT cloudsync_session_start()"), "NULL", "no server was named");
+    let first = request().unwrap();
+    assert!(answer(503, b"").unwrap().is_some());
+    let Reply::Answered(refusal) = refuse(Reason::NeedSchema, &Request::decode(&first).unwrap(), "unknown")
+    else {
+        panic!()
+    };
+    request().unwrap();
+    assert_eq!(answer(200, &refusal).unwrap(), Some(0));
+    let second = request().unwrap();
+    let second = Request::decode(&second).unwrap();
+    assert!(second.schema.is_some());
+    assert_eq!(second.upload.as_ref().unwrap().round, Request::decode(&first).unwrap().upload.unwrap().round);
+    let Reply::Answered(taken) = turn(&second, b"") else { panic!() };
+    assert_eq!(answer(200, &taken).unwrap(), None);
+    assert_eq!(request(), None);
+    assert_eq!(show(&db, "SELECT cloudsync_network_has_unsent_changes()"), "0");
+    let error = answer(200, &taken).unwrap_err().to_string();
+    assert!(error.contains("no request is on its way"), "{error}");
 }

@@ -46,10 +46,12 @@ pub struct Goal {
 /// How often and how long to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
-    /// Attempts after the first that did not reach the server, or, with a pull, after the first that brought nothing.
+    /// Attempts after the first that did not reach the server, or that brought nothing if news is awaited.
     pub attempts_max: u32,
     /// Longest pause before the first further attempt, in milliseconds; it doubles with each one that follows.
     pub pause_ms: u64,
+    /// Whether a pull that brings nothing is repeated while attempts are left.
+    pub awaits_news: bool,
     /// Milliseconds after the start of the session at which it gives up, pauses included.
     pub total_ms: u64,
 }
@@ -58,7 +60,7 @@ impl Retry {
     /// One attempt only.
     #[must_use]
     pub const fn none() -> Self {
-        Self { attempts_max: 0, pause_ms: 0, total_ms: u64::MAX }
+        Self { attempts_max: 0, pause_ms: 0, awaits_news: false, total_ms: u64::MAX }
     }
 }
 
@@ -237,7 +239,7 @@ impl Session {
             (self.attempts, self.refusals) = (0, 0);
             return self.prepare(false);
         }
-        let waits = self.goal.pull && self.totals.rows_received == 0;
+        let waits = self.retry.awaits_news && self.goal.pull && self.totals.rows_received == 0;
         if waits
             && let Some(pause_ms) = self.next_bound_ms()
             && pause_ms < self.left_ms()
@@ -298,7 +300,7 @@ mod tests {
     }
 
     fn retry(attempts_max: u32, pause_ms: u64) -> Retry {
-        Retry { attempts_max, pause_ms, total_ms: u64::MAX }
+        Retry { attempts_max, pause_ms, ..Retry::none() }
     }
 
     #[test]
@@ -391,11 +393,17 @@ mod tests {
 
     #[test]
     fn a_pull_that_brings_nothing_is_repeated_while_attempts_are_left() {
-        let mut session = Session::new(BOTH, retry(1, 50));
+        let mut session = Session::new(BOTH, Retry { awaits_news: true, ..retry(1, 50) });
         let nothing = Event::Absorbed(Absorbed::default());
         // The caller's own wish to wait is no failure: chance does not shorten it.
         assert_eq!(session.step(nothing, at(0, 0)), Action::Pause { pause_ms: 50 });
         assert_eq!(session.step(nothing, at(0, 0)), Action::Done(Totals::default()));
+        let mut session = Session::new(BOTH, retry(1, 50));
+        assert_eq!(
+            session.step(nothing, at(0, 0)),
+            Action::Done(Totals::default()),
+            "unless no news is awaited"
+        );
     }
 
     /// After a storm of 503 a thousand devices that were sent away at the same moment return apart: in no tenth of a

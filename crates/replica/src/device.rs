@@ -27,7 +27,7 @@ const INBOX_CHUNKS_MAX: i64 = 1 << 16;
 
 /// What the last request said, for the comparison with the file when its answer comes.
 #[derive(Debug, Clone)]
-pub(crate) struct Sent {
+pub struct Sent {
     epoch: u64,
     pub(crate) nonce: u64,
     cursor: u64,
@@ -35,6 +35,8 @@ pub(crate) struct Sent {
     fingerprint: u64,
     /// The round as it was sent, and where it goes on after this chunk; `None` at its end.
     pub(crate) round: Option<(Round, Option<Position>, u64)>,
+    /// Bytes of the payload that was sent.
+    pub(crate) upload_bytes: u64,
     goal: Goal,
     pub(crate) sent_at_ms: u64,
     /// How far the local clock was thought to be off, in milliseconds.
@@ -105,6 +107,7 @@ impl Replica {
             cursor,
             position,
             fingerprint,
+            upload_bytes: upload.as_ref().map_or(0, |chunk| chunk.upload().payload.len() as u64),
             round: upload.map(|chunk| (chunk.round, chunk.next, chunk.rows)),
             goal,
             sent_at_ms: self.now_ms(),
@@ -113,6 +116,16 @@ impl Replica {
             offered,
         });
         Ok(bytes)
+    }
+
+    /// Hands over what the last request said, for a host that closes the replica before the answer comes.
+    pub fn take_sent(&mut self) -> Option<Sent> {
+        self.sent.take()
+    }
+
+    /// Takes back what [`Replica::take_sent`] gave. It need not be true any more: answers are compared with the file.
+    pub fn put_sent(&mut self, sent: Sent) {
+        self.sent = Some(sent);
     }
 
     /// True while there are changes that the server has not acknowledged.
@@ -167,6 +180,7 @@ impl Replica {
             storage::set_u64(&self.db, "sent_version", changes::last_version(&self.db)?)?;
         }
         absorbed.more = more || sent.goal.push && unsent;
+        self.note_progress(sent, turn, &absorbed)?;
         Ok(absorbed)
     }
 

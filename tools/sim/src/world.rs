@@ -245,7 +245,12 @@ impl World {
             Goal { push: true, pull: false },
             Goal { push: false, pull: true },
         ]);
-        let retry = Retry { attempts_max: self.dice.below(3) as u32, pause_ms: 200, ..Retry::none() };
+        let retry = Retry {
+            attempts_max: self.dice.below(3) as u32,
+            pause_ms: 200,
+            awaits_news: true,
+            ..Retry::none()
+        };
         let name = self.devices[device].name.clone();
         let starting = &mut self.devices[device].processes[process];
         if !starting.is_idle() {

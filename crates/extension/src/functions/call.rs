@@ -43,6 +43,11 @@ impl<'c> Call<'c> {
         self.args.get(index)
     }
 
+    /// True when the argument is NULL or was not given.
+    pub(crate) fn is_null(&self, index: usize) -> bool {
+        matches!(self.args.get(index), Value::Null)
+    }
+
     /// The argument, not NULL.
     pub(crate) fn value(&self, index: usize, wanted: &str) -> Result<Value<'c>> {
         match self.args.get(index) {

@@ -1,7 +1,7 @@
 //! The SQL functions: one table of them, and how they are registered and called.
 //!
 //! [`FUNCTIONS`] is the only list. The implementations stand by group: `configuration`, `information`, `payloads`,
-//! `network`; `changes` and `chunks` are read as tables.
+//! `network`, `session`; `changes` and `chunks` are read as tables.
 
 mod call;
 mod changes;
@@ -10,9 +10,11 @@ mod configuration;
 mod information;
 mod network;
 mod payloads;
+mod session;
 mod table;
 
 pub use call::Call;
+pub(crate) use session::HostSession;
 pub use table::FUNCTIONS;
 
 use crate::error::{Error, Result};

@@ -53,7 +53,11 @@ pub(super) fn sync_changes(call: &Call<'_>) -> Result<Output> {
         (false, false) => 0,
     };
     let attempts_max = u32::try_from(attempts).unwrap_or(u32::MAX);
-    count(run(call, BOTH, Retry { attempts_max, pause_ms, ..Retry::none() })?.totals.rows_received)
+    count(
+        run(call, BOTH, Retry { attempts_max, pause_ms, awaits_news: true, ..Retry::none() })?
+            .totals
+            .rows_received,
+    )
 }
 
 pub(super) fn send_changes(call: &Call<'_>) -> Result<Output> {
@@ -71,15 +75,56 @@ fn count(rows: u64) -> Result<Output> {
 pub(super) fn status(call: &Call<'_>) -> Result<Output> {
     let replica = call.replica()?;
     let server = replica.server()?;
-    let report = match call.state().last_report() {
-        Some(report) => Some(report),
-        None => replica.last_round()?,
+    let read = |text: Option<String>| {
+        text.and_then(|text| serde_json::from_str::<Json>(&text).ok()).filter(Json::is_object)
     };
-    let report = report.and_then(|text| serde_json::from_str::<Json>(&text).ok());
+    let (own, stored) = (read(call.state().last_report()), read(replica.last_round()?));
+    // This connection's syncs that moved nothing are known to it alone; those of others are in the file.
+    let finished = |report: &Json| report["finished_at"].as_str().unwrap_or_default().to_owned();
+    let report = own.into_iter().chain(stored).max_by_key(finished);
     let never = || json!({ "server": server, "finished_at": null, "error": null, "note": "no sync yet" });
-    let mut report = report.filter(Json::is_object).unwrap_or_else(never);
+    let mut report = report.unwrap_or_else(never);
+    report["waiting"] = waiting(call, &replica, report["finished_at"].as_str())?;
+    report["progress"] = progress(call.connection(), &replica)?;
     report["warnings"] = json!(information::warnings(server.as_deref()));
     Ok(Output::from(report.to_string()))
+}
+
+/// What a sync of any connection waits for between two attempts; null if none does. `finished` is when the last sync
+/// ended of which this connection knows.
+fn waiting(call: &Call<'_>, replica: &Replica, finished: Option<&str>) -> Result<Json> {
+    let Some(text) = replica.waiting()? else { return Ok(Json::Null) };
+    let noted: Json = serde_json::from_str(&text).unwrap_or_default();
+    let time_ms = |name: &str| noted[name].as_u64().unwrap_or(0);
+    let time = |name: &str| utc(call.connection(), time_ms(name));
+    // An interrupted connection can write no more, nor can a process that was killed: what they left is over.
+    let over_ms = time_ms("next_try_at_ms").saturating_add(replica.setting_number("network_request_ms")?);
+    let over = call.state().environment.now_ms() > over_ms;
+    if over
+        || finished
+            .is_some_and(|finished| time("failed_at_ms").is_some_and(|failed| failed.as_str() < finished))
+    {
+        return Ok(Json::Null);
+    }
+    Ok(json!({
+        "attempts": noted["attempts"],
+        "error": noted["error"],
+        "failed_at": time("failed_at_ms"),
+        "next_try_at": time("next_try_at_ms"),
+    }))
+}
+
+/// How far a transfer of several requests has come; null if there is none.
+fn progress(connection: Connection, replica: &Replica) -> Result<Json> {
+    let Some(progress) = replica.progress()? else { return Ok(Json::Null) };
+    Ok(json!({
+        "sent": progress.rows_sent,
+        "bytes_sent": progress.bytes_sent,
+        "received": progress.rows_received,
+        "bytes_received": progress.bytes_received,
+        "total": (progress.rows_total > 0).then_some(progress.rows_total),
+        "at": utc(connection, progress.at_ms),
+    }))
 }
 
 pub(super) fn has_unsent_changes(call: &Call<'_>) -> Result<Output> {
@@ -101,7 +146,7 @@ pub(super) fn cleanup(call: &Call<'_>) -> Result<Output> {
 }
 
 /// The server that the file remembers.
-fn known_address(replica: &Replica) -> Result<Option<Address>> {
+pub(super) fn known_address(replica: &Replica) -> Result<Option<Address>> {
     match replica.server()? {
         Some(text) => Ok(Some(ConnectionString::parse(&text)?.address)),
         None => Ok(None),
@@ -123,11 +168,33 @@ fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
     let started_ms = environment.now_ms();
     let last_conflict = replica.last_conflict()?;
     let (round, outcome) = sync(&mut replica, transport.as_mut(), environment.as_ref(), goal, retry);
-    let times = (started_ms, environment.now_ms());
-    let mut report = report(call.connection(), &address, times, &round, &outcome);
-    report["conflicts"] = replica.conflicts_after(last_conflict).ok().into();
-    record(call, &mut replica, &report, outcome.is_ok() && is_idle(&round));
+    let begun = Begun { server: Some(address.to_string()), started_ms, last_conflict };
+    conclude(call, &mut replica, &begun, &round, outcome.as_ref().copied());
     outcome.map(|()| round)
+}
+
+/// What a report needs to know of a sync's beginning.
+pub(super) struct Begun {
+    /// The server as a connection string, if one is known.
+    pub(super) server: Option<String>,
+    /// Milliseconds since 1970.
+    pub(super) started_ms: u64,
+    /// The last conflict before it.
+    pub(super) last_conflict: i64,
+}
+
+/// Leaves a report of a sync that ended.
+pub(super) fn conclude(
+    call: &Call<'_>,
+    replica: &mut Replica,
+    begun: &Begun,
+    round: &Round,
+    outcome: Result<(), &Error>,
+) {
+    let times = (begun.started_ms, call.state().environment.now_ms());
+    let mut report = report(call.connection(), begun.server.as_deref(), times, round, outcome);
+    report["conflicts"] = replica.conflicts_after(begun.last_conflict).ok().into();
+    record(call, replica, &report, outcome.is_ok() && is_idle(round));
 }
 
 /// True when a sync moved nothing.
@@ -140,6 +207,11 @@ fn record(call: &Call<'_>, replica: &mut Replica, report: &Json, idle: bool) {
     call.state().keep_report(report.to_string());
     let stored =
         replica.last_round().ok().flatten().and_then(|text| serde_json::from_str::<Json>(&text).ok());
+    // A sync that never paused has left nothing of the kind.
+    let waited = matches!(replica.waiting(), Ok(Some(_)));
+    if waited && let Err(error) = replica.note_waiting(None) {
+        call.connection().log(bindings::SQLITE_WARNING, &format!("cloudsync: {error}"));
+    }
     if idle && stored.is_some_and(|stored| stored["error"].is_null()) {
         return;
     }
@@ -151,24 +223,25 @@ fn record(call: &Call<'_>, replica: &mut Replica, report: &Json, idle: bool) {
 
 fn report(
     connection: Connection,
-    address: &Address,
+    server: Option<&str>,
     (started_ms, finished_ms): (u64, u64),
     round: &Round,
-    outcome: &Result<()>,
+    outcome: Result<(), &Error>,
 ) -> Json {
     let totals = round.totals;
     json!({
-        "server": address.to_string(),
+        "server": server,
         "started_at": utc(connection, started_ms),
         "finished_at": utc(connection, finished_ms),
         "elapsed_ms": finished_ms.saturating_sub(started_ms),
+        "attempts": round.attempts,
         "turns": totals.turns,
         "sent": totals.rows_sent,
         "received": totals.rows_received,
         "rejected": totals.rows_rejected,
         "bytes_sent": round.bytes_sent,
         "bytes_received": round.bytes_received,
-        "error": outcome.as_ref().err().map(ToString::to_string),
+        "error": outcome.err().map(ToString::to_string),
     })
 }
 

@@ -6,7 +6,7 @@ use crate::functions::Availability::{Later, Now, Table};
 use crate::functions::Group::{Configuration, Information, Network, Payloads};
 use crate::functions::Reach::{Direct, Everywhere, Pure, Trusted};
 use crate::functions::{
-    Function, Registration, changes, chunks, configuration, information, network, payloads,
+    Function, Registration, changes, chunks, configuration, information, network, payloads, session,
 };
 
 /// All functions, in the order of the documentation.
@@ -347,7 +347,7 @@ pub const FUNCTIONS: &[Function] = &[
         optional: &[],
         group: Network,
         gives: "JSON",
-        doc: "Gives the report of the last sync, also of one that failed: server, times, turns, rows and bytes each way, error.",
+        doc: "Gives the report of the last sync, also of one that failed: server, times, attempts, turns, rows and bytes each way, error. `waiting` says what a sync that pauses just now failed of, when, and when its next attempt comes; `progress` how far a long transfer is, in rows and bytes, with the total if the server told it. Any connection can read both while another one syncs.",
         example: "SELECT cloudsync_network_status();",
         reach: Trusted,
         availability: Now(network::status),
@@ -395,6 +395,50 @@ pub const FUNCTIONS: &[Function] = &[
         example: "SELECT cloudsync_network_logout();",
         reach: Direct,
         availability: Later,
+    },
+    Function {
+        name: "cloudsync_session_start",
+        required: &[],
+        optional: &["push", "pull"],
+        group: Network,
+        gives: "the URL for the requests, or NULL if no server is known",
+        doc: "Begins a sync over a network that the host brings; in both directions unless an argument is 0. Works also in a library built without network.",
+        example: "SELECT cloudsync_session_start();",
+        reach: Direct,
+        availability: Now(session::start),
+    },
+    Function {
+        name: "cloudsync_session_request",
+        required: &[],
+        optional: &[],
+        group: Network,
+        gives: "the next request as BLOB; NULL when the sync is complete",
+        doc: "Makes the next request of the session, for a POST with the content type `application/vnd.cloudsync` and the header `Authorization: Bearer <key>`.",
+        example: "SELECT cloudsync_session_request();",
+        reach: Direct,
+        availability: Now(session::request),
+    },
+    Function {
+        name: "cloudsync_session_answer",
+        required: &["status", "body"],
+        optional: &["retry_after"],
+        group: Network,
+        gives: "milliseconds to wait before the next request; NULL when the sync is complete",
+        doc: "Hands over what came for the request: HTTP status, body, and the header Retry-After if there was one. An error ends the session; it says what `cloudsync_network_sync` would.",
+        example: "SELECT cloudsync_session_answer(200, :body);",
+        reach: Direct,
+        availability: Now(session::answer),
+    },
+    Function {
+        name: "cloudsync_session_unreachable",
+        required: &[],
+        optional: &[],
+        group: Network,
+        gives: "milliseconds to wait before the next request",
+        doc: "Says that no answer came for the request. After ten further attempts in a row it is an error, which ends the session.",
+        example: "SELECT cloudsync_session_unreachable();",
+        reach: Direct,
+        availability: Now(session::unreachable),
     },
     Function {
         name: "cloudsync_network_cleanup",

@@ -2,8 +2,7 @@
 
 use crate::connection_string::{Address, Secret};
 use crate::net::reply::is_passing;
-use crate::net::retry_after::retry_after_ms;
-use crate::net::{NetError, Patience, Reply, Status, Transport, proxy};
+use crate::net::{NetError, Patience, Reply, Status, Transport, proxy, retry_after_ms};
 use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::MEDIA_TYPE;
 use std::io::ErrorKind;

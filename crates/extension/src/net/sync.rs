@@ -7,6 +7,7 @@ use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session, To
 use cloudsync_protocol::message::{Answer, Refusal};
 use cloudsync_replica::{Environment, Replica};
 use cloudsync_sqlite_ffi::Connection;
+use serde_json::json;
 
 /// Longest single wait, in milliseconds, after which the host's wish to interrupt is looked for.
 const PAUSE_SLICE_MS: u64 = 50;
@@ -20,6 +21,8 @@ pub struct Round {
     pub bytes_sent: u64,
     /// Bytes of all answers, without HTTP's own.
     pub bytes_received: u64,
+    /// Requests that were made, answered or not.
+    pub attempts: u64,
 }
 
 /// Syncs once: sends and receives as `goal` says, until nothing is left or it fails. Blocks; no write lock is held
@@ -94,6 +97,7 @@ impl Driver<'_> {
         let connection = self.replica.connection();
         let is_interrupted = || is_interrupted(connection);
         let patience = Patience { left_ms: self.session.left_ms(), is_interrupted: &is_interrupted };
+        self.round.attempts += 1;
         let reply = self.transport.exchange(&self.request, patience);
         if !matches!(reply, Reply::Unreachable(_)) {
             self.round.bytes_sent += self.request.len() as u64;
@@ -105,6 +109,7 @@ impl Driver<'_> {
         match reply.judge(address.server(), address.database())? {
             Judged::Turn(answer) => {
                 self.answer = answer;
+                self.failure = None;
                 Ok(Event::Answered)
             }
             Judged::Refusal(refusal) => {
@@ -135,6 +140,7 @@ impl Driver<'_> {
     }
 
     fn pause(&mut self, pause_ms: u64) -> Result<Event> {
+        self.note_waiting(pause_ms);
         let mut left_ms = pause_ms;
         while left_ms > 0 {
             let slice_ms = left_ms.min(PAUSE_SLICE_MS);
@@ -143,6 +149,20 @@ impl Driver<'_> {
             self.check_interrupt()?;
         }
         Ok(Event::Resumed)
+    }
+
+    /// Lets other connections see what failed and when the next attempt comes. A file that cannot be written just then
+    /// is no reason to give up.
+    fn note_waiting(&mut self, pause_ms: u64) {
+        let Some(failure) = &self.failure else { return };
+        let now_ms = self.environment.now_ms();
+        let waiting = json!({
+            "attempts": self.round.attempts,
+            "error": failure.to_string(),
+            "failed_at_ms": now_ms,
+            "next_try_at_ms": now_ms.saturating_add(pause_ms),
+        });
+        let _ = self.replica.note_waiting(Some(&waiting.to_string()));
     }
 
     fn check_interrupt(&self) -> Result<()> {

@@ -7,15 +7,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody, PathRejection};
-use axum::extract::{ConnectInfo, Extension, FromRequest as _, Path, Request, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{ConnectInfo, Extension, Path, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::{MEDIA_TYPE, Request as TurnRequest};
+use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::HttpError;
@@ -30,7 +30,7 @@ use crate::store::StoreError;
 const BODIES_BYTES_MAX: usize = 8 * MESSAGE_BYTES_MAX;
 /// How long a request waits for room for its body.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
-/// How long a body may take to arrive. It holds room that others wait for.
+/// How long a body may take to arrive. What has arrived of it holds room that others wait for.
 const BODY_WAIT: Duration = Duration::from_secs(600);
 /// Bodies are counted in units of this many bytes, because a semaphore counts to 2^32 at one go.
 const ROOM_UNIT_BYTES: usize = 1024;
@@ -51,11 +51,9 @@ pub(super) async fn sync(
     let name = path.map(|Path(name)| name).unwrap_or_default();
     let caller = Caller { key: bearer_key(request.headers()).ok_or(HttpError::RefusedKey)?, name };
     let (caller, _) = admit(&server, caller).await?;
-    let room = check_head(request.headers())?;
-    let room = take_room(&server.bodies, room).await?;
-    let body = tokio::time::timeout(BODY_WAIT, Bytes::from_request(request, &()));
-    let body =
-        body.await.map_err(|_| HttpError::BadRequest(too_slow()))?.map_err(|error| body_error(&error))?;
+    check_head(request.headers())?;
+    let body = tokio::time::timeout(BODY_WAIT, read_body(&server.bodies, request));
+    let (body, room) = body.await.map_err(|_| HttpError::BadRequest(too_slow()))??;
     let bytes = body.len();
     // The caller is silent while the turn is taken, and must not be taken for gone.
     let _busy = activity.busy();
@@ -104,32 +102,54 @@ pub(super) fn bearer_key(headers: &HeaderMap) -> Option<Key> {
     if scheme.eq_ignore_ascii_case("bearer") { Key::parse(key.trim()) } else { None }
 }
 
-/// Checks what the headers say of the body, and gives the bytes that it may take.
-fn check_head(headers: &HeaderMap) -> Result<usize, HttpError> {
+/// Checks what the headers say of the body.
+fn check_head(headers: &HeaderMap) -> Result<(), HttpError> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(MEDIA_TYPE) {
         return Err(HttpError::MediaType);
     }
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match length.map(usize::try_from) {
-        None => Ok(MESSAGE_BYTES_MAX),
-        Some(Ok(length)) if length <= MESSAGE_BYTES_MAX => Ok(length),
-        Some(_) => Err(HttpError::TooLarge),
+    if length.is_some_and(|length| length > MESSAGE_BYTES_MAX as u64) {
+        return Err(HttpError::TooLarge);
     }
+    Ok(())
 }
 
-async fn take_room(bodies: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, HttpError> {
-    let units = bytes.div_ceil(ROOM_UNIT_BYTES) as u32;
+/// Reads the body and takes room for it as it arrives: a caller who announces much and sends little must not keep others
+/// out.
+async fn read_body(
+    bodies: &Arc<Semaphore>,
+    request: Request,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), HttpError> {
+    let mut parts = request.into_body().into_data_stream();
+    let (mut body, mut room): (Vec<u8>, Option<OwnedSemaphorePermit>) = (Vec::new(), None);
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|_| {
+            HttpError::BadRequest("the body did not arrive whole: send the request again".into())
+        })?;
+        let bytes = body.len() + part.len();
+        if bytes > MESSAGE_BYTES_MAX {
+            return Err(HttpError::TooLarge);
+        }
+        let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = bytes.div_ceil(ROOM_UNIT_BYTES).saturating_sub(held);
+        if missing > 0 {
+            let more = take_room(bodies, missing).await?;
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
+            }
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok((body, room))
+}
+
+async fn take_room(bodies: &Arc<Semaphore>, units: usize) -> Result<OwnedSemaphorePermit, HttpError> {
+    let units = u32::try_from(units).map_err(|_| HttpError::TooLarge)?;
     match tokio::time::timeout(ROOM_WAIT, Arc::clone(bodies).acquire_many_owned(units)).await {
         Ok(Ok(permit)) => Ok(permit),
         Ok(Err(_)) | Err(_) => Err(HttpError::Busy),
-    }
-}
-
-fn body_error(error: &BytesRejection) -> HttpError {
-    match error {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => HttpError::TooLarge,
-        _ => HttpError::BadRequest("the body did not arrive whole: send the request again".into()),
     }
 }
 
@@ -155,9 +175,9 @@ pub(super) fn store_error(db: &DatabaseName, error: &StoreError) -> HttpError {
 struct Turn {
     server: Arc<Server>,
     caller: Caller,
-    body: Bytes,
+    body: Vec<u8>,
     /// Given back with the body: the turn goes on when its caller has gone away.
-    _room: OwnedSemaphorePermit,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// A turn that a store answered.
