@@ -13,7 +13,7 @@ AVAILABLE = """
     network_reset_sync_version network_cleanup
 """.split()
 
-LATER = "network_auto network_logout".split()
+LATER = ["network_logout"]
 
 ODD = [
     ("NULL",),

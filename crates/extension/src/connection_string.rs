@@ -150,6 +150,12 @@ impl Address {
         format!("{}/v1/databases/{}/sync", self.origin(), self.database)
     }
 
+    /// The URL at which the server tells what is new.
+    #[must_use]
+    pub fn events_url(&self) -> String {
+        format!("{}/v1/databases/{}/events", self.origin(), self.database)
+    }
+
     /// True when the host is this machine: `localhost`, 127.0.0.0/8 or `::1`.
     #[must_use]
     pub fn is_loopback(&self) -> bool {

@@ -21,6 +21,9 @@ pub(crate) struct State {
     last_report: RefCell<Option<String>>,
     /// The session of a host that brings its own network.
     pub(crate) session: RefCell<Option<HostSession>>,
+    /// The wish that the file be synced by itself; given up when the connection closes.
+    #[cfg(feature = "net")]
+    pub(crate) auto: RefCell<Option<crate::auto::Handle>>,
 }
 
 /// The key or token, and the server that it is meant for.
@@ -43,6 +46,8 @@ impl State {
             secret: RefCell::new(None),
             last_report: RefCell::new(None),
             session: RefCell::new(None),
+            #[cfg(feature = "net")]
+            auto: RefCell::new(None),
         }
     }
 
@@ -84,7 +89,7 @@ impl State {
 
 /// SQLite's generator, stirred with process and time: after a `fork` both processes hold the same generator, and
 /// would name two devices alike.
-fn fill_random(api: Api, buffer: &mut [u8]) {
+pub(crate) fn fill_random(api: Api, buffer: &mut [u8]) {
     api.randomness(buffer);
     for (number, block) in buffer.chunks_mut(8).enumerate() {
         let mut hasher = DefaultHasher::new();

@@ -62,6 +62,7 @@ pub const SQLITE_IOERR: c_int = 10;
 pub const SQLITE_CORRUPT: c_int = 11;
 pub const SQLITE_NOTFOUND: c_int = 12;
 pub const SQLITE_FULL: c_int = 13;
+pub const SQLITE_CANTOPEN: c_int = 14;
 pub const SQLITE_SCHEMA: c_int = 17;
 pub const SQLITE_TOOBIG: c_int = 18;
 pub const SQLITE_CONSTRAINT: c_int = 19;
@@ -94,6 +95,10 @@ pub const SQLITE_UTF8: c_int = 1;
 pub const SQLITE_DETERMINISTIC: c_int = 0x0000_0800;
 pub const SQLITE_DIRECTONLY: c_int = 0x0008_0000;
 pub const SQLITE_INNOCUOUS: c_int = 0x0020_0000;
+
+pub const SQLITE_OPEN_READWRITE: c_int = 2;
+pub const SQLITE_OPEN_NOMUTEX: c_int = 0x0000_8000;
+pub const SQLITE_OPEN_PRIVATECACHE: c_int = 0x0004_0000;
 
 pub const SQLITE_PREPARE_PERSISTENT: c_uint = 1;
 pub const SQLITE_DBCONFIG_ENABLE_FKEY: c_int = 1002;
@@ -273,7 +278,7 @@ api_routines! {
     mutex_free,
     mutex_leave,
     mutex_try,
-    open_v2,
+    open_v2: unsafe extern "C" fn(*const c_char, *mut *mut sqlite3, c_int, *const c_char) -> c_int,
     release_memory,
     result_error_nomem,
     result_error_toobig: unsafe extern "C" fn(*mut sqlite3_context),
@@ -318,7 +323,7 @@ api_routines! {
     vtab_config: unsafe extern "C" fn(*mut sqlite3, c_int, ...) -> c_int,
     vtab_on_conflict,
     // Version 3.7.16 and later
-    close_v2,
+    close_v2: unsafe extern "C" fn(*mut sqlite3) -> c_int,
     db_filename: unsafe extern "C" fn(*mut sqlite3, *const c_char) -> *const c_char,
     db_readonly: unsafe extern "C" fn(*mut sqlite3, *const c_char) -> c_int,
     db_release_memory,
@@ -448,12 +453,19 @@ mod tests {
         assert_eq!(size_of::<Sqlite3ApiRoutines>(), Sqlite3ApiRoutines::ENTRIES * size_of::<usize>());
         assert_eq!(table.first_missing(), None);
         assert_eq!(table.aggregate_context, ffi::sqlite3_aggregate_context as *const c_void);
+        unsafe extern "C" {
+            // Not among the declarations of the other crate.
+            fn sqlite3_close_v2(db: *mut sqlite3) -> c_int;
+        }
+        let close_v2 = table.close_v2.map_or(std::ptr::null(), |function| function as *const c_void);
+        assert_eq!(close_v2, sqlite3_close_v2 as *const c_void);
         assert_entries! { table,
             bind_double = sqlite3_bind_double,
             bind_int64 = sqlite3_bind_int64,
             bind_null = sqlite3_bind_null,
             bind_parameter_count = sqlite3_bind_parameter_count,
             changes = sqlite3_changes,
+            open_v2 = sqlite3_open_v2,
             column_blob = sqlite3_column_blob,
             column_bytes = sqlite3_column_bytes,
             column_count = sqlite3_column_count,

@@ -60,6 +60,7 @@ mod connection;
 mod entry;
 mod error;
 mod function;
+mod open;
 mod state;
 mod statement;
 mod trampoline;

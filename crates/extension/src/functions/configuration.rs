@@ -1,7 +1,7 @@
 //! Which tables sync, and how.
 
 use crate::error::Result;
-use crate::functions::Call;
+use crate::functions::{Call, auto};
 use cloudsync_replica::TEXT_SETTINGS;
 use cloudsync_sqlite_ffi::Output;
 
@@ -79,5 +79,6 @@ pub(super) fn get(call: &Call<'_>) -> Result<Output> {
 
 pub(super) fn terminate(call: &Call<'_>) -> Result<Output> {
     call.state().forget_secret();
+    auto::release(call);
     Ok(Output::Null)
 }

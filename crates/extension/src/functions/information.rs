@@ -2,7 +2,7 @@
 
 use crate::connection_string::ConnectionString;
 use crate::error::Result;
-use crate::functions::Call;
+use crate::functions::{Call, auto};
 use cloudsync_sqlite_ffi::Output;
 use serde_json::{Value as Json, json};
 
@@ -28,6 +28,7 @@ pub(super) fn status(call: &Call<'_>) -> Result<Output> {
     let mut status = replica.status()?;
     if let Json::Object(fields) = &mut status {
         fields.insert("library_version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+        fields.insert("auto".to_owned(), auto::describe(call, &replica)?);
         fields.insert("warnings".to_owned(), json!(warnings(replica.server()?.as_deref())));
     }
     Ok(Output::from(status.to_string()))

@@ -1,8 +1,10 @@
 //! The SQL functions: one table of them, and how they are registered and called.
 //!
 //! [`FUNCTIONS`] is the only list. The implementations stand by group: `configuration`, `information`, `payloads`,
-//! `network`, `session`; `changes` and `chunks` are read as tables.
+//! `network`, `auto`, `session`; `changes` and `chunks` are read as tables.
 
+#[cfg_attr(not(feature = "net"), path = "auto_absent.rs")]
+mod auto;
 mod call;
 mod changes;
 mod chunks;
@@ -14,6 +16,8 @@ mod session;
 mod table;
 
 pub use call::Call;
+#[cfg(feature = "net")]
+pub(crate) use network::{report, timeouts, utc};
 pub(crate) use session::HostSession;
 pub use table::FUNCTIONS;
 

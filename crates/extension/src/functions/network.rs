@@ -2,7 +2,7 @@
 
 use crate::connection_string::{Address, ConnectionString, Secret};
 use crate::error::{Error, Result};
-use crate::functions::{Call, information};
+use crate::functions::{Call, auto, information};
 use crate::net::{Round, Transport, sync};
 use cloudsync_protocol::client::{Goal, Retry};
 use cloudsync_replica::Replica;
@@ -21,12 +21,15 @@ const PULL: Goal = Goal { push: false, pull: true };
 pub(super) fn init(call: &Call<'_>) -> Result<Output> {
     let text = call.text(0, "a connection string as text: 'cloudsync://HOST/DATABASE'")?;
     let ConnectionString { address, apikey } = ConnectionString::parse(text)?;
-    call.replica()?.set_server(&address.to_string())?;
+    let mut replica = call.replica()?;
+    replica.set_server(&address.to_string())?;
     if let Some(apikey) = apikey {
         call.state().keep_secret(apikey, Some(&address));
     }
     // A key that came before the server is this server's from now on.
-    let _ = call.state().secret_for(&address);
+    if call.state().secret_for(&address).is_some() {
+        auto::resume(call, &replica)?;
+    }
     Ok(Output::Null)
 }
 
@@ -40,8 +43,10 @@ pub(super) fn set_token(call: &Call<'_>) -> Result<Output> {
 
 fn keep_secret(call: &Call<'_>, wanted: &str) -> Result<Output> {
     let secret = Secret::new(call.text(0, wanted)?)?;
-    let address = known_address(&call.replica()?)?;
+    let replica = call.replica()?;
+    let address = known_address(&replica)?;
     call.state().keep_secret(secret, address.as_ref());
+    auto::resume(call, &replica)?;
     Ok(Output::Null)
 }
 
@@ -81,10 +86,12 @@ pub(super) fn status(call: &Call<'_>) -> Result<Output> {
     let (own, stored) = (read(call.state().last_report()), read(replica.last_round()?));
     // This connection's syncs that moved nothing are known to it alone; those of others are in the file.
     let finished = |report: &Json| report["finished_at"].as_str().unwrap_or_default().to_owned();
-    let report = own.into_iter().chain(stored).max_by_key(finished);
+    let automatic = read(auto::last_report(call));
+    let report = own.into_iter().chain(automatic).chain(stored).max_by_key(finished);
     let never = || json!({ "server": server, "finished_at": null, "error": null, "note": "no sync yet" });
     let mut report = report.unwrap_or_else(never);
     report["waiting"] = waiting(call, &replica, report["finished_at"].as_str())?;
+    report["auto"] = auto::describe(call, &replica)?;
     report["progress"] = progress(call.connection(), &replica)?;
     report["warnings"] = json!(information::warnings(server.as_deref()));
     Ok(Output::from(report.to_string()))
@@ -139,6 +146,7 @@ pub(super) fn reset_sync_version(call: &Call<'_>) -> Result<Output> {
 pub(super) fn cleanup(call: &Call<'_>) -> Result<Output> {
     let mut replica = call.replica()?;
     if replica.exists()? {
+        auto::forget(call, &mut replica)?;
         replica.forget_server()?;
     }
     call.state().forget_secret();
@@ -221,7 +229,7 @@ fn record(call: &Call<'_>, replica: &mut Replica, report: &Json, idle: bool) {
     }
 }
 
-fn report(
+pub(crate) fn report(
     connection: Connection,
     server: Option<&str>,
     (started_ms, finished_ms): (u64, u64),
@@ -246,7 +254,7 @@ fn report(
 }
 
 /// The time as ISO 8601 text in UTC; `None` beyond the years that SQLite knows.
-fn utc(connection: Connection, time_ms: u64) -> Option<String> {
+pub(crate) fn utc(connection: Connection, time_ms: u64) -> Option<String> {
     let time = Value::Integer(i64::try_from(time_ms).ok()?);
     // language=SQLite
     let sql = "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 1000.0, 'unixepoch')";
@@ -255,14 +263,19 @@ fn utc(connection: Connection, time_ms: u64) -> Option<String> {
 
 #[cfg(feature = "net")]
 fn connect(call: &Call<'_>, replica: &Replica, address: Address) -> Result<Box<dyn Transport>> {
+    let (secret, authority) = (call.state().secret_for(&address), replica.setting("network_ca")?);
+    Ok(Box::new(crate::net::Http::new(address, secret, timeouts(replica)?, authority.as_deref())?))
+}
+
+/// The limits of requests, as the file sets them.
+#[cfg(feature = "net")]
+pub(crate) fn timeouts(replica: &Replica) -> Result<crate::net::Timeouts> {
     let limit = |name| Ok::<_, Error>(std::time::Duration::from_millis(replica.setting_number(name)?));
-    let timeouts = crate::net::Timeouts {
+    Ok(crate::net::Timeouts {
         connect: limit("network_connect_ms")?,
         answer: limit("network_answer_ms")?,
         whole: limit("network_request_ms")?,
-    };
-    let (secret, authority) = (call.state().secret_for(&address), replica.setting("network_ca")?);
-    Ok(Box::new(crate::net::Http::new(address, secret, timeouts, authority.as_deref())?))
+    })
 }
 
 #[cfg(not(feature = "net"))]

@@ -6,7 +6,7 @@ use crate::functions::Availability::{Later, Now, Table};
 use crate::functions::Group::{Configuration, Information, Network, Payloads};
 use crate::functions::Reach::{Direct, Everywhere, Pure, Trusted};
 use crate::functions::{
-    Function, Registration, changes, chunks, configuration, information, network, payloads, session,
+    Function, Registration, auto, changes, chunks, configuration, information, network, payloads, session,
 };
 
 /// All functions, in the order of the documentation.
@@ -358,10 +358,10 @@ pub const FUNCTIONS: &[Function] = &[
         optional: &[],
         group: Network,
         gives: "NULL",
-        doc: "Will sync in the background at an interval; 0 stops it.",
+        doc: "Syncs in the background, and goes on after a restart as soon as a key is set; 0 stops it. The server tells when there is something new; where it cannot, it is asked at the interval.",
         example: "SELECT cloudsync_network_auto(30000);",
         reach: Direct,
-        availability: Later,
+        availability: Now(auto::switch),
     },
     Function {
         name: "cloudsync_network_has_unsent_changes",

@@ -1,4 +1,4 @@
-//! The one module that opens sockets: a blocking HTTP(S) client for one sync.
+//! A blocking HTTP(S) client for turns.
 
 use crate::connection_string::{Address, Secret};
 use crate::net::reply::is_passing;
@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use ureq::config::ConfigBuilder;
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Body, Error, Timeout};
 
 /// The header that every answer of a cloudsync server bears.
@@ -80,24 +82,7 @@ impl Http {
         timeouts: Timeouts,
         authority: Option<&str>,
     ) -> Result<Self, NetError> {
-        let read = |name: &str| std::env::var(name).ok();
-        let proxy = match address.is_loopback() {
-            true => None,
-            false => proxy::choose(address.host(), address.port(), address.is_plain(), read)
-                .map_err(NetError::Proxy)?,
-        };
-        let roots = match authority {
-            Some(setting) => crate::net::read_trust(setting).map_err(NetError::Authority)?,
-            None => RootCerts::PlatformVerifier,
-        };
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .https_only(!address.is_plain())
-            .proxy(proxy)
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .user_agent(concat!("cloudsync/", env!("CARGO_PKG_VERSION")))
+        let agent = way_to(&address, authority)?
             .timeout_connect(Some(timeouts.connect))
             .timeout_recv_response(Some(timeouts.answer))
             .timeout_global(Some(timeouts.whole))
@@ -105,6 +90,34 @@ impl Http {
             .new_agent();
         Ok(Self { client: Arc::new(Client { agent, address, secret, timeouts }) })
     }
+}
+
+/// How connections to a server are made: by which proxy, and by whose word it is trusted.
+///
+/// # Errors
+/// As [`Http::new`].
+pub(super) fn way_to(
+    address: &Address,
+    authority: Option<&str>,
+) -> Result<ConfigBuilder<AgentScope>, NetError> {
+    let read = |name: &str| std::env::var(name).ok();
+    let proxy = match address.is_loopback() {
+        true => None,
+        false => proxy::choose(address.host(), address.port(), address.is_plain(), read)
+            .map_err(NetError::Proxy)?,
+    };
+    let roots = match authority {
+        Some(setting) => crate::net::read_trust(setting).map_err(NetError::Authority)?,
+        None => RootCerts::PlatformVerifier,
+    };
+    Ok(Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .https_only(!address.is_plain())
+        .proxy(proxy)
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
+        .user_agent(concat!("cloudsync/", env!("CARGO_PKG_VERSION"))))
 }
 
 impl Transport for Http {

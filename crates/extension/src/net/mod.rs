@@ -1,9 +1,11 @@
 //! Syncing with a server: [`sync`] drives the session of `cloudsync_protocol::client` over a replica and a
 //! [`Transport`].
 //!
-//! [`Http`] is the transport of the extension, and `http` the one module that opens sockets. Tests and the simulator
+//! [`Http`] is the transport of the extension; `http` and `events` are the modules that open sockets. Tests and the simulator
 //! bring their own.
 
+#[cfg(feature = "net")]
+mod events;
 #[cfg(feature = "net")]
 mod http;
 #[cfg(feature = "net")]
@@ -14,6 +16,8 @@ mod sync;
 #[cfg(feature = "net")]
 mod trust;
 
+#[cfg(feature = "net")]
+pub(crate) use events::{EventStop, Events, NotListening};
 #[cfg(feature = "net")]
 pub use http::{Http, Timeouts};
 pub(crate) use reply::Judged;
