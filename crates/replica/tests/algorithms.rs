@@ -518,3 +518,20 @@ fn an_unknown_algorithm_is_an_error_that_names_the_known_ones() {
     let text = a.replica.init("notes", "dws", 0).unwrap_err().to_string();
     assert!(text.contains("already syncs with the algorithm aws"), "{text}");
 }
+
+#[test]
+fn aws_a_row_written_and_deleted_before_a_column_came_says_nothing_of_it() {
+    let [mut a, mut b, mut c] = devices("aws", NOTES, ROW);
+    a.run_at(200, "DELETE FROM notes; INSERT INTO notes(id, title) VALUES('1', 'again')");
+    a.run_at(300, "DELETE FROM notes");
+    for device in [&mut a, &mut b, &mut c] {
+        device.run("ALTER TABLE notes ADD COLUMN extra DEFAULT 'd'");
+    }
+    for _ in 0..2 {
+        exchange(&mut a, &mut b);
+        exchange(&mut a, &mut c);
+    }
+    assert_same(&mut a, &mut b, "notes");
+    assert_same(&mut a, &mut c, "notes");
+    assert!(a.dump("notes").is_empty());
+}

@@ -3,7 +3,7 @@
 use super::{Folder, Touch};
 use crate::error::{Error, Result};
 use crate::table::Table;
-use cloudsync_core::clock::{Clock, RowClock};
+use cloudsync_core::clock::{Clock, ColumnSet, RowClock};
 use cloudsync_core::merge::{Algorithm, local, overlay};
 use cloudsync_sqlite_ffi::Value;
 
@@ -21,14 +21,18 @@ impl Folder {
         if table.algorithm != Algorithm::Aws {
             return Ok(local::delete(table.algorithm, stored, at, &self.sites));
         }
+        let mut kept: Option<ColumnSet> = None;
         if let (Some(dropped), Some(buried)) = (&self.dropped, &mut self.buried)
             && let Some(values) = dropped.values(pk)?
         {
             buried.write(pk, &values)?;
+            kept = Some(values.keys().copied().collect());
         }
-        // The values that are kept are those of the last write before the deletion.
+        // The values that are kept are those of the last write before the deletion. A column that was added between the
+        // two and now has none: nobody wrote it, and a clock without a value could not be sent.
         let seen = local::seen(table.algorithm, Some(stored), &self.sites);
-        let later = self.updated(stored, &touch.buried, seen);
+        let mut later = self.updated(stored, &touch.buried, seen);
+        later.retain(|(column, _)| kept.as_ref().is_none_or(|kept| kept.contains(*column)));
         let written = if later.is_empty() { stored.clone() } else { overlay(stored, &later, &self.sites) };
         Ok(local::delete(table.algorithm, &written, at, &self.sites))
     }
