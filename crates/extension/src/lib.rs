@@ -10,6 +10,7 @@
 
 #[cfg(feature = "net")]
 mod auto;
+mod calendar;
 pub mod connection_string;
 mod entry;
 mod error;

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use crate::auto::engine::Doing;
 use crate::auto::{FileKey, find};
-use crate::functions::utc;
+use crate::calendar::utc;
 
 /// The report, as one object. `interval_ms` is the setting of the file, 0 for off.
 pub(crate) fn describe(connection: Connection, interval_ms: u64) -> Json {
@@ -32,7 +32,7 @@ pub(crate) fn describe(connection: Connection, interval_ms: u64) -> Json {
     };
     json!({
         "on": true, "interval_ms": interval_ms, "state": state,
-        "next_try_at": until_ms.and_then(|until_ms| utc(connection, until_ms)),
+        "next_try_at": until_ms.and_then(utc),
         "last_error": progress.last_error, "syncs": progress.syncs,
     })
 }

@@ -371,7 +371,7 @@ impl Worker<'_> {
         let times = (started_ms, self.environment.now_ms());
         let server = way.address.to_string();
         let failed = outcome.as_ref().copied();
-        let report = functions::report(self.connection, Some(&server), times, &round, failed);
+        let report = functions::report(Some(&server), times, &round, failed);
         self.engine.say(|shared| shared.progress.report = Some(report.to_string()));
         if outcome.is_ok() {
             self.http = Some((way.clone(), secret.clone(), transport.http));

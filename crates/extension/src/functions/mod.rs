@@ -17,7 +17,7 @@ mod table;
 
 pub use call::Call;
 #[cfg(feature = "net")]
-pub(crate) use network::{report, timeouts, utc};
+pub(crate) use network::{report, timeouts};
 pub(crate) use session::HostSession;
 pub use table::FUNCTIONS;
 

@@ -1,12 +1,13 @@
 //! Syncing with a server.
 
+use crate::calendar::utc;
 use crate::connection_string::{Address, ConnectionString, Secret};
 use crate::error::{Error, Result};
 use crate::functions::{Call, auto, information};
 use crate::net::{Round, Transport, sync};
 use cloudsync_protocol::client::{Goal, Retry};
 use cloudsync_replica::Replica;
-use cloudsync_sqlite_ffi::{Connection, Output, Value, bindings};
+use cloudsync_sqlite_ffi::{Output, bindings};
 use serde_json::{Value as Json, json};
 
 /// Longest pause between attempts, in milliseconds.
@@ -92,7 +93,7 @@ pub(super) fn status(call: &Call<'_>) -> Result<Output> {
     let mut report = report.unwrap_or_else(never);
     report["waiting"] = waiting(call, &replica, report["finished_at"].as_str())?;
     report["auto"] = auto::describe(call, &replica)?;
-    report["progress"] = progress(call.connection(), &replica)?;
+    report["progress"] = progress(&replica)?;
     report["warnings"] = json!(information::warnings(server.as_deref()));
     Ok(Output::from(report.to_string()))
 }
@@ -103,7 +104,7 @@ fn waiting(call: &Call<'_>, replica: &Replica, finished: Option<&str>) -> Result
     let Some(text) = replica.waiting()? else { return Ok(Json::Null) };
     let noted: Json = serde_json::from_str(&text).unwrap_or_default();
     let time_ms = |name: &str| noted[name].as_u64().unwrap_or(0);
-    let time = |name: &str| utc(call.connection(), time_ms(name));
+    let time = |name: &str| utc(time_ms(name));
     // An interrupted connection can write no more, nor can a process that was killed: what they left is over.
     let over_ms = time_ms("next_try_at_ms").saturating_add(replica.setting_number("network_request_ms")?);
     let over = call.state().environment.now_ms() > over_ms;
@@ -122,7 +123,7 @@ fn waiting(call: &Call<'_>, replica: &Replica, finished: Option<&str>) -> Result
 }
 
 /// How far a transfer of several requests has come; null if there is none.
-fn progress(connection: Connection, replica: &Replica) -> Result<Json> {
+fn progress(replica: &Replica) -> Result<Json> {
     let Some(progress) = replica.progress()? else { return Ok(Json::Null) };
     Ok(json!({
         "sent": progress.rows_sent,
@@ -130,7 +131,7 @@ fn progress(connection: Connection, replica: &Replica) -> Result<Json> {
         "received": progress.rows_received,
         "bytes_received": progress.bytes_received,
         "total": (progress.rows_total > 0).then_some(progress.rows_total),
-        "at": utc(connection, progress.at_ms),
+        "at": utc(progress.at_ms),
     }))
 }
 
@@ -200,7 +201,7 @@ pub(super) fn conclude(
     outcome: Result<(), &Error>,
 ) {
     let times = (begun.started_ms, call.state().environment.now_ms());
-    let mut report = report(call.connection(), begun.server.as_deref(), times, round, outcome);
+    let mut report = report(begun.server.as_deref(), times, round, outcome);
     report["conflicts"] = replica.conflicts_after(begun.last_conflict).ok().into();
     record(call, replica, &report, outcome.is_ok() && is_idle(round));
 }
@@ -230,7 +231,6 @@ fn record(call: &Call<'_>, replica: &mut Replica, report: &Json, idle: bool) {
 }
 
 pub(crate) fn report(
-    connection: Connection,
     server: Option<&str>,
     (started_ms, finished_ms): (u64, u64),
     round: &Round,
@@ -239,8 +239,8 @@ pub(crate) fn report(
     let totals = round.totals;
     json!({
         "server": server,
-        "started_at": utc(connection, started_ms),
-        "finished_at": utc(connection, finished_ms),
+        "started_at": utc(started_ms),
+        "finished_at": utc(finished_ms),
         "elapsed_ms": finished_ms.saturating_sub(started_ms),
         "attempts": round.attempts,
         "turns": totals.turns,
@@ -251,14 +251,6 @@ pub(crate) fn report(
         "bytes_received": round.bytes_received,
         "error": outcome.err().map(ToString::to_string),
     })
-}
-
-/// The time as ISO 8601 text in UTC; `None` beyond the years that SQLite knows.
-pub(crate) fn utc(connection: Connection, time_ms: u64) -> Option<String> {
-    let time = Value::Integer(i64::try_from(time_ms).ok()?);
-    // language=SQLite
-    let sql = "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 1000.0, 'unixepoch')";
-    connection.query_text(sql, &[time]).ok().flatten()
 }
 
 #[cfg(feature = "net")]

@@ -1,5 +1,7 @@
 //! The header Retry-After, as seconds or as a date of HTTP.
 
+use crate::calendar::days;
+
 /// Milliseconds that a `Retry-After` asks to wait, seen at `now_ms` (milliseconds since 1970); 0 for what cannot be read
 /// and for dates that are over. `date`, the header of that name, is the clock by which a date was meant: a device's own
 /// clock may be years off.
@@ -33,13 +35,6 @@ fn parse_date(text: &str) -> Option<u64> {
         return None;
     }
     Some((((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second) * 1000)
-}
-
-/// Days from 1970-01-01 to a date. Years begin in March, so that the leap day is the last one.
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leap_days = year / 4 - year / 100 + year / 400;
-    year * 365 + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468
 }
 
 #[cfg(test)]

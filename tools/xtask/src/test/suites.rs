@@ -111,6 +111,7 @@ fn oldest(project: &Project) -> Result<Tally> {
 fn py(project: &Project) -> Result<Tally> {
     // Some tests edit a file in the shell, as a user would.
     install::ensure_program("sqlite3", "sqlite3")?;
+    install::ensure_program("openssl", "openssl")?;
     let environment = python::environment(project)?;
     let mut command = Command::new(environment.join("bin").join("python"));
     command.args(["-m", "pytest", "--color=no", "-p", "no:cacheprovider", "tests/py"]);
