@@ -150,7 +150,8 @@ def test_a_change_of_the_journal_mode_is_followed(auto_device):
     add(one, "a")
     arrives(two, "a")
     # Any look of the thread may be in the way of the change for a moment.
-    until(lambda: one.value("PRAGMA journal_mode = wal") == "wal")
+    until(lambda: _try(one.conn, "PRAGMA journal_mode = wal"))
+    assert one.value("PRAGMA journal_mode") == "wal"
     add(one, "b")
     arrives(two, "b")
 
@@ -245,7 +246,7 @@ def test_after_a_restart_it_waits_for_the_key(auto_device, device, server):
     again = device("one")
     status = auto(again)
     assert status["state"] == "waiting for credentials" and "set_apikey" in status["remedy"], status
-    assert threads() == ["cloudsync-auto", "cloudsync-event"], "those of the other device only"
+    until(lambda: threads() == ["cloudsync-auto", "cloudsync-event"], "those of the other device only")
     add(again, "a")
     again.query("SELECT cloudsync_network_set_apikey(?)", server.key)
     arrives(two, "a")

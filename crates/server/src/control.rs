@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
 use serde::Serialize;
@@ -113,7 +113,14 @@ pub struct Control {
     path: PathBuf,
     connection: Mutex<Connection>,
     /// Never used for writing, so that whoever asks it waits for no disk.
-    observer: Mutex<Connection>,
+    observer: Mutex<Observer>,
+}
+
+#[derive(Debug)]
+struct Observer {
+    connection: Connection,
+    /// What was seen, and when.
+    seen: Option<(Instant, i64)>,
 }
 
 impl Control {
@@ -137,7 +144,11 @@ impl Control {
         }
         let observer = Connection::open(&path).map_err(fail)?;
         observer.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(fail)?;
-        Ok(Self { path, connection: Mutex::new(connection), observer: Mutex::new(observer) })
+        Ok(Self {
+            path,
+            connection: Mutex::new(connection),
+            observer: Mutex::new(Observer { connection: observer, seen: None }),
+        })
     }
 
     /// All databases, by name.
@@ -289,11 +300,28 @@ impl Control {
     /// # Errors
     /// [`Error::Control`] when SQLite fails.
     pub fn state(&self) -> Result<i64> {
-        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state_not_older_than(Duration::ZERO)
+    }
+
+    /// As [`Control::state`], seen at most `age` ago: for the many listeners that ask at one time.
+    ///
+    /// # Errors
+    /// As [`Control::state`].
+    pub fn state_not_older_than(&self, age: Duration) -> Result<i64> {
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some((at, state)) = observer.seen
+            && now.duration_since(at) < age
+        {
+            return Ok(state);
+        }
         let state = observer
+            .connection
             .prepare_cached("PRAGMA data_version")
-            .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
-        state.map_err(|source| self.fail(source))
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(|source| self.fail(source))?;
+        observer.seen = Some((now, state));
+        Ok(state)
     }
 
     fn select<T>(&self, sql: &str, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>> {

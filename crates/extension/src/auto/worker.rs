@@ -364,14 +364,15 @@ impl Worker<'_> {
             }
         };
         let mut replica = Replica::open(self.connection, Rc::clone(&self.environment))?;
-        let started_ms = self.environment.now_ms();
+        let (started_ms, last_conflict) = (self.environment.now_ms(), replica.last_conflict()?);
         let mut transport = Ending { http, engine: self.engine };
         let (round, outcome) =
             sync(&mut replica, &mut transport, self.environment.as_ref(), BOTH, Retry::none());
         let times = (started_ms, self.environment.now_ms());
         let server = way.address.to_string();
         let failed = outcome.as_ref().copied();
-        let report = functions::report(Some(&server), times, &round, failed);
+        let mut report = functions::report(Some(&server), times, &round, failed);
+        report["conflicts"] = replica.conflicts_after(last_conflict).ok().into();
         self.engine.say(|shared| shared.progress.report = Some(report.to_string()));
         if outcome.is_ok() {
             self.http = Some((way.clone(), secret.clone(), transport.http));

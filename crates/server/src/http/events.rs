@@ -30,6 +30,8 @@ const EVENT_STREAM: &str = "text/event-stream";
 const HEARTBEAT_MS: u64 = 20_000;
 /// How often it may ask for. The longest is well below what ends an idle connection here, and usually on the way.
 const HEARTBEAT_MS_RANGE: std::ops::RangeInclusive<u64> = 1_000..=30_000;
+/// How old what is known of the keys may be when an event is told: ten thousand listeners hear it at one time.
+const STATE_AGE: Duration = Duration::from_millis(5);
 /// A comment, which every reader of events passes over.
 const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
 
@@ -181,7 +183,7 @@ impl Listener {
     /// Whether the key is still good. It is judged again only if the control database has changed.
     async fn is_let_in(&mut self) -> bool {
         // No disk is touched by this: the state is a number in memory that processes share.
-        let Ok(control) = self.server.control.state() else { return false };
+        let Ok(control) = self.server.control.state_not_older_than(STATE_AGE) else { return false };
         if control == self.control {
             return true;
         }
