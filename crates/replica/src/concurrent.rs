@@ -1,4 +1,4 @@
-//! Which changes were made without having seen what a site uploaded (S8 of the pitfalls).
+//! Which changes were made without having seen what a site uploaded.
 //!
 //! Each version says at which cursor it was made, so of two changes of a row neither author had seen the other's if each
 //! was made at a cursor before the other's version. The server looks that up when it extracts for a site: the rows of

@@ -1,0 +1,217 @@
+//! One row on its way in: its clock is read, the pure rule decides, base row and clock are written.
+
+use super::{Applier, Target, WAITS_FOR_REST, writer};
+use crate::changes::{Mask, Origin};
+use crate::clocks;
+use crate::conflicts::outdone;
+use crate::error::{Error, Result};
+use crate::filter::Privacy;
+use crate::replica::Replica;
+use crate::table::Table;
+use crate::write::{Refused, Row, Writer};
+use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, Time};
+use cloudsync_core::id::SiteId;
+use cloudsync_core::merge::{Action, Decision, decide};
+use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
+use cloudsync_protocol::payload::Group;
+use std::cmp::Ordering;
+use std::rc::Rc;
+
+/// A row that came, its key in the tree of clocks, the clock that it has here and the one that it brings.
+struct Arrival<'p> {
+    row: Row<'p>,
+    pk: Vec<u8>,
+    stored: Option<RowClock>,
+    incoming: RowClock,
+}
+
+impl Arrival<'_> {
+    /// What becomes of the row, and the cells whose values here are edits that were written unseen: in a table
+    /// `in_doubt` those with another value under an equal clock.
+    fn decide(
+        &self,
+        writer: &mut Writer,
+        private: bool,
+        in_doubt: bool,
+        sites: &[SiteId],
+    ) -> Result<(Decision, ColumnSet)> {
+        let Self { row, stored, incoming, .. } = self;
+        let (mut failed, mut edited) = (None, ColumnSet::new());
+        // What is private was never written under the clock.
+        let mut tie = |column: ColumnNumber| match writer.compare(row, column) {
+            _ if private => false,
+            Ok(Ordering::Equal) => false,
+            Ok(order) if !in_doubt => order == Ordering::Greater,
+            Ok(_) => {
+                edited.insert(column);
+                false
+            }
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        };
+        let (algorithm, whole) = (row.target.table.algorithm, row.group.whole());
+        let decision = decide(algorithm, stored.as_ref(), incoming, whole, sites, &mut tie);
+        writer.end_ties()?;
+        failed.map_or(Ok((decision, edited)), Err)
+    }
+}
+
+impl Applier {
+    /// Takes in one row; gives the reason when it must wait.
+    pub(super) fn row(
+        &mut self,
+        replica: &mut Replica,
+        group: &Group<'_>,
+        target: &Target,
+        row: usize,
+    ) -> Result<Option<String>> {
+        let arrival = self.arrival(replica, group, target, row)?;
+        let Arrival { row, pk, stored, incoming } = &arrival;
+        let mut privacy = match target.table.filter {
+            None => None,
+            Some(_) => Some(Privacy::of(&mut self.privacy, self.db, replica)?),
+        };
+        let private = match &mut privacy {
+            Some(privacy) => privacy.is_marked(pk)?,
+            None => false,
+        };
+        let guard = replica.guard.as_ref();
+        let writer = writer(&mut self.writers, self.db, &target.table, replica.checks_parents, guard)?;
+        let in_doubt = self.doubtful.contains(&target.table.id);
+        let (decision, edited) = arrival.decide(writer, private, in_doubt, replica.sites.ids())?;
+        let yielded = match privacy {
+            Some(privacy) => {
+                let winner = (incoming.common.time, replica.sites.id(incoming.common.site)?);
+                privacy.make_way(row, pk, private, &decision.action, winner)?
+            }
+            None => None,
+        };
+        let losses = match (&yielded, stored) {
+            (None, Some(stored)) => self.conflicts.losses(row, stored, incoming, &decision.action, writer)?,
+            // A private row is journaled as it makes way.
+            (Some(_), _) | (None, None) => None,
+        };
+        let action = yielded.as_ref().map_or(&decision.action, |yielded| &yielded.action);
+        let outcome = if replica.checks_parents {
+            let (family, lax) = (&mut replica.unsettled.family, !self.settles && !self.retries);
+            family.carry_out(writer, row, action, (stored.as_ref(), decision.clock.as_ref()), lax)
+        } else {
+            writer.carry_out(row, action, decision.clock.as_ref())
+        };
+        if let Err(refused) = outcome {
+            return self.reason(refused).map(Some);
+        }
+        if let Some(yielded) = yielded {
+            yielded.commit()?;
+            self.conflicts.grew();
+        }
+        if !edited.is_empty() {
+            self.edits.push((Rc::clone(&target.table), row.packed.to_vec(), edited));
+        }
+        if let Some(losses) = losses {
+            self.conflicts.note(row, &losses, &replica.sites, replica.server_now_ms()?)?;
+        }
+        self.note(replica, arrival, &decision)?;
+        Ok(None)
+    }
+
+    /// Reads and checks what came of a row, and what is stored of it.
+    fn arrival<'p>(
+        &mut self,
+        replica: &Replica,
+        group: &'p Group<'p>,
+        target: &'p Target,
+        at: usize,
+    ) -> Result<Arrival<'p>> {
+        let packed = group.key(at);
+        if !target.table.is_key(packed) {
+            let table = &target.table.name;
+            return Err(Error::Protocol(format!("payload refused: a key of table \"{table}\" is damaged")));
+        }
+        let incoming = target.clock(group, at, replica)?;
+        if !self.retries {
+            self.check_time(&incoming, &target.table)?;
+        }
+        let pk = clocks::pk(target.table.id, packed);
+        let stored = self.clocks.read(&pk)?;
+        self.clone_seen |= self.is_of_clone(&incoming);
+        Ok(Arrival { row: Row { group, target, packed, at }, pk, stored, incoming })
+    }
+
+    /// Why a row that was not written must wait; an error where the apply cannot go on.
+    fn reason(&self, refused: Refused) -> Result<String> {
+        match refused {
+            // A trigger with RAISE(ROLLBACK) leaves nothing that the other rows could be added to.
+            Refused::Constraint(reason) if self.db.is_autocommit() => {
+                Err(Error::State(format!("the apply was rolled back by the database: {reason}")))
+            }
+            Refused::Constraint(reason) => Ok(reason),
+            Refused::Part => Ok(WAITS_FOR_REST.to_owned()),
+            Refused::Error(error) => Err(error),
+        }
+    }
+
+    /// Writes clock and list of changes for a row that was carried out.
+    fn note(&mut self, replica: &Replica, arrival: Arrival<'_>, decision: &Decision) -> Result<()> {
+        let Arrival { row, pk, stored, incoming } = arrival;
+        let table = row.target.table.id;
+        let latest = incoming.time_max();
+        self.floor = self.floor.max(latest);
+        self.applied.time_max = self.applied.time_max.max(latest);
+        if let Some(mask) = self.outdone(replica, stored.as_ref(), &incoming, &decision.action) {
+            self.changes.push(table, row.packed, &mask)?;
+        }
+        let mask = match (&decision.action, &decision.clock) {
+            (Action::Keep, None) | (Action::NeedWhole | Action::RefuseJump, _) => return Ok(()),
+            (Action::Update(columns), _) => Mask::Columns(columns.clone()),
+            _ => Mask::Whole,
+        };
+        if let Some(clock) = &decision.clock {
+            self.clocks.write(&pk, clock, stored.is_none())?;
+        }
+        self.changes.push(table, row.packed, &mask)?;
+        self.applied.rows += 1;
+        if let Some(written) = &mut self.written {
+            written.insert(pk);
+        }
+        Ok(())
+    }
+
+    /// True for a change that bears this very site and is later than all that was stamped here.
+    fn is_of_clone(&self, incoming: &RowClock) -> bool {
+        let foreign = |clock: &Clock| clock.site == self.own && clock.time > self.floor_before;
+        foreign(&incoming.common) || incoming.exceptions.iter().any(|(_, clock)| foreign(clock))
+    }
+
+    /// On the server: what of an upload lost here.
+    fn outdone(
+        &self,
+        replica: &Replica,
+        stored: Option<&RowClock>,
+        incoming: &RowClock,
+        action: &Action,
+    ) -> Option<Mask> {
+        let Origin::Site(site) = self.source.origin else { return None };
+        let lost = match action {
+            Action::Keep => true,
+            Action::Update(columns) => columns.len() < incoming.columns.len(),
+            _ => false,
+        };
+        stored.filter(|_| lost).and_then(|stored| outdone(site, stored, incoming, replica.sites.ids()))
+    }
+
+    fn check_time(&self, incoming: &RowClock, table: &Table) -> Result<()> {
+        // What was accepted once must stay acceptable when it is replaced, or a device that sends it again never gets on.
+        let bound = self.source.time_max.map(|max| max.max(Time(self.floor_before.0.saturating_add(1_000))));
+        if bound.is_some_and(|bound| incoming.time_max() > bound) {
+            return Err(Error::ClockAhead(format!(
+                "a change of table \"{}\" is stamped {} ms since 1970, more than {CLOCK_AHEAD_MS_MAX} ms ahead of the clock here: set the clocks right and encode again",
+                table.name,
+                incoming.time_max().0
+            )));
+        }
+        Ok(())
+    }
+}
