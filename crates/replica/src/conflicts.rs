@@ -19,7 +19,7 @@ use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, Time};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::merge::Action;
-use cloudsync_core::value::{Value as Owned, ValueRef};
+use cloudsync_core::value::Value as Owned;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -34,56 +34,32 @@ pub(crate) const CONFLICTS_DROPPED: &str = "conflicts_dropped";
 const UNSEEN_ROWS_MAX: usize = 200_000;
 
 // language=SQLite
-pub(crate) const INSERT: &str = "INSERT INTO main.cloudsync_conflicts(tbl, pk, col_name, col_value, time, site_id, at, kind, winner_time, winner_site_id) \
+const INSERT: &str = "INSERT INTO main.cloudsync_conflicts(tbl, pk, col_name, col_value, time, site_id, at, kind, winner_time, winner_site_id) \
     VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
 /// What became of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+enum Kind {
     /// Another one took its place.
     Overwritten,
     /// Its row went.
     Deleted,
 }
 
-/// A row of the journal.
-pub(crate) struct Loss<'l> {
-    pub(crate) kind: Kind,
-    /// Name and value of the cell; `None` for a row without cells.
-    pub(crate) column: Option<(&'l str, ValueRef<'l>)>,
-    /// When and by whom the value was written.
-    pub(crate) loser: (Time, SiteId),
-    /// The same of what won.
-    pub(crate) winner: (Time, SiteId),
-    pub(crate) now_ms: u64,
-}
-
-impl Loss<'_> {
-    /// Writes it by the statement [`INSERT`].
-    pub(crate) fn write(&self, insert: &mut Statement, row: &Row<'_>) -> Result<()> {
-        let kind = match self.kind {
-            Kind::Overwritten => "overwritten",
-            Kind::Deleted => "deleted",
-        };
-        Ok(insert.run(&[
-            Value::from(row.target.table.name.as_str()),
-            Value::Blob(row.packed),
-            self.column.map_or(Value::Null, |(name, _)| Value::from(name)),
-            self.column.map_or(Value::Null, |(_, value)| to_sqlite(value)),
-            Value::Integer(self.loser.0.0 as i64),
-            Value::Blob(&self.loser.1.0),
-            Value::Integer(self.now_ms as i64),
-            Value::from(kind),
-            Value::Integer(self.winner.0.0 as i64),
-            Value::Blob(&self.winner.1.0),
-        ])?)
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Overwritten => "overwritten",
+            Self::Deleted => "deleted",
+        }
     }
 }
 
-/// A value that is about to be lost, with the clock of its cell; without a column, a row that has none.
+/// A value that is about to be lost; without a column, a row that has none.
 struct Lost {
     column: Option<(ColumnNumber, Owned)>,
-    loser: Clock,
+    /// The clock of its cell; `None` for a value that was written here and never stamped.
+    loser: Option<Clock>,
     winner: Clock,
 }
 
@@ -157,7 +133,8 @@ impl Conflicts {
         Self { db, own, from, unseen: None, insert: None, grew: false }
     }
 
-    /// What the row loses by `action`; `None` if nothing of ours that the change's author had not seen.
+    /// What the row loses by `action`; `None` if nothing of ours that the change's author had not seen. In a table
+    /// `in_doubt` any value may be one that was written here unseen.
     pub(crate) fn losses(
         &mut self,
         row: &Row<'_>,
@@ -165,7 +142,12 @@ impl Conflicts {
         incoming: &RowClock,
         action: &Action,
         writer: &mut Writer,
+        in_doubt: bool,
     ) -> Result<Option<Losses>> {
+        if in_doubt && stored.is_alive() {
+            let Some(values) = writer.cells(row)? else { return Ok(None) };
+            return Ok(unstamped(row, incoming, action, &values));
+        }
         if !self.is_concerned(stored, action) {
             return Ok(None);
         }
@@ -192,12 +174,13 @@ impl Conflicts {
             return Ok(None);
         }
         let Some(values) = writer.cells(row)? else { return Ok(None) };
+        let losers = |column| Some(stored.cell(column).unwrap_or(stored.common));
         let losses = if goes {
-            Losses { kind: Kind::Deleted, lost: removed(row, stored, incoming.row(), values) }
+            removed(row, incoming, losers, &values)
         } else {
-            Losses { kind: Kind::Overwritten, lost: replaced(row, stored, incoming, &unseen, values) }
+            replaced(row, incoming, losers, &unseen, &values)
         };
-        Ok((!losses.lost.is_empty()).then_some(losses))
+        Ok(losses)
     }
 
     /// Whether the row may lose anything that was written here.
@@ -235,17 +218,22 @@ impl Conflicts {
                 Some((number, value)) => table.cell(*number).map(|cell| (cell.column.name(), value.borrow())),
                 None => None,
             };
-            let loser = (loser.time, sites.id(loser.site)?);
-            let winner = (winner.time, sites.id(winner.site)?);
-            Loss { kind: losses.kind, column, loser, winner, now_ms }.write(insert, row)?;
+            let loser = loser.unwrap_or(Clock::new(Time(now_ms), self.own));
+            insert.run(&[
+                Value::from(table.name.as_str()),
+                Value::Blob(row.packed),
+                column.map_or(Value::Null, |(name, _)| Value::from(name)),
+                column.map_or(Value::Null, |(_, value)| to_sqlite(value)),
+                Value::Integer(loser.time.0 as i64),
+                Value::Blob(&sites.id(loser.site)?.0),
+                Value::Integer(now_ms as i64),
+                Value::from(losses.kind.as_str()),
+                Value::Integer(winner.time.0 as i64),
+                Value::Blob(&sites.id(winner.site)?.0),
+            ])?;
         }
         self.grew = true;
         Ok(())
-    }
-
-    /// Says that something else went into the journal.
-    pub(crate) fn grew(&mut self) {
-        self.grew = true;
     }
 
     /// Keeps the journal in its bounds.
@@ -287,40 +275,65 @@ pub(crate) fn outdone(
     (!lost.is_empty()).then_some(Mask::Columns(lost))
 }
 
-/// The cells that another value replaces. Equal bytes are no conflict.
+/// What a row loses whose values bear no stamp, because they were written unseen or outside of a filter.
+pub(crate) fn unstamped(
+    row: &Row<'_>,
+    incoming: &RowClock,
+    action: &Action,
+    values: &[Owned],
+) -> Option<Losses> {
+    match action {
+        Action::Delete | Action::Bury(_) => removed(row, incoming, |_| None, values),
+        Action::Update(columns) => replaced(row, incoming, |_| None, columns, values),
+        Action::Insert | Action::Replace => {
+            let all = row.target.table.cells.iter().map(|cell| cell.number).collect();
+            replaced(row, incoming, |_| None, &all, values)
+        }
+        _ => None,
+    }
+}
+
+/// The cells that another value replaces, of those that nobody had seen. Equal bytes are no conflict.
 fn replaced(
     row: &Row<'_>,
-    stored: &RowClock,
     incoming: &RowClock,
+    loser: impl Fn(ColumnNumber) -> Option<Clock>,
     unseen: &ColumnSet,
-    values: Vec<Owned>,
-) -> Vec<Lost> {
+    values: &[Owned],
+) -> Option<Losses> {
     let cells = row.target.table.cells.iter().zip(values);
     let differs = |column, old: &Owned| row.value(column).is_none_or(|new| new != old.borrow());
-    cells
+    let lost: Vec<_> = cells
         .filter(|(cell, old)| unseen.contains(cell.number) && differs(cell.number, old))
         .map(|(cell, old)| Lost {
-            loser: stored.cell(cell.number).unwrap_or(stored.common),
+            loser: loser(cell.number),
             winner: incoming.cell(cell.number).unwrap_or(incoming.common),
-            column: Some((cell.number, old)),
+            column: Some((cell.number, old.clone())),
         })
-        .collect()
+        .collect();
+    (!lost.is_empty()).then_some(Losses { kind: Kind::Overwritten, lost })
 }
 
 /// All cells of a row that goes, also those of others: enough to put it back by hand.
-fn removed(row: &Row<'_>, stored: &RowClock, winner: Clock, values: Vec<Owned>) -> Vec<Lost> {
+fn removed(
+    row: &Row<'_>,
+    incoming: &RowClock,
+    loser: impl Fn(ColumnNumber) -> Option<Clock>,
+    values: &[Owned],
+) -> Option<Losses> {
+    let winner = incoming.row();
     let cells = row.target.table.cells.iter().zip(values);
     let mut lost: Vec<_> = cells
         .map(|(cell, old)| Lost {
-            loser: stored.cell(cell.number).unwrap_or(stored.common),
+            loser: loser(cell.number),
             winner,
-            column: Some((cell.number, old)),
+            column: Some((cell.number, old.clone())),
         })
         .collect();
     if lost.is_empty() {
-        lost.push(Lost { column: None, loser: stored.common, winner });
+        lost.push(Lost { column: None, loser: loser(ColumnNumber(0)), winner });
     }
-    lost
+    Some(Losses { kind: Kind::Deleted, lost })
 }
 
 /// The rows of the app's own writes from there on; `None` if there are too many.

@@ -433,3 +433,39 @@ fn the_journal_is_bounded_by_count_and_age_and_goes_with_its_table() {
     b.replica.cleanup("notes").unwrap();
     assert_eq!(b.dump("cloudsync_conflicts"), [""; 0]);
 }
+
+/// Rebuilds the table outside of the bracket, so that nobody sees what is written meanwhile.
+fn write_unseen(device: &mut Device, title: &str) {
+    device.run(&format!(
+        "CREATE TABLE copy(id TEXT PRIMARY KEY NOT NULL, title TEXT, body);
+         INSERT INTO copy SELECT id, {title}, body FROM notes; DROP TABLE notes; ALTER TABLE copy RENAME TO notes"
+    ));
+}
+
+#[test]
+fn a_value_that_was_written_unseen_and_loses_is_in_the_journal() {
+    for edit in ["UPDATE notes SET title = 'by a'", "DELETE FROM notes"] {
+        let (mut hub, mut a, mut b) = world_of_two();
+        write_unseen(&mut b, "'unseen'");
+        a.run_at(T + 2, edit);
+        hub.sync(&mut a);
+        hub.sync(&mut b);
+        let sql = "SELECT time, site_id FROM cloudsync_conflicts WHERE col_value = 'unseen'";
+        let found: (i64, [u8; 16]) = b.sql.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!(found, (NOW as i64, b.replica.site_id().unwrap().0), "{edit}");
+        assert_in_step(&mut hub, &mut [&mut a, &mut b]);
+        assert_eq!((journal(&a).len(), journal(&hub.server).len()), (0, 0));
+    }
+}
+
+#[test]
+fn a_table_that_is_out_of_doubt_loses_nothing_unseen() {
+    let (mut hub, mut a, mut b) = world_of_two();
+    write_unseen(&mut b, "title");
+    a.run_at(T + 2, "UPDATE notes SET body = 'body'");
+    assert_in_step(&mut hub, &mut [&mut a, &mut b]);
+    a.run_at(T + 3, "UPDATE notes SET title = 'by a'");
+    assert_in_step(&mut hub, &mut [&mut a, &mut b]);
+    assert_eq!(b.get::<String>("SELECT title FROM notes"), "by a");
+    assert_eq!(journal(&b), [""; 0]);
+}

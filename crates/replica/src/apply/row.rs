@@ -3,9 +3,9 @@
 use super::{Applier, Target, WAITS_FOR_REST, writer};
 use crate::changes::{Mask, Origin};
 use crate::clocks;
-use crate::conflicts::outdone;
+use crate::conflicts::{outdone, unstamped};
 use crate::error::{Error, Result};
-use crate::filter::Privacy;
+use crate::filter::{Privacy, Yielded, make_way};
 use crate::replica::Replica;
 use crate::table::Table;
 use crate::write::{Refused, Row, Writer};
@@ -67,11 +67,12 @@ impl Applier {
         target: &Target,
         row: usize,
     ) -> Result<Option<String>> {
+        let devices = self.is_devices();
         let arrival = self.arrival(replica, group, target, row)?;
         let Arrival { row, pk, stored, incoming } = &arrival;
         let mut privacy = match target.table.filter {
             None => None,
-            Some(_) => Some(Privacy::of(&mut self.privacy, self.db, replica)?),
+            Some(_) => Some(Privacy::of(&mut self.privacy, self.db)?),
         };
         let private = match &mut privacy {
             Some(privacy) => privacy.is_marked(pk)?,
@@ -81,17 +82,18 @@ impl Applier {
         let writer = writer(&mut self.writers, self.db, &target.table, replica.checks_parents, guard)?;
         let in_doubt = self.doubtful.contains(&target.table.id);
         let (decision, edited) = arrival.decide(writer, private, in_doubt, replica.sites.ids())?;
-        let yielded = match privacy {
-            Some(privacy) => {
-                let winner = (incoming.common.time, replica.sites.id(incoming.common.site)?);
-                privacy.make_way(row, pk, private, &decision.action, winner)?
-            }
+        let yielded = match &privacy {
+            Some(_) => make_way(row, private, &decision.action, writer)?,
             None => None,
         };
         let losses = match (&yielded, stored) {
-            (None, Some(stored)) => self.conflicts.losses(row, stored, incoming, &decision.action, writer)?,
-            // A private row is journaled as it makes way.
-            (Some(_), _) | (None, None) => None,
+            (Some(Yielded { action, cells }), _) => unstamped(row, incoming, action, cells),
+            (None, Some(stored)) => {
+                // A server is never out of doubt: it has nobody to compare with.
+                let in_doubt = in_doubt && devices;
+                self.conflicts.losses(row, stored, incoming, &decision.action, writer, in_doubt)?
+            }
+            (None, None) => None,
         };
         let action = yielded.as_ref().map_or(&decision.action, |yielded| &yielded.action);
         let outcome = if replica.checks_parents {
@@ -103,9 +105,8 @@ impl Applier {
         if let Err(refused) = outcome {
             return self.reason(refused).map(Some);
         }
-        if let Some(yielded) = yielded {
-            yielded.commit()?;
-            self.conflicts.grew();
+        if let (Some(privacy), Some(yielded)) = (privacy, &yielded) {
+            privacy.yielded(row, pk, &yielded.action)?;
         }
         if !edited.is_empty() {
             self.edits.push((Rc::clone(&target.table), row.packed.to_vec(), edited));

@@ -16,7 +16,7 @@ mod expression;
 mod private;
 mod triggers;
 
-pub(crate) use private::{Privacy, PrivateRows, forget_private, stays_private};
+pub(crate) use private::{Privacy, PrivateRows, Yielded, forget_private, make_way, stays_private};
 pub(crate) use triggers::filtered_triggers;
 
 use crate::capture;

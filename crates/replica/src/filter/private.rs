@@ -5,19 +5,12 @@
 
 use crate::capture;
 use crate::clocks;
-use crate::conflicts::{self, Kind, Loss};
 use crate::error::Result;
-use crate::replica::Replica;
 use crate::table::Table;
-use crate::value::from_sqlite;
-use crate::write::{Row, row_sql};
-use cloudsync_core::clock::Time;
-use cloudsync_core::id::SiteId;
+use crate::write::{Row, Writer};
 use cloudsync_core::merge::Action;
 use cloudsync_core::value::Value as Owned;
-use cloudsync_sqlite_ffi::{Connection, Savepoint, Statement, Value};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 use std::rc::Rc;
 
 /// The marks of private rows, with statements prepared once.
@@ -76,52 +69,27 @@ pub(crate) fn forget_private(db: &Connection, table: i64) -> Result<()> {
     Ok(db.prepare(sql)?.run(&[Value::Blob(&first), Value::Blob(&beyond)])?)
 }
 
-/// What an apply does with private rows: it journals what it overwrites of them.
+/// What an apply does with private rows.
 pub(crate) struct Privacy {
     db: Connection,
     marks: PrivateRows,
-    /// This site, under which lost values are journaled, and the time of the apply.
-    site: SiteId,
-    now_ms: u64,
-    /// Reads the cells of a row, by table.
-    stored: HashMap<i64, Statement>,
     /// Marked rows that were overwritten in part: the change may have brought the rest inside.
     overwritten: Vec<(Rc<Table>, Vec<u8>)>,
 }
 
-/// How a change is written over a private row; dropped, it takes back what was journaled.
+/// How a change is written over a private row.
 pub(crate) struct Yielded {
     pub(crate) action: Action,
-    savepoint: Savepoint,
-}
-
-impl Yielded {
-    pub(crate) fn commit(self) -> Result<()> {
-        Ok(self.savepoint.commit()?)
-    }
+    /// The cells of the row as it is stored.
+    pub(crate) cells: Vec<Owned>,
 }
 
 impl Privacy {
     /// That of an apply, opened once it is needed.
-    pub(crate) fn of<'p>(
-        place: &'p mut Option<Self>,
-        db: Connection,
-        replica: &mut Replica,
-    ) -> Result<&'p mut Self> {
-        match place {
-            Some(privacy) => Ok(privacy),
-            unset => Ok(unset.insert(Self::open(db, replica.site_id()?, replica.server_now_ms()?)?)),
-        }
-    }
-
-    fn open(db: Connection, site: SiteId, now_ms: u64) -> Result<Self> {
-        Ok(Self {
-            db,
-            marks: PrivateRows::open(&db)?,
-            site,
-            now_ms,
-            stored: HashMap::new(),
-            overwritten: Vec::new(),
+    pub(crate) fn of(place: &mut Option<Self>, db: Connection) -> Result<&mut Self> {
+        Ok(match place {
+            Some(privacy) => privacy,
+            unset => unset.insert(Self { db, marks: PrivateRows::open(&db)?, overwritten: Vec::new() }),
         })
     }
 
@@ -130,65 +98,12 @@ impl Privacy {
         self.marks.contains(pk)
     }
 
-    /// Makes way for a change of a filtered table's row; `None` if it meets nothing private.
-    pub(crate) fn make_way(
-        &mut self,
-        row: &Row<'_>,
-        pk: &[u8],
-        marked: bool,
-        action: &Action,
-        winner: (Time, SiteId),
-    ) -> Result<Option<Yielded>> {
-        let action = match action {
-            Action::Keep | Action::NeedWhole | Action::RefuseJump => return Ok(None),
-            // A row that nobody else knows may stand where the new one comes.
-            Action::Insert => Action::Replace,
-            _ if !marked => return Ok(None),
-            action => action.clone(),
-        };
-        let Some(cells) = self.stored(row)? else { return Ok(None) };
-        let savepoint = self.db.savepoint("cloudsync_private")?;
-        self.journal(row, &action, &cells, winner)?;
+    /// Notes that a change was written over a private row.
+    pub(crate) fn yielded(&mut self, row: &Row<'_>, pk: &[u8], action: &Action) -> Result<()> {
         if matches!(action, Action::Update(_)) {
             self.overwritten.push((Rc::clone(&row.target.table), row.packed.to_vec()));
         } else {
             self.marks.remove(pk)?;
-        }
-        Ok(Some(Yielded { action, savepoint }))
-    }
-
-    /// The cells of the row as it is stored, if it exists.
-    fn stored(&mut self, row: &Row<'_>) -> Result<Option<Vec<Owned>>> {
-        let table = &row.target.table;
-        let select = match self.stored.entry(table.id) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(self.db.prepare(&row_sql(table))?),
-        };
-        clocks::bind_key(select, 1, row.packed)?;
-        let exists = select.step()?;
-        let cells = (0..table.cells.len()).map(|i| from_sqlite(select.column(i)).to_value());
-        let cells = exists.then(|| cells.collect());
-        select.reset()?;
-        Ok(cells)
-    }
-
-    /// Keeps the values that the change takes away or replaces by others.
-    fn journal(&self, row: &Row<'_>, action: &Action, cells: &[Owned], winner: (Time, SiteId)) -> Result<()> {
-        let mut insert = self.db.prepare(conflicts::INSERT)?;
-        let kind = if *action == Action::Delete { Kind::Deleted } else { Kind::Overwritten };
-        let table = &row.target.table;
-        for (cell, value) in table.cells.iter().zip(cells) {
-            let stays = match action {
-                Action::Update(columns) if !columns.contains(cell.number) => true,
-                Action::Delete => false,
-                _ => row.value(cell.number).is_some_and(|incoming| incoming.to_value() == *value),
-            };
-            if !stays {
-                let column = Some((cell.column.name(), value.borrow()));
-                let loser = (Time(self.now_ms), self.site);
-                let loss = Loss { kind, column, loser, winner, now_ms: self.now_ms };
-                loss.write(&mut insert, row)?;
-            }
         }
         Ok(())
     }
@@ -211,4 +126,21 @@ impl Privacy {
         }
         Ok(())
     }
+}
+
+/// How a change of a filtered table's row is written over a private one; `None` if it meets nothing private.
+pub(crate) fn make_way(
+    row: &Row<'_>,
+    marked: bool,
+    action: &Action,
+    writer: &mut Writer,
+) -> Result<Option<Yielded>> {
+    let action = match action {
+        Action::Keep | Action::NeedWhole | Action::RefuseJump => return Ok(None),
+        // A row that nobody else knows may stand where the new one comes.
+        Action::Insert => Action::Replace,
+        _ if !marked => return Ok(None),
+        action => action.clone(),
+    };
+    Ok(writer.cells(row)?.map(|cells| Yielded { action, cells }))
 }
