@@ -385,6 +385,23 @@ def test_an_app_that_does_not_wait_for_locks_gets_on(auto_device):
     until(lambda: two.value("SELECT count(*) FROM notes") == 200)
 
 
+def test_syncs_without_news_write_nothing(auto_device, server):
+    one = auto_device("one")
+    until(lambda: auto(one)["state"] == "listening" and not one.has_unsent())
+
+    def files():
+        found = {path: path.stat() for path in one.path.parent.glob("one.db*") if path.suffix != ".db-shm"}
+        return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+    before = files()
+    for _ in range(3):
+        syncs = auto(one)["syncs"]
+        # A key that is set makes it sync at once.
+        one.query("SELECT cloudsync_network_set_apikey(?)", server.key)
+        until(lambda: auto(one)["syncs"] > syncs, "one more sync")
+    assert files() == before
+
+
 def _try(conn, sql):
     try:
         conn.execute(sql)
