@@ -126,11 +126,14 @@ pub(crate) struct Conflicts {
     insert: Option<Statement>,
     /// Set when the journal grew.
     grew: bool,
+    /// Values that this apply has noted, and about how many it had no room for.
+    noted: u64,
+    dropped: u64,
 }
 
 impl Conflicts {
     pub(crate) fn new(db: Connection, own: SiteOrdinal, from: UnseenFrom) -> Self {
-        Self { db, own, from, unseen: None, insert: None, grew: false }
+        Self { db, own, from, unseen: None, insert: None, grew: false, noted: 0, dropped: 0 }
     }
 
     /// What the row loses by `action`; `None` if nothing of ours that the change's author had not seen. In a table
@@ -145,6 +148,9 @@ impl Conflicts {
         in_doubt: bool,
     ) -> Result<Option<Losses>> {
         if in_doubt && stored.is_alive() {
+            if !self.has_room(row.target.table.cells.len()) {
+                return Ok(None);
+            }
             let Some(values) = writer.cells(row)? else { return Ok(None) };
             return Ok(unstamped(row, incoming, action, &values));
         }
@@ -170,7 +176,7 @@ impl Conflicts {
             Some(Mask::Whole) => own,
             Some(Mask::Columns(columns)) => own.iter().filter(|column| columns.contains(*column)).collect(),
         };
-        if unseen.is_empty() && !own_row {
+        if unseen.is_empty() && !own_row || !self.has_room(unseen.len()) {
             return Ok(None);
         }
         let Some(values) = writer.cells(row)? else { return Ok(None) };
@@ -206,6 +212,15 @@ impl Conflicts {
         })
     }
 
+    /// False when this apply has filled the journal by itself: more values would only be written to go at once.
+    fn has_room(&mut self, values: usize) -> bool {
+        let has_room = self.noted < CONFLICTS_MAX;
+        if !has_room {
+            self.dropped += values.max(1) as u64;
+        }
+        has_room
+    }
+
     /// Writes into the journal what a row has lost.
     pub(crate) fn note(&mut self, row: &Row<'_>, losses: &Losses, sites: &Sites, now_ms: u64) -> Result<()> {
         let insert = match &mut self.insert {
@@ -232,6 +247,7 @@ impl Conflicts {
                 Value::Blob(&sites.id(winner.site)?.0),
             ])?;
         }
+        self.noted += losses.lost.len() as u64;
         self.grew = true;
         Ok(())
     }
@@ -244,7 +260,7 @@ impl Conflicts {
             return Ok(());
         }
         let dropped = storage::trim_journal(&self.db, "cloudsync_conflicts", CONFLICTS_MAX, since)?;
-        storage::count_up(&self.db, CONFLICTS_DROPPED, dropped)
+        storage::count_up(&self.db, CONFLICTS_DROPPED, dropped + self.dropped)
     }
 }
 
