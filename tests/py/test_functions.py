@@ -10,10 +10,8 @@ AVAILABLE = """
     init cleanup enable disable is_enabled set get begin_alter commit_alter terminate version siteid db_version uuid status pk_decode
     changes payload_encode payload_apply payload_save payload_load payload_chunks network_init network_set_apikey network_set_token
     network_sync network_send_changes network_check_changes network_status network_has_unsent_changes
-    network_reset_sync_version network_cleanup
+    network_reset_sync_version network_cleanup network_logout
 """.split()
-
-LATER = ["network_logout"]
 
 ODD = [
     ("NULL",),
@@ -73,16 +71,6 @@ def test_odd_arguments_never_crash(one, name):
 def test_no_argument_and_null_are_errors(one, name):
     one.error(f"SELECT cloudsync_{name}()")
     one.error(f"SELECT cloudsync_{name}(NULL)")
-
-
-@pytest.mark.parametrize("name", LATER)
-def test_what_is_to_come_says_so(one, name):
-    for arguments in ("'t'", "'t', 'x'"):
-        text = one.error(f"SELECT cloudsync_{name}({arguments})")
-        if "wrong number of arguments" not in text:
-            assert "not available in this version" in text
-            return
-    raise AssertionError(f"cloudsync_{name} takes neither one nor two arguments")
 
 
 def test_network_functions_without_a_connection_are_errors(one):

@@ -1,7 +1,7 @@
 //! Prints `docs/sql.md` from the tables of functions and settings:
 //! `cargo run -p cloudsync-extension --example sql_docs > docs/sql.md`.
 
-use cloudsync::functions::{Availability, FUNCTIONS, Function, Group};
+use cloudsync::functions::{FUNCTIONS, Group};
 use cloudsync_replica::{SETTINGS, TEXT_SETTINGS};
 use std::fmt::Write as _;
 
@@ -67,6 +67,14 @@ const NOTES: &str = "\
   put in the file's place; `cloudsync_status()` says so under `parted`. Renaming a file within its file system, VACUUM
   and other journal modes change nothing. Where a file system does not tell files apart, a payload with changes of this
   very site that were not made here shows it, or the server does.
+- **Logout.** `cloudsync_network_logout()` takes the rows of all synced tables out of the file, those outside of a filter
+  and those that wait or were refused as well, and sends no deletion: others keep theirs. Triggers of the app see the rows
+  go, as when a deletion comes; what one refuses goes nevertheless. Rows of tables that do not sync stay, also those that
+  refer to rows that went or were copied from them by the app. Automatic sync ends. Each other connection keeps
+  the key that it was given: give it the next user's, or close it. What goes is overwritten with zeros, and so are pages that were free and the WAL.
+  Where a reader holds the WAL, `cloudsync_status()` says `scrub_due`, and the next sync tries again. Values that were
+  changed or deleted earlier may be left in gaps of pages in use: run `VACUUM` after the logout, which a function cannot
+  do, and `PRAGMA wal_checkpoint(TRUNCATE)` after it.
 - **Quarantine.** A change that a CHECK, UNIQUE, NOT NULL, foreign key or trigger here refuses does not stop the others:
   it waits in `cloudsync_quarantine` with the reason and is tried again after every apply. A later change of the same
   row makes it void.
@@ -121,18 +129,16 @@ pub(crate) fn document() -> String {
         (Group::Payloads, "Payloads"),
         (Group::Network, "Network"),
     ] {
-        let now = |function: &&Function| !matches!(function.availability, Availability::Later);
         let _ = write!(text, "\n## {title}\n\n| call | gives | does |\n| --- | --- | --- |\n");
-        for function in FUNCTIONS.iter().filter(|function| function.group == group).filter(now) {
+        for function in FUNCTIONS.iter().filter(|function| function.group == group) {
             let _ = writeln!(text, "| `{}` | {} | {} |", function.signature(), function.gives, function.doc);
         }
         text.push_str("\n```sql\n");
-        for function in FUNCTIONS.iter().filter(|function| function.group == group).filter(now) {
+        for function in FUNCTIONS.iter().filter(|function| function.group == group) {
             let _ = writeln!(text, "{}", function.example);
         }
         text.push_str("```\n");
     }
-    write_later(&mut text);
     text.push_str("\n## Settings\n\n| setting | does | default |\n| --- | --- | --- |\n");
     for setting in SETTINGS {
         let _ = writeln!(text, "| `{}` | {} | {} |", setting.name, setting.doc, setting.default);
@@ -145,11 +151,4 @@ pub(crate) fn document() -> String {
     text.push('\n');
     text.push_str(NOTES);
     text
-}
-
-fn write_later(text: &mut String) {
-    text.push_str("\n## Not available in this version\n\nThese names are kept; calls answer `not available in this version`.\n\n");
-    for function in FUNCTIONS.iter().filter(|function| matches!(function.availability, Availability::Later)) {
-        let _ = writeln!(text, "- `{}`: {}", function.signature(), function.doc);
-    }
 }

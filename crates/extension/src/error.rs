@@ -41,9 +41,6 @@ pub enum Error {
     /// Something is larger than may be.
     #[error("{0}")]
     Limit(String),
-    /// The name is kept for a function that does not exist yet.
-    #[error("not available in this version")]
-    NotAvailable,
 }
 
 impl Error {
@@ -71,7 +68,7 @@ impl Error {
             Self::Limit(_) => bindings::SQLITE_TOOBIG,
             Self::Net(NetError::Interrupted) => bindings::SQLITE_INTERRUPT,
             Self::Net(_) | Self::Usage(_) | Self::ConnectionString(_) => bindings::SQLITE_ERROR,
-            Self::File { .. } | Self::NotAvailable => bindings::SQLITE_ERROR,
+            Self::File { .. } => bindings::SQLITE_ERROR,
         }
     }
 }

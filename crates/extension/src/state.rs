@@ -81,6 +81,13 @@ impl State {
         self.last_report.borrow().clone()
     }
 
+    /// Forgets what belongs to the user of this connection.
+    pub(crate) fn log_out(&self) {
+        self.forget_secret();
+        *self.last_report.borrow_mut() = None;
+        *self.session.borrow_mut() = None;
+    }
+
     /// Forgets the secret.
     pub(crate) fn forget_secret(&self) {
         *self.secret.borrow_mut() = None;

@@ -69,13 +69,6 @@ fn wrong_numbers_of_arguments_name_the_right_ones() {
     let db = memory();
     for function in FUNCTIONS {
         let name = function.name;
-        if matches!(function.availability, Availability::Later) {
-            for arguments in ["", "1", "NULL, NULL, NULL"] {
-                let text = error(&db, &format!("SELECT {name}({arguments})"));
-                assert!(text.contains(&format!("{name}: not available in this version")), "{text}");
-            }
-            continue;
-        }
         if matches!(function.availability, Availability::Table(_)) {
             let text = error(&db, &format!("SELECT {name}(1)"));
             assert!(text.contains(&format!("{name}: it is read as a table: {}", function.example)), "{text}");

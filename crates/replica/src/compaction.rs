@@ -37,7 +37,7 @@ const NEXT: &str = "compaction_next";
 
 /// Entries that are worth a run, unless the setting says otherwise; tests do, to see more runs.
 const ENTRIES_MIN: i64 = 256;
-const ENTRIES_MIN_SETTING: &str = "compaction_entries_min";
+pub(crate) const ENTRIES_MIN_SETTING: &str = "compaction_entries_min";
 /// Changes that are compared at once; bounds the memory.
 const WINDOW_CHANGES: usize = 100_000;
 /// Windows in one fold; bounds the time that it takes.

@@ -45,6 +45,8 @@ pub struct Sent {
     pub(crate) floor: u64,
     /// No clock in the requests before it is later that were not answered and may have been taken.
     pub(crate) offered: u64,
+    /// How often the file had been logged out.
+    logouts: u64,
 }
 
 impl Replica {
@@ -114,6 +116,7 @@ impl Replica {
             offset: self.clock_offset()?,
             floor,
             offered,
+            logouts: self.logouts()?,
         });
         Ok(bytes)
     }
@@ -147,6 +150,7 @@ impl Replica {
         };
         let take = |replica: &mut Self| {
             replica.transact(|replica| {
+                replica.require_same_user(&sent)?;
                 replica.fold_in_transaction()?;
                 let mut absorbed = replica.take_answer(&sent, turn)?;
                 absorbed.rows_received += replica.retry_waiting()?;
@@ -159,6 +163,16 @@ impl Replica {
             && sent.round.is_none()
             && !quarantine::is_called(&self.db)?;
         if idle { take(self) } else { self.with_apply_settings(take) }
+    }
+
+    /// Refuses an answer to a request of a user who has logged out since: it may hold that user's rows.
+    fn require_same_user(&self, sent: &Sent) -> Result<()> {
+        if self.logouts()? == sent.logouts {
+            return Ok(());
+        }
+        Err(Error::state(
+            "the file was logged out while it synced: set the key of the present user, and sync again",
+        ))
     }
 
     fn take_answer(&mut self, sent: &Sent, turn: &Turn<'_>) -> Result<Absorbed> {
@@ -287,26 +301,33 @@ impl Replica {
         let Some(sent) = self.sent.take() else {
             return Err(Error::state("there is no request to be answered"));
         };
-        self.transact(|replica| match refusal.reason {
-            Reason::ClockSkew => replica.correct_clock(refusal.now, &sent),
-            Reason::Clone => replica.part_from_clone(&sent),
+        self.transact(|replica| {
+            replica.require_same_user(&sent)?;
+            replica.mend_in_transaction(refusal, &sent)
+        })
+    }
+
+    fn mend_in_transaction(&mut self, refusal: &Refusal, sent: &Sent) -> Result<()> {
+        match refusal.reason {
+            Reason::ClockSkew => self.correct_clock(refusal.now, sent),
+            Reason::Clone => self.part_from_clone(sent),
             Reason::Restored => {
                 // The server lost turns: it gets everything that is known here, whoever wrote it.
-                replica.forget_agreement()?;
-                storage::unset(&replica.db, "unsent_position")?;
-                storage::set_u64(&replica.db, "epoch", refusal.epoch)?;
-                storage::set_u64(&replica.db, "nonce", refusal.nonce)?;
-                storage::set(&replica.db, "resend", Value::Integer(1))
+                self.forget_agreement()?;
+                storage::unset(&self.db, "unsent_position")?;
+                storage::set_u64(&self.db, "epoch", refusal.epoch)?;
+                storage::set_u64(&self.db, "nonce", refusal.nonce)?;
+                storage::set(&self.db, "resend", Value::Integer(1))
             }
             Reason::LostChunks => {
-                storage::unset(&replica.db, "round")?;
-                storage::unset(&replica.db, "position")?;
-                replica.db.execute("DELETE FROM main.cloudsync_inbox").map_err(Error::from)
+                storage::unset(&self.db, "round")?;
+                storage::unset(&self.db, "position")?;
+                self.db.execute("DELETE FROM main.cloudsync_inbox").map_err(Error::from)
             }
             Reason::NeedSchema | Reason::SchemaConflict | Reason::BadPayload | Reason::Denied => {
                 Err(Error::Protocol(refusal.text.clone()))
             }
-        })
+        }
     }
 
     fn restart_download(&self) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::storage::{self, quote_identifier};
 use crate::table::Table;
 use crate::value::from_sqlite;
 use cloudsync_sqlite_ffi::{Args, Connection, FunctionError, FunctionFlags, Output, Value, bindings};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -65,6 +65,8 @@ impl Verb {
 pub(crate) struct Guard {
     tables: HashMap<i64, Rc<Table>>,
     announced: RefCell<Announced>,
+    /// Everything may pass: temporary triggers run even where triggers are switched off.
+    open: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +85,11 @@ impl Guard {
         self.tables.contains_key(&table)
     }
 
+    /// Lets every write pass, or no longer.
+    pub(crate) fn set_open(&self, open: bool) {
+        self.open.set(open);
+    }
+
     /// Says what the next statement writes.
     pub(crate) fn announce(&self, table: i64, verb: Verb, packed: &[u8]) {
         let mut announced = self.announced.borrow_mut();
@@ -97,6 +104,9 @@ impl Guard {
     }
 
     fn cancels(&self, args: &Args<'_>) -> bool {
+        if self.open.get() {
+            return false;
+        }
         let (Value::Integer(id), Value::Integer(verb)) = (args.get(0), args.get(1)) else { return false };
         let Some(table) = self.tables.get(&id) else { return false };
         let Announced { write, key, scratch } = &mut *self.announced.borrow_mut();
@@ -181,6 +191,12 @@ pub(crate) fn has_user_triggers(db: &Connection) -> Result<bool> {
         "SELECT 1 FROM ({USER_TRIGGERS}) AS m JOIN main.cloudsync_tables AS t ON m.tbl_name = t.name COLLATE NOCASE LIMIT 1"
     );
     Ok(db.query_i64(&sql, &[])?.is_some())
+}
+
+/// True when a trigger that is not ours watches this table.
+pub(crate) fn watches(db: &Connection, table: &str) -> Result<bool> {
+    let sql = format!("SELECT 1 FROM ({USER_TRIGGERS}) WHERE tbl_name = ?1 COLLATE NOCASE LIMIT 1");
+    Ok(db.query_i64(&sql, &[Value::from(table)])?.is_some())
 }
 
 /// The synced tables that a trigger of the app may write: those that its text names, however they are quoted there.

@@ -37,6 +37,7 @@ mod index_text;
 mod init;
 mod judge;
 mod kept;
+mod logout;
 mod pairing;
 mod pick;
 mod position;

@@ -191,6 +191,7 @@ impl Replica {
             "kept_lost": kept::is_lost(&db)?,
             "unfolded_writes": count("cloudsync_log")?,
             "unsent": unsent,
+            "scrub_due": self.is_scrub_due()?,
             "parted": parted.map(|(at, why)| json!({ "at": at, "why": why })),
             "cursor": storage::get_u64(&self.db, "cursor")?,
             "downloading": storage::get_blob(&self.db, "position")?.is_some(),

@@ -64,7 +64,7 @@ pub(super) fn release(call: &Call<'_>) {
 }
 
 /// Ends it in this process, for all connections. Other processes see it in the file.
-fn end(call: &Call<'_>) {
+pub(super) fn end(call: &Call<'_>) {
     release(call);
     if let Some(engine) = FileKey::of(call.connection()).ok().and_then(|file| auto::find(&file)) {
         engine.stop();

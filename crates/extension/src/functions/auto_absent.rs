@@ -28,3 +28,5 @@ pub(super) fn forget(_call: &Call<'_>, _replica: &mut Replica) -> Result<()> {
 }
 
 pub(super) fn release(_call: &Call<'_>) {}
+
+pub(super) fn end(_call: &Call<'_>) {}

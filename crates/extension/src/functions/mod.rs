@@ -45,7 +45,7 @@ pub struct Function {
     pub example: &'static str,
     /// From where it may be called.
     pub reach: Reach,
-    /// The implementation, or that there is none yet.
+    /// The implementation.
     pub availability: Availability,
 }
 
@@ -75,15 +75,13 @@ pub enum Reach {
     Pure,
 }
 
-/// Whether a function can be called in this version.
+/// How a function can be called.
 #[derive(Clone, Copy)]
 pub enum Availability {
     /// It can; with its implementation.
     Now(fn(&Call<'_>) -> Result<Output>),
     /// It is a table to select from, registered by this; its arguments are given there.
     Table(Registration),
-    /// Its name is kept; calls answer `not available in this version`.
-    Later,
 }
 
 /// Registers a table on a connection.
@@ -91,13 +89,13 @@ pub enum Availability {
 pub struct Registration(fn(&'static Function, Connection, Rc<State>) -> ffi::Result<()>);
 
 impl Function {
-    /// How many arguments it takes. Those that are not available yet, and tables, take any
-    /// number where functions stand.
+    /// How many arguments it takes. Tables take any number where functions
+    /// stand.
     #[must_use]
     pub fn arity(&self) -> RangeInclusive<usize> {
         match self.availability {
             Availability::Now(_) => self.required.len()..=self.required.len() + self.optional.len(),
-            Availability::Table(_) | Availability::Later => 0..=usize::MAX,
+            Availability::Table(_) => 0..=usize::MAX,
         }
     }
 
@@ -133,7 +131,6 @@ impl Function {
             Availability::Table(_) => {
                 return Err(Error::usage(format!("it is read as a table: {}", self.example)));
             }
-            Availability::Later => return Err(Error::NotAvailable),
         };
         if !self.arity().contains(&args.len()) {
             return Err(Error::usage(self.describe_arity(args.len())));

@@ -154,6 +154,28 @@ pub(super) fn cleanup(call: &Call<'_>) -> Result<Output> {
     Ok(Output::Null)
 }
 
+pub(super) fn logout(call: &Call<'_>) -> Result<Output> {
+    let force = call.has(0) && call.count(0, 1)? == 1;
+    let mut replica = call.replica()?;
+    if !replica.exists()? {
+        call.state().log_out();
+        return count(0);
+    }
+    if force || !replica.has_unsent()? {
+        // It would go on with the key of this user.
+        auto::end(call);
+    }
+    let rows = match replica.logout(force) {
+        Ok(rows) => rows,
+        Err(error) => {
+            auto::resume(call, &replica)?;
+            return Err(error.into());
+        }
+    };
+    call.state().log_out();
+    count(rows)
+}
+
 /// The server that the file remembers.
 pub(super) fn known_address(replica: &Replica) -> Result<Option<Address>> {
     match replica.server()? {
@@ -166,6 +188,7 @@ pub(super) fn known_address(replica: &Replica) -> Result<Option<Address>> {
 fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
     let mut replica = call.replica()?;
     replica.require_no_transaction()?;
+    replica.scrub_if_due()?;
     let Some(address) = known_address(&replica)? else {
         return Err(Error::usage(
             "no server is known: call cloudsync_network_init('cloudsync://HOST/DATABASE') first",

@@ -2,7 +2,7 @@
 //!
 //! Registering, the check of arguments and `docs/sql.md` come from here; a name that is not in it does not exist.
 
-use crate::functions::Availability::{Later, Now, Table};
+use crate::functions::Availability::{Now, Table};
 use crate::functions::Group::{Configuration, Information, Network, Payloads};
 use crate::functions::Reach::{Direct, Everywhere, Pure, Trusted};
 use crate::functions::{
@@ -390,11 +390,11 @@ pub const FUNCTIONS: &[Function] = &[
         required: &[],
         optional: &["force"],
         group: Network,
-        gives: "NULL",
-        doc: "Will remove the rows of synced tables and the key without sending deletions.",
+        gives: "the number of rows removed",
+        doc: "Removes the rows of all synced tables, all that is known of them, and the key, without sending deletions, and takes a new site id. Refuses while changes are unsent, unless `force` is 1, and inside a transaction. Tables, filters, settings and the server's address stay: after `cloudsync_network_set_apikey` the next sync fetches what the next user sees.",
         example: "SELECT cloudsync_network_logout();",
         reach: Direct,
-        availability: Later,
+        availability: Now(network::logout),
     },
     Function {
         name: "cloudsync_session_start",

@@ -233,9 +233,11 @@ fn release(db: &Connection, table: &Table) -> Result<()> {
     storage::set(db, "resend", Value::Integer(1))
 }
 
-/// The setting that says that nothing of a table was sent.
+/// Begins the names of the settings that say that nothing of a table was sent; the id follows.
+pub(crate) const WITHHELD: &str = "withheld:";
+
 fn withheld(table: &Table) -> String {
-    format!("withheld:{}", table.id)
+    format!("{WITHHELD}{}", table.id)
 }
 
 /// Notes the rows that a change of the filter brings inside. They are sent whole, since nobody knows whether they were
