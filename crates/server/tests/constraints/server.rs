@@ -21,7 +21,16 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(schema: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap(), schema)
+    }
+
+    /// Its file is in memory where the system has a folder for that, for tests that move much.
+    #[allow(dead_code)]
+    pub(crate) fn in_memory(schema: &str) -> Self {
+        Self::at(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap(), schema)
+    }
+
+    fn at(folder: tempfile::TempDir, schema: &str) -> Self {
         let path = folder.path().join("store.db");
         let shell = rusqlite::Connection::open(&path).unwrap();
         shell.execute_batch(schema).unwrap();
