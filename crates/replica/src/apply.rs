@@ -168,7 +168,12 @@ impl Applier {
             changes: ChangeWriter::begin(&db, replica.now_ms())?,
             writers: HashMap::new(),
             quarantine: Quarantine::open(&db)?,
-            conflicts: Conflicts::new(db, replica.own_site()?, replica.unseen_from(source)?),
+            conflicts: Conflicts::new(
+                db,
+                replica.own_site()?,
+                replica.unseen_from(source)?,
+                replica.server_now_ms()?,
+            ),
             applied: Applied::default(),
             floor,
             floor_before: floor,

@@ -28,6 +28,8 @@ use std::collections::HashMap;
 pub const CONFLICTS_MAX: u64 = 10_000;
 /// How long the journal holds a value, in milliseconds: 90 days.
 pub const CONFLICT_AGE_MS_MAX: u64 = 90 * 24 * 60 * 60 * 1_000;
+/// Within this time, in milliseconds, the journal is filled once; a sync is many applies.
+const FLOOD_MS: u64 = 60_000;
 /// The setting that counts values which the journal had no room for any more.
 pub(crate) const CONFLICTS_DROPPED: &str = "conflicts_dropped";
 /// Rows not seen by others that are kept in memory. With more of them, every value of ours counts as not seen.
@@ -126,14 +128,15 @@ pub(crate) struct Conflicts {
     insert: Option<Statement>,
     /// Set when the journal grew.
     grew: bool,
-    /// Values that this apply has noted, and about how many it had no room for.
-    noted: u64,
+    /// Values that may still be noted, once that was asked, and about how many there was no room for.
+    room: Option<u64>,
     dropped: u64,
+    now_ms: u64,
 }
 
 impl Conflicts {
-    pub(crate) fn new(db: Connection, own: SiteOrdinal, from: UnseenFrom) -> Self {
-        Self { db, own, from, unseen: None, insert: None, grew: false, noted: 0, dropped: 0 }
+    pub(crate) fn new(db: Connection, own: SiteOrdinal, from: UnseenFrom, now_ms: u64) -> Self {
+        Self { db, own, from, unseen: None, insert: None, grew: false, room: None, dropped: 0, now_ms }
     }
 
     /// What the row loses by `action`; `None` if nothing of ours that the change's author had not seen. In a table
@@ -148,7 +151,7 @@ impl Conflicts {
         in_doubt: bool,
     ) -> Result<Option<Losses>> {
         if in_doubt && stored.is_alive() {
-            if !self.has_room(row.target.table.cells.len()) {
+            if !self.has_room(row.target.table.cells.len())? {
                 return Ok(None);
             }
             let Some(values) = writer.cells(row)? else { return Ok(None) };
@@ -171,12 +174,15 @@ impl Conflicts {
         if own.is_empty() && !own_row {
             return Ok(None);
         }
+        if !self.has_room(own.len())? {
+            return Ok(None);
+        }
         let unseen = match self.unseen(row)? {
             None => return Ok(None),
             Some(Mask::Whole) => own,
             Some(Mask::Columns(columns)) => own.iter().filter(|column| columns.contains(*column)).collect(),
         };
-        if unseen.is_empty() && !own_row || !self.has_room(unseen.len()) {
+        if unseen.is_empty() && !own_row {
             return Ok(None);
         }
         let Some(values) = writer.cells(row)? else { return Ok(None) };
@@ -212,13 +218,23 @@ impl Conflicts {
         })
     }
 
-    /// False when this apply has filled the journal by itself: more values would only be written to go at once.
-    fn has_room(&mut self, values: usize) -> bool {
-        let has_room = self.noted < CONFLICTS_MAX;
-        if !has_room {
+    /// False when applies of the last minute have filled the journal: more would only be written to go at once.
+    fn has_room(&mut self, values: usize) -> Result<bool> {
+        let room = match self.room {
+            Some(room) => room,
+            None => *self.room.insert(if self.is_flooded()? { 0 } else { CONFLICTS_MAX }),
+        };
+        if room == 0 {
             self.dropped += values.max(1) as u64;
         }
-        has_room
+        Ok(room > 0)
+    }
+
+    fn is_flooded(&self) -> Result<bool> {
+        let sql = "SELECT at FROM main.cloudsync_conflicts ORDER BY id DESC LIMIT 1 OFFSET ?1";
+        let at = self.db.query_i64(sql, &[Value::Integer(CONFLICTS_MAX as i64 - 1)])?;
+        let since = self.now_ms.saturating_sub(FLOOD_MS) as i64;
+        Ok(at.is_some_and(|at| (since..=self.now_ms as i64).contains(&at)))
     }
 
     /// Writes into the journal what a row has lost.
@@ -247,7 +263,7 @@ impl Conflicts {
                 Value::Blob(&sites.id(winner.site)?.0),
             ])?;
         }
-        self.noted += losses.lost.len() as u64;
+        self.room = self.room.map(|room| room.saturating_sub(losses.lost.len() as u64));
         self.grew = true;
         Ok(())
     }

@@ -413,7 +413,7 @@ fn the_journal_is_bounded_by_count_and_age_and_goes_with_its_table() {
              SELECT 'notes', x'31', 'title', i, 1, x'00', {at}, 'overwritten', 2, x'01' FROM n"
         )
     };
-    b.run(&fill(NOW, CONFLICTS_MAX));
+    b.run(&fill(NOW - 100_000, CONFLICTS_MAX));
     b.run_at(T + 1, "UPDATE notes SET title = 'by b'");
     a.run_at(T + 2, "UPDATE notes SET title = 'by a'");
     hub.sync(&mut a);
@@ -432,6 +432,38 @@ fn the_journal_is_bounded_by_count_and_age_and_goes_with_its_table() {
     assert_eq!((&status["conflicts"], &status["dropped_from_conflicts"]), (&2.into(), &4.into()));
     b.replica.cleanup("notes").unwrap();
     assert_eq!(b.dump("cloudsync_conflicts"), [""; 0]);
+}
+
+#[test]
+fn a_flood_of_conflicts_fills_the_journal_once() {
+    let (mut hub, mut a, mut b) = world_of_two();
+    let rows = CONFLICTS_MAX / 2 + 100;
+    for (device, at, title) in [(&mut a, T + 2, "by a"), (&mut b, T + 1, "by b")] {
+        device.run_at(
+            at,
+            &format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+                 INSERT INTO notes(id, title, body) SELECT 'row ' || i, '{title}', '{title}' FROM n"
+            ),
+        );
+    }
+    hub.sync(&mut a);
+    hub.sync(&mut b);
+    let count = "SELECT count(*) FROM cloudsync_conflicts";
+    assert_eq!(b.get::<i64>(count), CONFLICTS_MAX as i64);
+    assert_eq!(b.replica.status().unwrap()["dropped_from_conflicts"], 200);
+    assert_eq!(b.get::<i64>("SELECT count(*) FROM notes WHERE title = 'by b'"), 0);
+    // A minute later there is room again.
+    b.world.now.set(NOW + 61_000);
+    b.run_at(T + 3, "UPDATE notes SET title = 'again' WHERE id = 'row 1'");
+    a.run_at(T + 4, "UPDATE notes SET title = 'last' WHERE id = 'row 1'");
+    hub.sync(&mut a);
+    hub.sync(&mut b);
+    assert_eq!(
+        b.get::<String>("SELECT col_value FROM cloudsync_conflicts ORDER BY id DESC LIMIT 1"),
+        "again"
+    );
+    assert_eq!(b.get::<i64>(count), CONFLICTS_MAX as i64);
 }
 
 /// Rebuilds the table outside of the bracket, so that nobody sees what is written meanwhile.
