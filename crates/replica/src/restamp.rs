@@ -17,6 +17,7 @@ use cloudsync_core::clock::{Clock, SiteOrdinal, TIME_MAX, Time};
 use cloudsync_core::merge::local;
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_sqlite_ffi::Value;
+use std::collections::HashMap;
 
 /// Small differences of the clocks are the network's; they are not worth a write each round.
 const OFFSET_TOLERANCE_MS: u64 = 2_000;
@@ -110,14 +111,10 @@ impl Replica {
         }
     }
 
-    /// Maps the clocks of all cells that wait to be sent. Gives true when that changed any.
-    pub(crate) fn restamp_unsent(&mut self, own: SiteOrdinal, map: impl Fn(Clock) -> Clock) -> Result<bool> {
-        let settled = storage::get_u64(&self.db, "settled")?;
-        let sites = self.sites.ids().to_vec();
+    /// Gives table, packed key and mask of each row of the list that was changed here and is unsent; a row may come often.
+    pub(crate) fn each_unsent(&self, mut each: impl FnMut(i64, &[u8], Mask)) -> Result<()> {
         let (after, mut skip) = self.first_unsent()?.entry(&self.db)?;
         let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
-        let mut clocks = ClockStore::open(&self.db)?;
-        let mut seen: std::collections::HashMap<Vec<u8>, Vec<Mask>> = std::collections::HashMap::new();
         while let Some(entry) = entries.next()? {
             let sent = std::mem::take(&mut skip);
             if entry.origin != Origin::Local.code() {
@@ -125,9 +122,19 @@ impl Replica {
             }
             for row in entry.rows().skip(sent as usize) {
                 let (key, mask) = row?;
-                seen.entry(clocks::pk(entry.table, key)).or_default().push(mask);
+                each(entry.table, key, mask);
             }
         }
+        Ok(())
+    }
+
+    /// Maps the clocks of all cells that wait to be sent. Gives true when that changed any.
+    pub(crate) fn restamp_unsent(&mut self, own: SiteOrdinal, map: impl Fn(Clock) -> Clock) -> Result<bool> {
+        let settled = storage::get_u64(&self.db, "settled")?;
+        let sites = self.sites.ids().to_vec();
+        let mut clocks = ClockStore::open(&self.db)?;
+        let mut seen: HashMap<Vec<u8>, Vec<Mask>> = HashMap::new();
+        self.each_unsent(|table, key, mask| seen.entry(clocks::pk(table, key)).or_default().push(mask))?;
         let mut changed = false;
         for (pk, masks) in seen {
             let Some(clock) = clocks.read(&pk)? else { continue };

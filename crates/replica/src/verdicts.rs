@@ -5,7 +5,7 @@
 //! row, and are sent again. Our row as it was found goes into `cloudsync_rejected`.
 
 use crate::apply::{Applier, Source, Target};
-use crate::changes::{ChangeWriter, EntryReader, Mask, Origin};
+use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks;
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
@@ -161,22 +161,13 @@ impl Replica {
     /// Finds what of the rows is unsent: the app changed it after the round was made.
     fn find_later_edits(&self, rows: &mut [Refusal]) -> Result<()> {
         let mut later: HashMap<Vec<u8>, Later> = HashMap::new();
-        let (after, mut skip) = self.first_unsent()?.entry(&self.db)?;
-        let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
-        while let Some(entry) = entries.next()? {
-            let sent = std::mem::take(&mut skip);
-            if entry.origin != Origin::Local.code() {
-                continue;
+        self.each_unsent(|table, key, mask| {
+            let later = later.entry(clocks::pk(table, key)).or_default();
+            match mask {
+                Mask::Whole => later.whole = true,
+                Mask::Columns(columns) => later.columns.union_with(&columns),
             }
-            for row in entry.rows().skip(sent as usize) {
-                let (key, mask) = row?;
-                let later = later.entry(clocks::pk(entry.table, key)).or_default();
-                match mask {
-                    Mask::Whole => later.whole = true,
-                    Mask::Columns(columns) => later.columns.union_with(&columns),
-                }
-            }
-        }
+        })?;
         for row in rows {
             row.later = later.remove(&row.pk);
         }
