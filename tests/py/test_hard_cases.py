@@ -83,8 +83,12 @@ def test_02_a_unique_collision_by_file_waits_with_its_reason(device):
             NOTES + "CREATE TRIGGER no BEFORE INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END;",
             "DROP TRIGGER no",
         ),
+        (
+            NOTES + "CREATE TRIGGER no AFTER INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END;",
+            "DROP TRIGGER no",
+        ),
     ],
-    ids=["check", "table check", "trigger"],
+    ids=["check", "table check", "trigger", "rollback"],
 )
 def test_03_one_row_that_is_refused_blocks_no_other(server, device, schema, mend):
     a = device("a", server, NOTES, ["notes"])
@@ -305,6 +309,22 @@ def test_16_a_refused_write_does_not_stay_looking_accepted(server, device):
     sync_until_still(a, b)
     assert_same("orders", a, b)
     assert b.value("SELECT n FROM orders WHERE id = '1'") == 50
+
+
+def test_16_a_trigger_of_the_server_that_rolls_back_stops_nobody(server, device):
+    database = server.run("db", "path", server.database).strip()
+    with sqlite3.connect(database, timeout=30) as owner:
+        owner.execute(NOTES.rstrip(";"))
+        owner.execute("CREATE TRIGGER no BEFORE INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'never'); END")
+    owner.close()
+    server.run("table", "enable", server.database, "notes")
+    a, b = (device(name, server, NOTES, ["notes"]) for name in "ab")
+    a.script("INSERT INTO notes VALUES ('1', 'ok', 'good'), ('2', 'bad', 'bad'), ('3', 'ok', 'good')")
+    b.script("INSERT INTO notes VALUES ('4', 'ok', 'good')")
+    sync_until_still(a, b)
+    assert_same("notes", a, b)
+    assert a.query("SELECT id FROM notes ORDER BY id") == [("1",), ("3",), ("4",)]
+    assert "never" in a.value("SELECT reason FROM cloudsync_rejected")
 
 
 def test_17_writes_without_the_library_work_and_sync(server, device):

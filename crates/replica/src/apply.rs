@@ -72,6 +72,10 @@ impl Replica {
         self.require()?;
         let opened = Opened::open(payload, &crate::codec::Zstd)?;
         let decoded = opened.payload()?;
+        self.outlasting_rollbacks(|replica| replica.apply_opened(&decoded))
+    }
+
+    fn apply_opened(&mut self, decoded: &Payload<'_>) -> Result<u64> {
         self.with_apply_settings(|replica| {
             replica.transact(|replica| {
                 replica.fold_in_transaction()?;
@@ -81,7 +85,7 @@ impl Replica {
                 let bound = replica.server_now_ms()?.saturating_add(CLOCK_AHEAD_MS_MAX);
                 let base = storage::get_u64(&replica.db, "cursor")?;
                 let source = Source { origin: Origin::File, time_max: Some(Time(bound)), base };
-                Ok(replica.apply_in_transaction(&[decoded], source)?.rows)
+                Ok(replica.apply_in_transaction(std::slice::from_ref(decoded), source)?.rows)
             })
         })
     }

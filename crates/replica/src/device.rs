@@ -162,7 +162,11 @@ impl Replica {
             && sent.position.is_empty()
             && sent.round.is_none()
             && !quarantine::is_called(&self.db)?;
-        if idle { take(self) } else { self.with_apply_settings(take) }
+        self.outlasting_rollbacks(
+            |replica| {
+                if idle { take(replica) } else { replica.with_apply_settings(take) }
+            },
+        )
     }
 
     /// Refuses an answer to a request of a user who has logged out since: it may hold that user's rows.

@@ -24,6 +24,9 @@ pub enum Error {
     /// A table is being altered: nothing of it can be sent or received.
     #[error("{0}")]
     Altering(String),
+    /// A trigger rolled back the transaction of an apply.
+    #[error("{0}")]
+    RolledBack(String),
     /// Another connection holds the file.
     #[error("database is busy: {0}; try again, or raise the setting busy_ms")]
     Busy(String),
@@ -77,7 +80,7 @@ impl Error {
             Self::Sqlite(error) if error.is_readonly() => Class::State,
             Self::Sqlite(_) => Class::Storage,
             Self::Usage(_) => Class::Usage,
-            Self::State(_) | Self::Altering(_) => Class::State,
+            Self::State(_) | Self::Altering(_) | Self::RolledBack(_) => Class::State,
             Self::Busy(_) => Class::Transient,
             Self::Corrupt(_) => Class::Corrupt,
             Self::Limit(_) => Class::Limit,

@@ -8,10 +8,11 @@
 use crate::apply::Applier;
 use crate::clocks;
 use crate::codec::Zstd;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::foreign_keys::{OnDelete, Reference, children_query, orphans_query};
 use crate::guard::Verb;
 use crate::replica::Replica;
+use crate::rollback::rolled_back;
 use crate::storage::quote_identifier;
 use crate::table::Table;
 use crate::value::{from_sqlite, to_sqlite};
@@ -312,9 +313,7 @@ impl Replica {
     /// A child that a constraint keeps as it is stays an orphan.
     fn tolerate(&self, outcome: Result<(), Refused>) -> Result<()> {
         match outcome {
-            Err(Refused::Constraint(reason)) if self.db.is_autocommit() => {
-                Err(Error::State(format!("the apply was rolled back by the database: {reason}")))
-            }
+            Err(Refused::Constraint(reason)) if self.db.is_autocommit() => Err(rolled_back(&reason)),
             Ok(()) | Err(Refused::Constraint(_) | Refused::Part) => Ok(()),
             Err(Refused::Error(error)) => Err(error),
         }

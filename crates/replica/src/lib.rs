@@ -47,6 +47,7 @@ mod rebuilt;
 mod rejected;
 mod replica;
 mod restamp;
+mod rollback;
 mod row_scan;
 mod settle;
 mod sites;

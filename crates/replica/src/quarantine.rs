@@ -9,6 +9,7 @@ use crate::codec::Zstd;
 use crate::error::{Error, Result};
 use crate::kept;
 use crate::replica::Replica;
+use crate::rollback;
 use crate::settle::Gathered;
 use crate::storage;
 use cloudsync_protocol::payload::{Group, Opened, Payload};
@@ -42,6 +43,11 @@ pub(crate) fn is_called(db: &Connection) -> Result<bool> {
     storage::is_set(db, CALLED)
 }
 
+/// The rows that wait were tried.
+pub(crate) fn answer(db: &Connection) -> Result<()> {
+    storage::unset(db, CALLED)
+}
+
 impl Replica {
     /// Tries the rows that wait if something changed here since they were tried. Gives the rows that changed. The caller
     /// holds the transaction, in which everything is folded.
@@ -55,7 +61,6 @@ impl Replica {
         let base = storage::get_u64(&self.db, "cursor")?;
         let source = Source { origin: Origin::Server, time_max: None, base };
         let applied = self.apply_in_transaction(&[], source)?;
-        storage::unset(&self.db, CALLED)?;
         Ok(applied.rows)
     }
 }
@@ -65,6 +70,8 @@ pub(crate) struct Waiting {
     pub(crate) id: i64,
     pub(crate) change: Vec<u8>,
     pub(crate) origin: i64,
+    /// It is not tried again this time.
+    pub(crate) rests: bool,
 }
 
 pub(crate) struct Quarantine {
@@ -118,17 +125,21 @@ impl Quarantine {
         let mut waiting: Vec<Waiting> = Vec::new();
         let after = storage::get_i64(&self.db, LAST_TRIED)?;
         // language=SQLite
-        let sql = "SELECT * FROM (SELECT id, change, origin FROM main.cloudsync_quarantine WHERE id > ?1 ORDER BY id) \
+        let sql = "SELECT * FROM (SELECT id, change, origin, reason FROM main.cloudsync_quarantine WHERE id > ?1 ORDER BY id) \
                    UNION ALL \
-                   SELECT * FROM (SELECT id, change, origin FROM main.cloudsync_quarantine WHERE id <= ?1 ORDER BY id) \
+                   SELECT * FROM (SELECT id, change, origin, reason FROM main.cloudsync_quarantine WHERE id <= ?1 ORDER BY id) \
                    LIMIT ?2";
         let values = [Value::Integer(after.unwrap_or(0)), Value::Integer(RETRY_ROWS_MAX)];
+        let called = is_called(&self.db)?;
         self.db.prepare(sql)?.for_each(&values, |row| -> Result<()> {
             let change = row.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
+            let rolls_back =
+                row.column(3).as_str().is_some_and(|reason| reason.starts_with(rollback::REASON));
             waiting.push(Waiting {
                 id: row.column_i64(0),
                 change: change.to_vec(),
                 origin: row.column_i64(2),
+                rests: rolls_back && !called,
             });
             Ok(())
         })?;

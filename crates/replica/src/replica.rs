@@ -31,6 +31,8 @@ pub struct Replica {
     pub(crate) checks_parents: bool,
     /// Set while an answer is taken in: where the own writes begin that were not sent before its request.
     pub(crate) unseen_from: Option<crate::conflicts::UnseenFrom>,
+    /// Rows that the apply at hand leaves out.
+    pub(crate) rolling_back: crate::rollback::RollingBack,
     /// Set while an apply runs beside triggers of the app.
     pub(crate) guard: Option<Rc<crate::guard::Guard>>,
 }
@@ -57,6 +59,7 @@ impl Replica {
             unsettled: crate::settle::Unsettled::default(),
             checks_parents: false,
             unseen_from: None,
+            rolling_back: crate::rollback::RollingBack::default(),
             guard: None,
         };
         if storage::exists(&replica.db)? {

@@ -203,7 +203,7 @@ fn what_is_undone_or_fails_leaves_no_guard() {
 }
 
 #[test]
-fn a_trigger_that_rolls_back_fails_the_whole_apply() {
+fn a_row_at_which_a_trigger_rolls_back_waits_and_the_others_come() {
     let plain = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v)";
     let mut a = Device::new(1, plain);
     let mut b = Device::new(
@@ -212,14 +212,30 @@ fn a_trigger_that_rolls_back_fails_the_whole_apply() {
             "{plain}; CREATE TRIGGER no BEFORE INSERT ON t WHEN NEW.v = 'x' BEGIN SELECT RAISE(ROLLBACK, 'never'); END"
         ),
     );
-    a.run("INSERT INTO t VALUES('1', 'a'), ('2', 'x'), ('3', 'c')");
+    a.run("INSERT INTO t VALUES('1', 'a'), ('2', 'x'), ('3', 'c'), ('4', 'x')");
     let payload = a.encode();
+    // Inside the app's transaction nothing can be done again: the trigger has ended it.
+    b.run("BEGIN");
     let error = b.apply(&payload).unwrap_err().to_string();
     assert!(error.contains("never"), "{error}");
+    assert!(b.sql.is_autocommit());
     assert_eq!((b.dump("t").len(), b.dump("cloudsync_clocks").len(), b.quarantine()), (0, 0, 0));
     assert_clean(&mut b);
+    assert_eq!(b.apply(&payload).unwrap(), 2);
+    assert_eq!(b.dump("t"), ["'1','a'", "'3','c'"]);
+    let reasons: Vec<String> = b.column("SELECT reason FROM cloudsync_quarantine");
+    assert_eq!(reasons.len(), 2);
+    assert!(reasons.iter().all(|reason| reason.contains("rolls back") && reason.contains("never")));
+    assert_clean(&mut b);
+    // They rest until something changes here.
+    a.run("INSERT INTO t VALUES('5', 'e')");
+    assert_eq!(sync_by_payload(&mut a, &mut b), 1);
+    b.run("INSERT INTO t VALUES('own', 'b')");
+    assert_eq!(sync_by_payload(&mut a, &mut b), 0);
     b.run("DROP TRIGGER no");
-    assert_eq!(b.apply(&payload).unwrap(), 3);
+    sync_by_payload(&mut a, &mut b);
+    sync_by_payload(&mut b, &mut a);
+    assert_same(&mut a, &mut b, "t");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::{Applier, Source, Target, WAITS_FOR_REST};
 use crate::changes::{ChangeWriter, Origin};
 use crate::error::Result;
-use crate::quarantine::{RETRY_ROWS_MAX, Waiting};
+use crate::quarantine::{self, RETRY_ROWS_MAX, Waiting};
 use crate::replica::Replica;
 use crate::write::{Refused, Row, Writer};
 use cloudsync_core::clock::SiteOrdinal;
@@ -147,7 +147,7 @@ impl Applier {
             }
         }
         self.retries = false;
-        Ok(())
+        quarantine::answer(&self.db)
     }
 
     /// Changes that come in late are of the origin that they came from, and thus of a version of their own.
@@ -167,6 +167,10 @@ impl Applier {
     fn retry(&mut self, replica: &mut Replica, all: &mut Vec<Waiting>) -> Result<()> {
         let mut still = Vec::new();
         for waiting in all.drain(..) {
+            if waiting.rests {
+                still.push(waiting);
+                continue;
+            }
             self.turn_to(replica, Origin::from_code(waiting.origin)?)?;
             let opened = Opened::open(&waiting.change, &crate::codec::Zstd)?;
             let payload = opened.payload()?;

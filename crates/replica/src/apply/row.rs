@@ -70,6 +70,9 @@ impl Applier {
         let devices = self.is_devices();
         let arrival = self.arrival(replica, group, target, row)?;
         let Arrival { row, pk, stored, incoming } = &arrival;
+        if let Some(reason) = replica.rolling_back.reason(pk) {
+            return Ok(Some(reason));
+        }
         let mut privacy = match target.table.filter {
             None => None,
             Some(_) => Some(Privacy::of(&mut self.privacy, self.db)?),
@@ -102,8 +105,18 @@ impl Applier {
         } else {
             writer.carry_out(row, action, decision.clock.as_ref())
         };
-        if let Err(refused) = outcome {
-            return self.reason(refused).map(Some);
+        match outcome {
+            Ok(()) => {}
+            // A trigger with RAISE(ROLLBACK) leaves nothing that the other rows could be added to.
+            Err(Refused::Constraint(reason)) if self.db.is_autocommit() => {
+                return Err(replica.rolling_back.leave_out(pk, &reason));
+            }
+            Err(Refused::Error(Error::RolledBack(reason))) => {
+                return Err(replica.rolling_back.leave_out(pk, &reason));
+            }
+            Err(Refused::Constraint(reason)) => return Ok(Some(reason)),
+            Err(Refused::Part) => return Ok(Some(WAITS_FOR_REST.to_owned())),
+            Err(Refused::Error(error)) => return Err(error),
         }
         if let (Some(privacy), Some(yielded)) = (privacy, &yielded) {
             privacy.yielded(row, pk, &yielded.action)?;
@@ -139,19 +152,6 @@ impl Applier {
         let stored = self.clocks.read(&pk)?;
         self.clone_seen |= self.is_of_clone(&incoming);
         Ok(Arrival { row: Row { group, target, packed, at }, pk, stored, incoming })
-    }
-
-    /// Why a row that was not written must wait; an error where the apply cannot go on.
-    fn reason(&self, refused: Refused) -> Result<String> {
-        match refused {
-            // A trigger with RAISE(ROLLBACK) leaves nothing that the other rows could be added to.
-            Refused::Constraint(reason) if self.db.is_autocommit() => {
-                Err(Error::State(format!("the apply was rolled back by the database: {reason}")))
-            }
-            Refused::Constraint(reason) => Ok(reason),
-            Refused::Part => Ok(WAITS_FOR_REST.to_owned()),
-            Refused::Error(error) => Err(error),
-        }
     }
 
     /// Writes clock and list of changes for a row that was carried out.

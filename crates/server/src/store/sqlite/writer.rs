@@ -137,23 +137,29 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
         jobs.extend(queue.try_iter().take(GROUP_TURNS_MAX - 1));
         let mut outcomes = Vec::with_capacity(jobs.len());
         let mut news = Unsaid { newest: feed.newest(), versions: Vec::new() };
-        let committed = file.replica.with_apply_settings(|replica| {
-            replica.transact(|replica| {
-                standing::fold(replica)?;
-                news.note(replica, None)?;
-                for job in &jobs {
-                    outcomes.push(match job {
-                        Job::Turn { request, rights, now_ms, .. } => {
-                            let (site, outcome) = take(replica, request, *rights, *now_ms);
-                            news.note(replica, site)?;
-                            Some(outcome)
-                        }
-                        Job::Fold { .. } => None,
-                        #[cfg(test)]
-                        Job::Panic => panic!("as the test wants"),
-                    });
-                }
-                Ok(())
+        let committed = file.replica.outlasting_rollbacks(|replica| {
+            outcomes.clear();
+            news = Unsaid { newest: feed.newest(), versions: Vec::new() };
+            replica.with_apply_settings(|replica| {
+                replica.transact(|replica| {
+                    standing::fold(replica)?;
+                    news.note(replica, None)?;
+                    for job in &jobs {
+                        outcomes.push(match job {
+                            Job::Turn { request, rights, now_ms, .. } => {
+                                let (site, outcome) = take(replica, request, *rights, *now_ms);
+                                news.note(replica, site)?;
+                                Some(outcome)
+                            }
+                            Job::Fold { .. } => None,
+                            #[cfg(test)]
+                            Job::Panic => panic!("as the test wants"),
+                        });
+                        // What follows would stand in no transaction.
+                        replica.require_transaction()?;
+                    }
+                    Ok(())
+                })
             })
         });
         if committed.is_ok() {
