@@ -4,7 +4,7 @@
 //! slow they are: the newest version with the site that brought it, and the newest that another site brought. That is
 //! all it takes to tell each listener of what is new without telling any site of its own uploads alone.
 //!
-//! A [`Hub`] belongs to the server. It counts the listeners, looks after what other processes write while somebody
+//! A hub belongs to the server. It counts the listeners, looks after what other processes write while somebody
 //! listens, and ends listeners when the server stops.
 
 use std::collections::HashMap;
