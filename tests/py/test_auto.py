@@ -158,7 +158,9 @@ def test_a_change_of_the_journal_mode_is_followed(auto_device):
 
 def test_commits_of_other_processes_are_sent(auto_device, shell):
     one, two = auto_device("one"), auto_device("two")
-    subprocess.run([shell, one.path, "INSERT INTO notes VALUES ('shell', 'x')"], check=True, timeout=60)
+    # The shell waits for nobody unless it is told to, and the first sync may be writing.
+    insert = "INSERT INTO notes VALUES ('shell', 'x')"
+    subprocess.run([shell, "-cmd", ".timeout 10000", one.path, insert], check=True, timeout=60)
     arrives(two, "shell")
 
 
