@@ -2,11 +2,14 @@
 
 import pathlib
 import json
+import re
 import sqlite3
 import struct
+import time
 
 import apsw
 
+WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|WITH)\b", re.IGNORECASE)
 LIBRARY_ERRORS = (sqlite3.Error, apsw.Error)
 
 
@@ -75,6 +78,13 @@ def bits(value):
     return struct.pack(">d", value).hex() if isinstance(value, float) else str(value)
 
 
+def let_the_clock_move():
+    """Waits until the clock that stamps edits shows another time: edits in one millisecond are a tie."""
+    start = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 < start + 2:
+        pass
+
+
 class Device:
     """A connection with the extension, and what tests ask of it again and again."""
 
@@ -87,7 +97,10 @@ class Device:
 
     def query(self, sql, *parameters):
         """The rows of one statement, as tuples."""
-        return [tuple(row) for row in self.binding.query(self.conn, sql, parameters)]
+        rows = [tuple(row) for row in self.binding.query(self.conn, sql, parameters)]
+        if WRITES.match(sql):
+            let_the_clock_move()
+        return rows
 
     def value(self, sql, *parameters):
         """The only value of the only row."""
@@ -95,8 +108,9 @@ class Device:
         return value
 
     def script(self, sql):
-        """Runs statements and forgets what they give."""
+        """Runs statements and forgets what they give. Edits of later calls are later ones."""
         self.binding.script(self.conn, sql)
+        let_the_clock_move()
 
     def error(self, sql, *parameters):
         """The text of the error that a statement must give."""
