@@ -157,6 +157,7 @@ impl Replica {
         // language=SQLite
         let sql = "SELECT count(DISTINCT e.table_id) FROM main.cloudsync_entries AS e \
                    JOIN main.cloudsync_versions AS v ON v.version = e.version \
+                   JOIN main.cloudsync_tables AS t ON t.id = e.table_id \
                    WHERE v.version > ?1 AND v.origin IN (-1, -2)";
         let sent = storage::get_u64(&self.db, "sent_version")?;
         let what = match self.db.query_i64(sql, &[Value::Integer(sent as i64)])?.unwrap_or(0) {

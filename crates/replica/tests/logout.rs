@@ -299,3 +299,13 @@ fn an_answer_to_the_user_before_is_void() {
     hub.sync(&mut a);
     assert_eq!(a.dump("notes").len(), 1);
 }
+
+#[test]
+fn tables_that_do_not_sync_any_more_are_not_counted_as_unsent() {
+    let mut a = Device::new(1, &format!("{NOTES}; CREATE TABLE gone(id TEXT PRIMARY KEY NOT NULL)"));
+    a.run("INSERT INTO notes VALUES('1', 'x'); INSERT INTO gone VALUES('1')");
+    a.replica.fold().unwrap();
+    a.replica.cleanup("gone").unwrap();
+    let error = a.replica.logout(false).unwrap_err().to_string();
+    assert!(error.contains("1 table has unsent changes"), "{error}");
+}
