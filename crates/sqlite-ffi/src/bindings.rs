@@ -34,6 +34,8 @@ opaque! {
     sqlite3_value;
     /// One call of a function.
     sqlite3_context;
+    /// A value that is read or written in parts.
+    sqlite3_blob;
 }
 
 /// How long a bound or returned buffer lives: [`SQLITE_STATIC`] or [`SQLITE_TRANSIENT`]. C declares a destructor
@@ -103,6 +105,7 @@ pub const SQLITE_OPEN_PRIVATECACHE: c_int = 0x0004_0000;
 pub const SQLITE_PREPARE_PERSISTENT: c_uint = 1;
 pub const SQLITE_DBCONFIG_ENABLE_FKEY: c_int = 1002;
 pub const SQLITE_DBCONFIG_ENABLE_TRIGGER: c_int = 1003;
+pub const SQLITE_LIMIT_LENGTH: c_int = 0;
 pub const SQLITE_TXN_READ: c_int = 1;
 pub const SQLITE_TXN_WRITE: c_int = 2;
 
@@ -264,11 +267,11 @@ api_routines! {
     create_module_v2: unsafe extern "C" fn(*mut sqlite3, *const c_char, *const sqlite3_module, *mut c_void, Option<DestroyFunction>) -> c_int,
     // Added by 3.5.0
     bind_zeroblob,
-    blob_bytes,
-    blob_close,
-    blob_open,
-    blob_read,
-    blob_write,
+    blob_bytes: unsafe extern "C" fn(*mut sqlite3_blob) -> c_int,
+    blob_close: unsafe extern "C" fn(*mut sqlite3_blob) -> c_int,
+    blob_open: unsafe extern "C" fn(*mut sqlite3, *const c_char, *const c_char, *const c_char, i64, c_int, *mut *mut sqlite3_blob) -> c_int,
+    blob_read: unsafe extern "C" fn(*mut sqlite3_blob, *mut c_void, c_int, c_int) -> c_int,
+    blob_write: unsafe extern "C" fn(*mut sqlite3_blob, *const c_void, c_int, c_int) -> c_int,
     create_collation_v2,
     file_control,
     memory_highwater,
@@ -294,7 +297,7 @@ api_routines! {
     randomness: unsafe extern "C" fn(c_int, *mut c_void),
     context_db_handle: unsafe extern "C" fn(*mut sqlite3_context) -> *mut sqlite3,
     extended_result_codes,
-    limit,
+    limit: unsafe extern "C" fn(*mut sqlite3, c_int, c_int) -> c_int,
     next_stmt,
     sql,
     status,

@@ -56,6 +56,7 @@ macro_rules! call {
 
 mod api;
 pub mod bindings;
+mod blob;
 mod connection;
 mod entry;
 mod error;
@@ -69,6 +70,7 @@ mod value;
 mod vtab;
 
 pub use api::{Api, MIN_VERSION};
+pub use blob::Blob;
 pub use connection::Connection;
 pub use entry::{Hosting, capture_api, captured_api, entry_point};
 pub use error::{Error, Result};

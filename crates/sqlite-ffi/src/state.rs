@@ -161,6 +161,16 @@ impl Connection {
         self.set_option(bindings::SQLITE_DBCONFIG_ENABLE_FKEY, enabled)
     }
 
+    /// Bounds the bytes of any text, BLOB or row that this connection makes or reads whole, and gives the bound before;
+    /// SQLite's own bound is never exceeded. Where a column of a row is longer, reading that column fails with
+    /// `SQLITE_TOOBIG`, without its memory being taken.
+    pub fn set_length_limit(&self, bytes: usize) -> usize {
+        let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+        // SAFETY: the connection is open; the call has no other precondition.
+        let before = unsafe { call!(self.api(), limit(self.as_ptr(), bindings::SQLITE_LIMIT_LENGTH, bytes)) };
+        usize::try_from(before).unwrap_or(0)
+    }
+
     fn set_option(&self, option: c_int, enabled: bool) -> Result<bool> {
         // SQLite reports the state after the call; a negative argument asks without changing.
         let mut before: c_int = 0;
