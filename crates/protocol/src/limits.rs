@@ -2,9 +2,23 @@
 
 /// Bytes of the uncompressed body of a payload chunk at which a sender closes it and begins the next.
 pub const CHUNK_BYTES_TARGET: usize = 1 << 20;
-/// Most bytes of the uncompressed body of a chunk: a target-sized chunk and one row of any size SQLite stores by
-/// default would not fit memory bounds, so this is the largest row that travels.
+/// Most bytes of the uncompressed body of a payload, wherever it comes from.
 pub const CHUNK_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of the uncompressed body of a chunk in a request or answer: a chunk of the target size, and one row more.
+pub const TURN_CHUNK_BYTES_MAX: usize = 4 << 20;
+/// Bytes of values of one row beyond which its large values travel in pieces before it.
+pub const ROW_BYTES_MAX: usize = 512 << 10;
+/// Bytes that the values of such a row may take together which do not travel in pieces; each may take its share.
+pub const ROW_REST_BYTES_MAX: usize = 256 << 10;
+/// Most bytes of the values of one row that travel in pieces; SQLite stores no row that is larger.
+pub const SET_BYTES_MAX: u64 = 1 << 31;
+/// Most pieces in one chunk.
+pub const CHUNK_PIECES_MAX: usize = 64;
+/// Most bytes of pieces that a replica keeps for changes in its quarantine. A change that there is no room for is
+/// dropped on a device, which counts it, and refused by the server.
+pub const HELD_BYTES_MAX: u64 = 4 << 30;
+/// How long pieces stay that came by hand without their row, in milliseconds.
+pub const PIECES_MS_MAX: u64 = 24 * 3_600_000;
 /// Most rows in one chunk.
 pub const CHUNK_ROWS_MAX: usize = 1 << 18;
 /// Most tables, or groups of rows with one set of columns, in one chunk.
@@ -38,8 +52,15 @@ pub const SCHEMA_TEXT_BYTES_MAX: usize = 4096;
 pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 /// Longest error text in an answer, in bytes.
 pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
-/// Most chunks of one round, which the server commits together; all but the last are staged on its disk.
-pub const UPLOAD_CHUNKS_MAX: u32 = 256;
+/// Chunks after which a device ends a round, at the end of the row that is on its way.
+pub const UPLOAD_CHUNKS_TARGET: u32 = 256;
+/// Most chunks of one round, which the server commits together; all but the last are staged on its disk. There is room
+/// for a row of any size behind as many chunks as a round has without one.
+pub const UPLOAD_CHUNKS_MAX: u32 = 3_072;
+/// Most bytes of chunks that a site may leave staged on the server: a round of the most chunks.
+pub const STAGED_SITE_BYTES_MAX: u64 = 4 << 30;
+/// Most bytes of chunks of all sites that are staged in one database of the server.
+pub const STAGED_BYTES_MAX: u64 = 16 << 30;
 /// How long after its last chunk an unfinished round may be forgotten by the server, in milliseconds. The device then
 /// begins it again.
 pub const STAGED_MS_MAX: u64 = 24 * 3_600_000;

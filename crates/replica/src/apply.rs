@@ -20,7 +20,7 @@ use crate::capture;
 use crate::changes::{ChangeWriter, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::conflicts::Conflicts;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filter::Privacy;
 use crate::guard::Guard;
 use crate::kept;
@@ -196,6 +196,9 @@ impl Applier {
     }
 
     pub(crate) fn payload(&mut self, replica: &mut Replica, payload: &Payload<'_>) -> Result<()> {
+        if payload.has_references() {
+            return Err(Error::Protocol("payload refused: its large values are not here".into()));
+        }
         if !self.settles {
             kept::keep(&self.db, &replica.catalog, payload, self.source)?;
         }

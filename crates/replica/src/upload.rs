@@ -10,7 +10,7 @@ use crate::storage;
 use crate::verdicts::VERDICTS_LEFT;
 use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
 use cloudsync_protocol::client::Absorbed;
-use cloudsync_protocol::limits::{CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX};
+use cloudsync_protocol::limits::{CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_TARGET};
 use cloudsync_protocol::message::{RoundId, Turn, Upload};
 use cloudsync_sqlite_ffi::Value;
 
@@ -117,7 +117,7 @@ impl Replica {
             self.note_oversized(&chunk.oversized)?;
             let next = round.end.clone();
             // A round that is too long for one commit ends here; what is left begins the next one.
-            let is_final = next.is_none() || round.chunk + 1 >= UPLOAD_CHUNKS_MAX;
+            let is_final = next.is_none() || round.chunk + 1 >= UPLOAD_CHUNKS_TARGET;
             // The last chunk's base counts for the whole round.
             let base = if round.chunk == 0 { chunk.base } else { chunk.base.min(self.first_unsent_base()?) };
             let (rows, payload) = (chunk.rows, chunk.payload);

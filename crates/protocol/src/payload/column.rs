@@ -1,6 +1,7 @@
 //! Columns of values: what is NULL, what kind the others are, and each kind in its own form.
 
 use super::ints::{self, Ints};
+use super::pieces::Reference;
 use super::string_list::StringList;
 use super::strings::{Strings, Use};
 use super::{PayloadError, malformed};
@@ -14,6 +15,8 @@ const KIND_INTEGER: u8 = 1;
 const KIND_REAL: u8 = 2;
 const KIND_TEXT: u8 = 3;
 const KIND_BLOB: u8 = 4;
+/// In mixed columns only.
+const KIND_REFERENCE: u8 = 5;
 /// Added to a kind: some rows are NULL.
 const MODE_NULLS: u8 = 4;
 const MODE_MIXED: u8 = 9;
@@ -33,6 +36,7 @@ pub(super) struct ColumnList {
     reals: Vec<f64>,
     texts: StringList,
     blobs: StringList,
+    references: StringList,
 }
 
 impl ColumnList {
@@ -58,11 +62,37 @@ impl ColumnList {
         });
     }
 
+    /// Puts a reference in the place of the last value, a NULL.
+    pub(super) fn refer(&mut self, reference: &Reference) {
+        let last = self.kinds.last_mut().filter(|kind| **kind == KIND_NULL);
+        let Some(kind) = last else { panic!("a reference takes the place of a value that is not NULL") };
+        *kind = KIND_REFERENCE;
+        let mut bytes = Vec::with_capacity(32);
+        reference.put(&mut bytes);
+        self.references.push(&bytes);
+    }
+
+    /// Takes the last value back.
+    pub(super) fn pop(&mut self) {
+        match self.kinds.pop() {
+            Some(KIND_INTEGER) => drop(self.integers.pop()),
+            Some(KIND_REAL) => drop(self.reals.pop()),
+            Some(KIND_TEXT) => self.texts.pop(),
+            Some(KIND_BLOB) => self.blobs.pop(),
+            Some(KIND_REFERENCE) => self.references.pop(),
+            _ => {}
+        }
+    }
+
     /// Appends the column; the reader must know its number of rows.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         let counts = [self.integers.len(), self.reals.len(), self.texts.len(), self.blobs.len()];
         let mut kinds = (KIND_INTEGER..).zip(counts).filter(|(_, count)| *count > 0);
         match (kinds.next(), kinds.next()) {
+            _ if !self.references.is_empty() => {
+                out.push(MODE_MIXED);
+                out.extend_from_slice(&self.kinds);
+            }
             (None, _) => out.push(KIND_NULL),
             (Some((kind, count)), None) if count == self.kinds.len() => out.push(kind),
             (Some((kind, _)), None) => {
@@ -81,6 +111,7 @@ impl ColumnList {
         put_reals(out, &self.reals);
         self.texts.put(out, Use::Values);
         self.blobs.put(out, Use::Values);
+        self.references.put(out, Use::Values);
     }
 }
 
@@ -207,6 +238,8 @@ pub(super) enum Column<'a> {
         kinds: &'a [u8],
         ranks: Vec<u32>,
         streams: Box<[Stream<'a>; 4]>,
+        /// `None` without any.
+        references: Option<Strings<'a>>,
     },
 }
 
@@ -257,14 +290,14 @@ impl<'a> Column<'a> {
         unfolded_left: &mut usize,
     ) -> Result<Self, PayloadError> {
         let kinds = reader.take(rows)?;
-        let mut counts = [0u32; 5];
+        let mut counts = [0u32; 6];
         let mut ranks = Vec::with_capacity(rows);
         for kind in kinds {
             let count = counts.get_mut(usize::from(*kind)).ok_or(malformed("value kind"))?;
             ranks.push(*count);
             *count += 1;
         }
-        let [_, integers, reals, texts, blobs] = counts;
+        let [_, integers, reals, texts, blobs, references] = counts;
         let mut stream = |kind, count: u32| Stream::read(reader, kind, count as usize, unfolded_left);
         let streams = [
             stream(KIND_INTEGER, integers)?,
@@ -272,7 +305,10 @@ impl<'a> Column<'a> {
             stream(KIND_TEXT, texts)?,
             stream(KIND_BLOB, blobs)?,
         ];
-        Ok(Self::Mixed { kinds, ranks, streams: Box::new(streams) })
+        let list = Strings::read(reader, references as usize, Use::Values, unfolded_left)?;
+        (0..references as usize).try_for_each(|at| Reference::read(list.get(at)).map(drop))?;
+        let references = (references > 0).then_some(list);
+        Ok(Self::Mixed { kinds, ranks, streams: Box::new(streams), references })
     }
 
     /// The value in `row`, which must be below the number of rows.
@@ -291,10 +327,27 @@ impl<'a> Column<'a> {
                 let nulls = nulls + (bitmap[row / 8] & ((1 << (row % 8)) - 1)).count_ones();
                 stream.get((ranks[block] + (row % 64) as u32 - nulls) as usize)
             }
-            Self::Mixed { kinds, ranks, streams } => match kinds[row] {
-                KIND_NULL => ValueRef::Null,
+            Self::Mixed { kinds, ranks, streams, .. } => match kinds[row] {
+                KIND_NULL | KIND_REFERENCE => ValueRef::Null,
                 kind => streams[usize::from(kind) - 1].get(ranks[row] as usize),
             },
         }
+    }
+
+    /// The reference in the place of the value in `row`, if there is one.
+    pub(super) fn reference(&self, row: usize) -> Option<Reference> {
+        match self {
+            Self::Mixed { kinds, ranks, references: Some(references), .. }
+                if kinds[row] == KIND_REFERENCE =>
+            {
+                Reference::read(references.get(ranks[row] as usize)).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// True when there is a reference in any row.
+    pub(super) const fn has_references(&self) -> bool {
+        matches!(self, Self::Mixed { references: Some(_), .. })
     }
 }

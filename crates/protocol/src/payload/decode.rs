@@ -5,6 +5,7 @@ use super::encode::{FLAG_CONCURRENT, FLAG_WHOLE};
 use super::frame::{self, Codec, Header};
 use super::ints::Ints;
 use super::marks::{self, MarkColumns};
+use super::pieces::{self, Piece, Reference};
 use super::strings::{Strings, Use};
 use super::{PayloadError, malformed};
 use crate::limits::{
@@ -35,7 +36,15 @@ impl Opened {
     /// [`PayloadError`] when `bytes` are no payload, too new, damaged, or compressed by a method that `codec` cannot
     /// read.
     pub fn open(bytes: &[u8], codec: &dyn Codec) -> Result<Self, PayloadError> {
-        let (header, raw) = frame::unseal(bytes, codec)?;
+        Self::open_within(bytes, codec, CHUNK_BYTES_MAX)
+    }
+
+    /// The same with another bound of the body than `CHUNK_BYTES_MAX`, in bytes.
+    ///
+    /// # Errors
+    /// As [`Opened::open`].
+    pub fn open_within(bytes: &[u8], codec: &dyn Codec, bytes_max: usize) -> Result<Self, PayloadError> {
+        let (header, raw) = frame::unseal(bytes, codec, bytes_max)?;
         Ok(Self { header, raw })
     }
 
@@ -68,6 +77,7 @@ pub struct Payload<'a> {
     header: Header,
     sites: Vec<SiteId>,
     groups: Vec<Group<'a>>,
+    pieces: Vec<Piece<'a>>,
 }
 
 impl<'a> Payload<'a> {
@@ -87,6 +97,18 @@ impl<'a> Payload<'a> {
     #[must_use]
     pub fn groups(&self) -> &[Group<'a>] {
         &self.groups
+    }
+
+    /// Pieces of large values of rows of this chunk, or of chunks that follow.
+    #[must_use]
+    pub fn pieces(&self) -> &[Piece<'a>] {
+        &self.pieces
+    }
+
+    /// True when there is a reference to pieces in the place of any value.
+    #[must_use]
+    pub fn has_references(&self) -> bool {
+        self.groups.iter().any(Group::has_references)
     }
 
     /// Number of rows of all groups together.
@@ -118,7 +140,8 @@ impl<'a> Payload<'a> {
         for _ in 0..groups_count {
             groups.push(Group::read(&mut reader, &names, &mut budget)?);
         }
-        if reader.is_empty() { Ok(Self { header, sites, groups }) } else { Err(malformed("end of the body")) }
+        let pieces = pieces::read(&mut reader)?;
+        Ok(Self { header, sites, groups, pieces })
     }
 }
 
@@ -248,6 +271,19 @@ impl<'a> Group<'a> {
     #[inline]
     pub fn value(&self, row: usize, column: usize) -> ValueRef<'_> {
         self.columns[column].get(row)
+    }
+
+    /// What stands for the value of `row` in the column with index `column` if the value itself travels in pieces; what
+    /// [`Group::value`] gives for it is NULL.
+    #[must_use]
+    pub fn reference(&self, row: usize, column: usize) -> Option<Reference> {
+        self.columns[column].reference(row)
+    }
+
+    /// True when there is a reference in the place of any value.
+    #[must_use]
+    pub fn has_references(&self) -> bool {
+        self.columns.iter().any(Column::has_references)
     }
 
     fn read(reader: &mut Reader<'a>, names: &[&'a str], budget: &mut Budget) -> Result<Self, PayloadError> {

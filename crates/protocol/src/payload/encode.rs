@@ -4,11 +4,12 @@ use super::column::ColumnList;
 use super::frame::{self, Codec, Header};
 use super::ints;
 use super::marks::MarkLists;
+use super::pieces::{PieceList, Reference, SetId};
 use super::string_list::StringList;
 use super::strings::Use;
 use crate::limits::{
     CHUNK_BYTES_TARGET, CHUNK_CELLS_MAX, CHUNK_COLUMNS_MAX, CHUNK_EXCEPTIONS_MAX, CHUNK_GROUPS_MAX,
-    CHUNK_ROWS_MAX, CHUNK_SITES_MAX,
+    CHUNK_PIECES_MAX, CHUNK_ROWS_MAX, CHUNK_SITES_MAX,
 };
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
@@ -48,6 +49,7 @@ pub struct Encoder {
     columns: usize,
     exceptions: usize,
     size_bytes: usize,
+    pieces: PieceList,
 }
 
 #[derive(Debug, Default)]
@@ -207,6 +209,52 @@ impl Encoder {
         self.push(group, key, life, clock, exceptions, values);
     }
 
+    /// Takes the row back that was added last, which is the last one of `group`. What else was opened for it stays, and
+    /// so does its part of [`Encoder::size_bytes`].
+    ///
+    /// # Panics
+    /// When `group` is of another encoder.
+    pub fn pop(&mut self, group: GroupId) {
+        let group = &mut self.groups[group.0 as usize];
+        let Some(row) = group.keys.len().checked_sub(1) else { return };
+        group.keys.pop();
+        group.lives.truncate(row);
+        group.times.truncate(row);
+        group.sites.truncate(row);
+        let kept = group.exception_rows.partition_point(|at| *at < row as i64);
+        self.exceptions -= group.exception_rows.len() - kept;
+        group.exception_rows.truncate(kept);
+        group.exception_columns.truncate(kept);
+        group.exception_times.truncate(kept);
+        group.exception_sites.truncate(kept);
+        group.marks.truncate(row);
+        group.columns.iter_mut().for_each(ColumnList::pop);
+        self.cells -= group.columns.len();
+        self.rows -= 1;
+    }
+
+    /// Puts a reference in the place of a value of the last row of `group`, which was pushed as NULL; `column` is an
+    /// index into the group's columns. The pieces of its set travel in this chunk or in chunks before.
+    ///
+    /// # Panics
+    /// When `group` is of another encoder, or there is no such value that is NULL.
+    pub fn refer(&mut self, group: GroupId, column: u16, reference: &Reference) {
+        self.groups[group.0 as usize].columns[usize::from(column)].refer(reference);
+        self.size_bytes += 40;
+    }
+
+    /// Adds a piece of a set, at least one byte.
+    pub fn push_piece(&mut self, set: SetId, start: u64, bytes: Vec<u8>) {
+        self.size_bytes += bytes.len() + 32;
+        self.pieces.push(set, start, bytes);
+    }
+
+    /// True when no further piece may be added.
+    #[must_use]
+    pub const fn is_full_of_pieces(&self) -> bool {
+        self.pieces.len() >= CHUNK_PIECES_MAX
+    }
+
     /// Number of rows added.
     #[must_use]
     pub const fn rows(&self) -> usize {
@@ -219,10 +267,10 @@ impl Encoder {
         self.size_bytes
     }
 
-    /// True without rows.
+    /// True without rows and pieces.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.rows == 0 && self.pieces.len() == 0
     }
 
     /// True when the chunk should be closed: it has reached [`CHUNK_BYTES_TARGET`], or one more row might exceed
@@ -262,6 +310,7 @@ impl Encoder {
         for group in groups() {
             group.put(&mut body);
         }
+        self.pieces.put(&mut body);
         frame::seal(header, &body, codec)
     }
 }

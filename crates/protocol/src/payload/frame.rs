@@ -1,7 +1,6 @@
 //! The frame around a chunk: header, compression, checksum.
 
 use super::{FORMAT_VERSION, PayloadError, malformed};
-use crate::limits::CHUNK_BYTES_MAX;
 use alloc::vec::Vec;
 use cloudsync_core::bytes::{Reader, put_varint};
 use xxhash_rust::xxh3::xxh3_64;
@@ -78,7 +77,11 @@ pub(super) fn seal(header: Header, raw: &[u8], codec: &dyn Codec) -> Vec<u8> {
 }
 
 /// Takes the frame off, checked: the header and the raw body.
-pub(super) fn unseal(bytes: &[u8], codec: &dyn Codec) -> Result<(Header, Vec<u8>), PayloadError> {
+pub(super) fn unseal(
+    bytes: &[u8],
+    codec: &dyn Codec,
+    bytes_max: usize,
+) -> Result<(Header, Vec<u8>), PayloadError> {
     if !bytes.starts_with(&MAGIC) {
         return Err(PayloadError::NotPayload);
     }
@@ -104,7 +107,7 @@ pub(super) fn unseal(bytes: &[u8], codec: &dyn Codec) -> Result<(Header, Vec<u8>
         is_final: flags & FLAG_FINAL != 0,
     };
     let raw_len = reader.varint()?;
-    if raw_len > CHUNK_BYTES_MAX as u64 {
+    if raw_len > bytes_max as u64 {
         return Err(PayloadError::TooLarge(raw_len));
     }
     let raw_len = raw_len as usize;

@@ -63,6 +63,14 @@ impl MarkLists {
         size_bytes
     }
 
+    /// Forgets the rows from `rows` on.
+    pub(super) fn truncate(&mut self, rows: usize) {
+        for list in &mut self.clocks {
+            list.times.truncate(rows);
+            list.sites.truncate(rows);
+        }
+    }
+
     pub(super) fn put(&self, out: &mut Vec<u8>, rows: usize) {
         if self.flags == 0 {
             return;

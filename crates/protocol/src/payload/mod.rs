@@ -43,7 +43,11 @@
 //!                minus that of the row's clock, site; for deletions first of the write that each has seen, then its own
 //!   values       a column for each of the columns
 //! ```
-//! Nothing follows the last group. All groups together have at most CHUNK_ROWS_MAX rows, CHUNK_COLUMNS_MAX columns,
+//! ```text
+//! pieces       nothing; or a varint count (1 to CHUNK_PIECES_MAX), for each: set 16 bytes, varint: where it begins in
+//!              the set, varint length (at least 1), bytes
+//! ```
+//! Nothing follows the pieces. All groups together have at most CHUNK_ROWS_MAX rows, CHUNK_COLUMNS_MAX columns,
 //! CHUNK_CELLS_MAX cells (rows times columns) and CHUNK_EXCEPTIONS_MAX exceptions.
 //!
 //! # Integers
@@ -85,12 +89,20 @@
 //! | 0 | nothing: all are NULL |
 //! | 1, 2, 3, 4 | all are integers, reals, texts, blobs: a list of them |
 //! | 5, 6, 7, 8 | the same with NULLs: a bitmap of `ceil(rows / 8)` bytes, the first row in the lowest bit, 1 = NULL, the bits beyond the rows 0; then a list of the others, of which there is one at least |
-//! | 9 | for each row a byte: its kind (0 NULL, 1 integer, 2 real, 3 text, 4 blob); then a list for each kind, ascending |
+//! | 9 | for each row a byte: its kind (0 NULL, 1 integer, 2 real, 3 text, 4 blob, 5 reference); then a list for each kind, ascending |
 //!
 //! Integers are a list as above; texts and blobs are strings. A list of reals is a mode byte, then: 0 = integers whose
 //! 64 bits are those of the IEEE 754 binary64 values; 1 = byte: exponent `e`, 0 to 9; integers, each of which stands for
 //! the binary64 nearest to it, divided by `10^e` in binary64. Writers use 1 only where that gives every value back bit
 //! for bit.
+//!
+//! # Pieces
+//! A row that is too large for a chunk travels with references in the place of its large values. The bytes of these
+//! values, one after the other, are a *set*, named by their XXH3-128 (seed 0, big-endian). Pieces of it, which neither
+//! overlap nor leave gaps, travel before the row, in the same chunk or in chunks before. A reference is a string: a byte
+//! (3 text, 4 blob), the set (16 bytes), and three varints: bytes of the set (at most SET_BYTES_MAX), where the value
+//! begins in it, and its length, at least 1. The references of one row name one set. Whoever puts a value together
+//! checks that all pieces are there, and that the set has its name.
 //!
 //! # Example
 //! One update, of the column `body` of the table `notes` (`tests/vectors/v1-one-update.hex`):
@@ -117,6 +129,7 @@ mod encode;
 mod frame;
 mod ints;
 mod marks;
+mod pieces;
 mod planes;
 mod string_list;
 mod strings;
@@ -124,6 +137,7 @@ mod strings;
 pub use decode::{Group, Opened, Payload};
 pub use encode::{Encoder, GroupId};
 pub use frame::{Codec, Header, Stored};
+pub use pieces::{Piece, Reference, SetHasher, SetId};
 
 /// The newest format version that this code reads, and the one it writes.
 pub const FORMAT_VERSION: u8 = 1;

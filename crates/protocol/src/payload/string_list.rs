@@ -30,6 +30,12 @@ impl StringList {
         self.bytes.extend_from_slice(string);
     }
 
+    pub(super) fn pop(&mut self) {
+        if let Some(length) = self.lengths.pop() {
+            self.bytes.truncate(self.bytes.len() - length as usize);
+        }
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.lengths.len()
     }

@@ -5,7 +5,9 @@ use super::round_trip::{any_chunk, integer_key};
 use cloudsync_core::bytes::put_varint;
 use cloudsync_core::id::SiteId;
 use cloudsync_core::value::Value;
-use cloudsync_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_CELLS_MAX, CHUNK_ROWS_MAX};
+use cloudsync_protocol::limits::{
+    CHUNK_BYTES_MAX, CHUNK_CELLS_MAX, CHUNK_PIECES_MAX, CHUNK_ROWS_MAX, SET_BYTES_MAX,
+};
 use cloudsync_protocol::payload::{Codec, Header, Opened, PayloadError, Stored};
 use proptest::prelude::*;
 
@@ -16,6 +18,7 @@ fn small_chunk() -> Chunk {
         clock: clock(1_000 + index, 0),
         exceptions: if index == 1 { vec![(1, clock(900, 0))] } else { vec![] },
         marks: None,
+        references: vec![],
         values: vec![Value::Text(format!("note {index}").into_bytes()), Value::Real(index as f64 / 4.0)],
     };
     let rows = Rows {
@@ -26,7 +29,7 @@ fn small_chunk() -> Chunk {
         rows: (0..3).map(row).collect(),
     };
     let header = Header { first_version: 7, last_version: 9, is_final: true };
-    Chunk { header, sites: vec![SiteId([9; 16])], groups: vec![rows] }
+    Chunk { header, sites: vec![SiteId([9; 16])], groups: vec![rows], pieces: vec![] }
 }
 
 /// Reads everything there is to read.
@@ -216,6 +219,48 @@ fn marks_outside_their_bounds_are_refused() {
     assert!(!read(2, alive, &[0, 1, 0, 0]), "time 0");
     assert!(!read(2, alive, &[0, 0, 0, 2]), "a site that is not there");
     assert!(!read(9, dead, &[0, 0, 0, 0, 0, 3, 0, 0]), "a deletion at a negative time");
+}
+
+#[test]
+fn references_and_pieces_outside_their_bounds_are_refused() {
+    let reference = |kind: u8, numbers: [u64; 3], rest: &[u8]| {
+        let mut bytes = [&[kind][..], &[7; 16]].concat();
+        numbers.iter().for_each(|number| put_varint(&mut bytes, *number));
+        bytes.extend_from_slice(rest);
+        let mut column = vec![9, 5, 1];
+        cloudsync_core::bytes::put_bytes(&mut column, &bytes);
+        read_all(&seal_raw(&[&group_start(1, 1), PLAIN_ROWS, &column].concat())).is_ok()
+    };
+    assert!(reference(3, [10, 0, 10], &[]) && reference(4, [SET_BYTES_MAX, 9, 1], &[]));
+    assert!(!reference(2, [10, 0, 10], &[]), "no kind of large value");
+    assert!(!reference(3, [10, 0, 0], &[]), "a value without bytes");
+    assert!(!reference(3, [10, 11, 1], &[]) && !reference(3, [10, 4, 7], &[]), "beyond the set");
+    assert!(!reference(3, [SET_BYTES_MAX + 1, 0, 1], &[]), "a set that nothing can hold");
+    assert!(!reference(3, [u64::MAX, u64::MAX, 1], &[]));
+    assert!(!reference(3, [10, 0, 10], &[0]), "bytes after the end");
+    let pieces = |count: u64, start: u64, length: u64, bytes: &[u8]| {
+        let mut raw = vec![0, 0, 0];
+        put_varint(&mut raw, count);
+        raw.extend_from_slice(&[7; 16]);
+        put_varint(&mut raw, start);
+        put_varint(&mut raw, length);
+        raw.extend_from_slice(bytes);
+        read_all(&seal_raw(&raw)).map(|chunk| chunk.pieces.len())
+    };
+    assert_eq!(pieces(1, 5, 2, b"ab"), Ok(1));
+    assert!(pieces(0, 5, 2, b"ab").is_err() && pieces(2, 5, 2, b"ab").is_err(), "another count");
+    assert!(pieces(1 << 40, 5, 2, b"ab").is_err() && pieces(1, 5, 3, b"ab").is_err());
+    assert!(pieces(1, 5, 0, b"").is_err(), "a piece without bytes");
+    assert!(pieces(1, SET_BYTES_MAX - 1, 2, b"ab").is_err(), "a piece beyond any set");
+    assert!(pieces(1, 5, 2, b"abc").is_err(), "bytes after the end");
+    let many = |count: usize| {
+        let mut raw = vec![0, 0, 0];
+        put_varint(&mut raw, count as u64);
+        (0..count).for_each(|_| raw.extend_from_slice(&[&[7; 16][..], &[0, 1, b'x']].concat()));
+        read_all(&seal_raw(&raw)).map(|chunk| chunk.pieces.len())
+    };
+    assert_eq!(many(CHUNK_PIECES_MAX), Ok(CHUNK_PIECES_MAX));
+    assert!(many(CHUNK_PIECES_MAX + 1).is_err());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use cloudsync_core::clock::{Clock, SiteOrdinal, Time};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::marks::Marks;
 use cloudsync_core::value::Value;
-use cloudsync_protocol::payload::{Codec, Encoder, Header, Opened, PayloadError, Stored};
+use cloudsync_protocol::payload::{Codec, Encoder, Header, Opened, PayloadError, Reference, SetId, Stored};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
@@ -15,6 +15,8 @@ pub(crate) struct Row {
     /// Of the same kinds in all rows of a group.
     pub(crate) marks: Option<Marks>,
     pub(crate) values: Vec<Value>,
+    /// In the place of values that are NULL, by column.
+    pub(crate) references: Vec<(u16, Reference)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -31,10 +33,20 @@ pub(crate) struct Chunk {
     pub(crate) header: Header,
     pub(crate) sites: Vec<SiteId>,
     pub(crate) groups: Vec<Rows>,
+    pub(crate) pieces: Vec<(SetId, u64, Vec<u8>)>,
 }
 
 impl Chunk {
     pub(crate) fn encode(&self, codec: &dyn Codec) -> Vec<u8> {
+        self.encode_but(codec, false)
+    }
+
+    /// The same, but takes the last row of each group back after it was pushed.
+    pub(crate) fn encode_without_last_rows(&self, codec: &dyn Codec) -> Vec<u8> {
+        self.encode_but(codec, true)
+    }
+
+    fn encode_but(&self, codec: &dyn Codec, pops: bool) -> Vec<u8> {
         let mut encoder = Encoder::new();
         for (index, site) in self.sites.iter().enumerate() {
             assert_eq!(encoder.site(site), SiteOrdinal(index as u32));
@@ -50,9 +62,16 @@ impl Chunk {
                 let values = row.values.iter().map(Value::borrow);
                 let Row { key, life, clock, exceptions, .. } = row;
                 encoder.push_marked(id, key, *life, *clock, row.marks.as_ref(), exceptions, values);
+                row.references.iter().for_each(|(column, it)| encoder.refer(id, *column, it));
+            }
+            if pops {
+                encoder.pop(id);
             }
         }
-        assert_eq!(encoder.is_empty(), self.groups.is_empty());
+        for (set, start, bytes) in &self.pieces {
+            encoder.push_piece(*set, *start, bytes.clone());
+        }
+        assert_eq!(encoder.is_empty(), self.groups.is_empty() && self.pieces.is_empty());
         encoder.finish(self.header, codec)
     }
 
@@ -69,6 +88,9 @@ impl Chunk {
                 values: (0..group.columns().len())
                     .map(|column| group.value(row, column).to_value())
                     .collect(),
+                references: (0..group.columns().len())
+                    .filter_map(|column| Some((column as u16, group.reference(row, column)?)))
+                    .collect(),
             });
             Rows {
                 table: group.table().to_owned(),
@@ -78,7 +100,13 @@ impl Chunk {
                 rows: rows.collect(),
             }
         });
-        Ok(Self { header: payload.header(), sites: payload.sites().to_vec(), groups: groups.collect() })
+        let pieces = payload.pieces().iter().map(|piece| (piece.set, piece.start, piece.bytes.to_vec()));
+        Ok(Self {
+            header: payload.header(),
+            sites: payload.sites().to_vec(),
+            groups: groups.collect(),
+            pieces: pieces.collect(),
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use cloudsync_core::clock::{Clock, LIFE_MAX, TIME_MAX};
 use cloudsync_core::id::{SiteId, hex, uuid_text, uuid_v7};
 use cloudsync_core::marks::{Deletion, Marks};
 use cloudsync_core::value::Value;
-use cloudsync_protocol::payload::{Header, Stored};
+use cloudsync_protocol::payload::{Header, Reference, SetId, Stored};
 use std::path::PathBuf;
 
 fn folder() -> PathBuf {
@@ -21,7 +21,7 @@ fn site(byte: u8) -> SiteId {
 }
 
 fn row(key: Vec<u8>, clock: Clock, values: Vec<Value>) -> Row {
-    Row { key, life: 1, clock, exceptions: vec![], marks: None, values }
+    Row { key, life: 1, clock, exceptions: vec![], marks: None, values, references: vec![] }
 }
 
 fn text(text: impl Into<String>) -> Value {
@@ -46,6 +46,7 @@ fn one_update() -> Chunk {
         header: Header { first_version: 12, last_version: 12, is_final: true },
         sites: vec![site(0xa1)],
         groups: vec![rows("notes", &["body"], false, vec![update])],
+        pieces: vec![],
     }
 }
 
@@ -58,6 +59,7 @@ fn tombstones() -> Chunk {
         header: Header { first_version: 1, last_version: u64::MAX, is_final: false },
         sites: vec![site(1), site(2)],
         groups: vec![rows("t", &[], true, (0..5).map(dead).collect())],
+        pieces: vec![],
     }
 }
 
@@ -79,6 +81,7 @@ fn every_kind() -> Chunk {
     ];
     let row = |(index, value): (usize, Value)| row(vec![0x31, b'a' + index as u8], clock(5, 0), vec![value]);
     Chunk {
+        pieces: vec![],
         header: Header::default(),
         sites: vec![site(3)],
         groups: vec![rows("t", &["c"], true, values.into_iter().enumerate().map(row).collect())],
@@ -123,6 +126,7 @@ fn every_form() -> Chunk {
     };
     let names: Vec<_> = column_names.iter().map(String::as_str).collect();
     Chunk {
+        pieces: vec![],
         header: Header { first_version: 3, last_version: 400, is_final: true },
         sites: vec![site(0x11), site(0x22)],
         groups: vec![rows("t", &names, false, (0..20).map(row).collect()), one_update().groups.remove(0)],
@@ -149,6 +153,7 @@ fn marks() -> Chunk {
         (row.exceptions, row.values) = (vec![], vec![]);
     }
     Chunk {
+        pieces: vec![],
         header: Header { first_version: 5, last_version: 6, is_final: true },
         sites: vec![site(0x31), site(0x32)],
         groups: vec![
@@ -172,16 +177,42 @@ fn concurrent() -> Chunk {
     update
 }
 
+/// A chunk that holds nothing but the beginning of a large value.
+fn first_pieces() -> Chunk {
+    let header = Header { first_version: 0, last_version: 9, is_final: false };
+    let pieces = vec![(SetId([0xe5; 16]), 0, b"once upon".to_vec())];
+    Chunk { header, sites: vec![], groups: vec![], pieces }
+}
+
+/// Its end, the row that it belongs to, another large value of that row, and a row beside it.
+fn last_pieces() -> Chunk {
+    let set = SetId([0xe5; 16]);
+    let reference = |is_text, start, bytes| Reference { is_text, set, set_bytes: 12, start, bytes };
+    let large = Row {
+        references: vec![(1, reference(true, 0, 10)), (2, reference(false, 10, 2))],
+        ..row(integer_key(4), clock(5, 0), vec![Value::Integer(7), Value::Null, Value::Null])
+    };
+    let small = row(integer_key(5), clock(5, 0), vec![Value::Null, text("end"), Value::Null]);
+    Chunk {
+        header: Header { first_version: 0, last_version: 9, is_final: true },
+        sites: vec![site(0x41)],
+        groups: vec![rows("files", &["size", "name", "body"], true, vec![large, small])],
+        pieces: vec![(set, 9, b" a".to_vec()), (set, 11, vec![0xff])],
+    }
+}
+
 fn cases() -> Vec<(&'static str, Chunk)> {
     let header = Header { first_version: 4, last_version: 9, is_final: true };
     vec![
-        ("v1-empty", Chunk { header, sites: vec![], groups: vec![] }),
+        ("v1-empty", Chunk { header, sites: vec![], groups: vec![], pieces: vec![] }),
         ("v1-one-update", one_update()),
         ("v1-tombstones", tombstones()),
         ("v1-every-kind", every_kind()),
         ("v1-every-form", every_form()),
         ("v1-marks", marks()),
         ("v1-concurrent", concurrent()),
+        ("v1-first-pieces", first_pieces()),
+        ("v1-last-pieces", last_pieces()),
     ]
 }
 
