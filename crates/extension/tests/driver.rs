@@ -181,6 +181,10 @@ fn every_failure_says_what_it_is_and_touches_nothing() {
         ),
         (Box::new(|_, request| refuse(Reason::Denied, request, "read only")), "denies it: read only"),
         (Box::new(|_, request| refuse(Reason::NeedSchema, request, "unknown")), "again and again: unknown"),
+        (
+            Box::new(|_, request| refuse(Reason::PrincipalChanged, request, "")),
+            "go on with that user's token, or call cloudsync_network_logout() first",
+        ),
     ];
     let db = device();
     let before = rows(&db);

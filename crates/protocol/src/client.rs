@@ -257,7 +257,9 @@ impl Session {
         match reason {
             Reason::NeedSchema => self.prepare(true),
             Reason::ClockSkew | Reason::Clone | Reason::Restored | Reason::LostChunks => Action::Mend(reason),
-            Reason::SchemaConflict | Reason::BadPayload | Reason::Denied => Action::Fail,
+            Reason::SchemaConflict | Reason::BadPayload | Reason::Denied | Reason::PrincipalChanged => {
+                Action::Fail
+            }
         }
     }
 

@@ -177,9 +177,11 @@ pub enum Reason {
     BadPayload,
     /// The key may not do this.
     Denied,
+    /// The device has synced as another user: it must log out first.
+    PrincipalChanged,
 }
 
-const REASONS: [Reason; 8] = [
+const REASONS: [Reason; 9] = [
     Reason::NeedSchema,
     Reason::SchemaConflict,
     Reason::ClockSkew,
@@ -188,6 +190,7 @@ const REASONS: [Reason; 8] = [
     Reason::LostChunks,
     Reason::BadPayload,
     Reason::Denied,
+    Reason::PrincipalChanged,
 ];
 
 impl Reason {

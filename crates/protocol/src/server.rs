@@ -19,6 +19,11 @@
 use crate::limits::CLOCK_AHEAD_MS_MAX;
 use crate::message::{Request, RoundId};
 
+/// What a caller is told who may not receive rows.
+pub const MAY_NOT_READ: &str = "this key or token may not read here";
+/// What a caller is told who may not send changes.
+pub const MAY_NOT_WRITE: &str = "this key or token may not write here";
+
 /// What the server stores of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SiteRecord {

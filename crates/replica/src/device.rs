@@ -328,9 +328,11 @@ impl Replica {
                 storage::unset(&self.db, "position")?;
                 self.db.execute("DELETE FROM main.cloudsync_inbox").map_err(Error::from)
             }
-            Reason::NeedSchema | Reason::SchemaConflict | Reason::BadPayload | Reason::Denied => {
-                Err(Error::Protocol(refusal.text.clone()))
-            }
+            Reason::NeedSchema
+            | Reason::SchemaConflict
+            | Reason::BadPayload
+            | Reason::Denied
+            | Reason::PrincipalChanged => Err(Error::Protocol(refusal.text.clone())),
         }
     }
 

@@ -61,12 +61,27 @@ pub enum Error {
     /// There is no database of this name.
     #[error("there is no database {0}: create it with `cloudsync db create {0}`")]
     NoDatabase(String),
-    /// No key fits what was asked for.
-    #[error("there is no key {0:?}: see `cloudsync key list`")]
-    NoKey(String),
-    /// Several keys fit.
-    #[error("{0:?} fits several keys: give the id that `cloudsync key list` shows")]
-    AmbiguousKey(String),
+    /// No key or token fits what was asked for.
+    #[error("there is no {0:?}: see `cloudsync key list` and `cloudsync token list`")]
+    NoCredential(String),
+    /// Several keys or tokens fit.
+    #[error("{0:?} fits several: give the id that the list shows")]
+    AmbiguousCredential(String),
+    /// A word is no scope.
+    #[error("{0:?} is no scope: use one or several of read, write, schema, admin")]
+    Scope(String),
+    /// A user is not described well.
+    #[error("this is no user: {0}")]
+    User(String),
+    /// An issuer is not described well.
+    #[error("the issuer cannot be added: {0}")]
+    Issuer(String),
+    /// There is no issuer of this id.
+    #[error("there is no issuer {0}: see `cloudsync issuer list`")]
+    NoIssuer(i64),
+    /// A length of time cannot be read.
+    #[error("{0:?} is no length of time: write 90s, 15m, 12h or 30d")]
+    Duration(String),
     /// The system gave no random bytes.
     #[error("the system gives no random numbers for a key: {0}: try again")]
     Random(getrandom::Error),

@@ -66,7 +66,7 @@ pub fn open_store(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
 mod tests {
     use super::*;
     use crate::events::Feed;
-    use crate::store::Rights;
+    use crate::store::Asker;
     use cloudsync_protocol::message::Request;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -74,7 +74,7 @@ mod tests {
     struct Silent(Feed);
 
     impl Store for Silent {
-        fn turn(&self, _: &Request<'_>, _: Rights, _: u64) -> Result<Vec<u8>, StoreError> {
+        fn turn(&self, _: &Request<'_>, _: &Asker, _: u64) -> Result<Vec<u8>, StoreError> {
             Ok(Vec::new())
         }
 

@@ -119,7 +119,7 @@ fn sync_with_edit_meanwhile(device: &mut Device, server: &Server, edit: &str) ->
     let request = device.replica.prepare(BOTH, true).unwrap();
     let request = Request::decode(&request).unwrap();
     device.run(edit);
-    let answer = server.store.turn(&request, KEY, device.world.now.get()).unwrap();
+    let answer = server.store.turn(&request, &KEY, device.world.now.get()).unwrap();
     let Answer::Turn(turn) = Answer::decode(&answer).unwrap() else { panic!("refused") };
     device.replica.absorb(&turn).unwrap().rows_rejected
 }
@@ -225,7 +225,7 @@ fn a_child_waits_for_a_parent_that_a_later_round_of_the_batch_brings() {
         let request = Request::decode(&request).unwrap();
         schema = false;
         let Some(upload) = request.upload.clone() else { break };
-        let answer = server.store.turn(&request, KEY, a.world.now.get()).unwrap();
+        let answer = server.store.turn(&request, &KEY, a.world.now.get()).unwrap();
         let Answer::Turn(turn) = Answer::decode(&answer).unwrap() else { panic!("refused") };
         if upload.is_final {
             rounds.push((upload.continues, turn.accepted.unwrap().quarantined));
@@ -343,7 +343,7 @@ fn verdicts_of_state_wanted_refuse_nothing() {
     a.run("UPDATE t SET w = 2");
     let request = a.replica.prepare(BOTH, false).unwrap();
     let request = Request::decode(&request).unwrap();
-    let answer = server.store.turn(&request, KEY, a.world.now.get()).unwrap();
+    let answer = server.store.turn(&request, &KEY, a.world.now.get()).unwrap();
     let Answer::Turn(turn) = Answer::decode(&answer).unwrap() else { panic!("refused") };
     let verdicts = Verdicts::decode(turn.verdicts).unwrap();
     assert_eq!(verdicts.list.iter().map(|verdict| verdict.state).collect::<Vec<_>>(), [State::Wanted]);

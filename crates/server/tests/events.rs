@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
-use cloudsync_server::control::Control;
+use cloudsync_server::control::{Control, NewKey};
 use cloudsync_server::events::Feed;
 use cloudsync_server::file_limit::FileLimit;
 use cloudsync_server::folder::{DatabaseName, Folder};
 use cloudsync_server::http::{self, Server};
 use cloudsync_server::registry::Registry;
-use cloudsync_server::store::{Rights, Store, StoreError};
+use cloudsync_server::store::{Asker, Store, StoreError};
 use program::{Place, Serving};
 use tokio::sync::oneshot;
 
@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 struct FeedOnly(Feed);
 
 impl Store for FeedOnly {
-    fn turn(&self, _: &Request<'_>, _: Rights, _: u64) -> Result<Vec<u8>, StoreError> {
+    fn turn(&self, _: &Request<'_>, _: &Asker, _: u64) -> Result<Vec<u8>, StoreError> {
         Err(StoreError::Busy("no turns here".into()))
     }
 
@@ -56,7 +56,7 @@ impl Running {
         let folder = Folder::create(temp.path()).unwrap();
         let control = Control::open(&folder).unwrap();
         control.create_database(&DatabaseName::new("d").unwrap(), 0).unwrap();
-        let (_, key) = control.create_key(None, "", 0).unwrap();
+        let (_, key) = control.create_key(NewKey::for_all(""), 0).unwrap();
         let store = Arc::new(FeedOnly::default());
         let opened: Arc<dyn Store> = Arc::<FeedOnly>::clone(&store);
         let registry = Registry::new(folder.clone(), Box::new(move |_: &Path| Ok(Arc::clone(&opened))));

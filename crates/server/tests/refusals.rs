@@ -54,7 +54,7 @@ fn turns(dice: &mut Dice, device: &mut Device, server: &Server) {
         device.world.now.set(device.world.now.get() + 1 + dice.below(50));
         let request = device.replica.prepare(BOTH, schema).unwrap();
         let request = Request::decode(&request).unwrap();
-        let answer = server.store.turn(&request, KEY, device.world.now.get()).unwrap();
+        let answer = server.store.turn(&request, &KEY, device.world.now.get()).unwrap();
         if dice.below(3) == 0 {
             write(dice, device);
         }

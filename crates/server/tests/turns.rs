@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
-use cloudsync_server::control::Control;
+use cloudsync_server::control::{Control, NewKey};
 use cloudsync_server::events::Feed;
 use cloudsync_server::file_limit::FileLimit;
 use cloudsync_server::folder::{DatabaseName, Folder};
 use cloudsync_server::http::{self, Server};
 use cloudsync_server::registry::Registry;
-use cloudsync_server::store::{Rights, Store, StoreError};
+use cloudsync_server::store::{Asker, Rights, Store, StoreError};
 use program::{Answer, MEDIA_TYPE};
 use tokio::sync::oneshot;
 
@@ -23,9 +23,9 @@ use tokio::sync::oneshot;
 struct Scripted(Box<dyn Fn(u8, Rights) -> Result<Vec<u8>, StoreError> + Send + Sync>, Feed);
 
 impl Store for Scripted {
-    fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+    fn turn(&self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Vec<u8>, StoreError> {
         assert!(now_ms > 1_700_000_000_000);
-        self.0(request.site.0[0], rights)
+        self.0(request.site.0[0], asker.rights)
     }
 
     fn feed(&self) -> &Feed {
@@ -52,7 +52,7 @@ impl Running {
         let folder = Folder::create(temp.path()).unwrap();
         let control = Control::open(&folder).unwrap();
         control.create_database(&DatabaseName::new("d").unwrap(), 0).unwrap();
-        let (_, key) = control.create_key(None, "", 0).unwrap();
+        let (_, key) = control.create_key(NewKey::for_all(""), 0).unwrap();
         let store: Arc<dyn Store> = Arc::new(Scripted(Box::new(turn), Feed::default()));
         let open_store = move |_: &Path| Ok(Arc::clone(&store));
         let registry = Registry::new(folder.clone(), Box::new(open_store));

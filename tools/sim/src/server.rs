@@ -38,7 +38,9 @@ impl Server {
     pub(crate) fn turn(&self, request: &[u8], now_ms: u64) -> Result<Vec<u8>> {
         let request = Request::decode(request)?;
         let store = self.store.as_ref().context("no store")?;
-        store.turn(&request, Rights { write: true, schema: true }, now_ms).context("the store")
+        store
+            .turn(&request, &Rights { read: true, write: true, schema: true }.into(), now_ms)
+            .context("the store")
     }
 
     /// Ends the server and starts it again on its file.

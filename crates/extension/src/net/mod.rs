@@ -169,6 +169,10 @@ fn refusal(reason: Reason, server: &str, text: &str) -> String {
     match reason {
         Reason::SchemaConflict => format!("the tables here and on the server at {server} differ: {text}"),
         Reason::Denied => format!("the server at {server} denies it: {text}"),
+        Reason::PrincipalChanged => format!(
+            "what is in this file was synced with the server at {server} as another user: go on with that user's token, \
+             or call cloudsync_network_logout() first"
+        ),
         Reason::BadPayload => format!("the server at {server} cannot read what was sent: {text}"),
         Reason::NeedSchema | Reason::ClockSkew | Reason::Clone | Reason::Restored | Reason::LostChunks => {
             format!("the server at {server} refused the sync again and again: {text}")

@@ -4,6 +4,9 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::Place;
+use super::lifetime::Lifetime;
+use crate::auth::Scopes;
+use crate::control::NewKey;
 use crate::error::Result;
 use crate::folder::DatabaseName;
 use crate::http::now_ms;
@@ -18,6 +21,12 @@ pub(super) enum KeyCommand {
         /// What you call it
         #[arg(long, value_name = "TEXT", default_value = "")]
         name: String,
+        /// What it may do: read, write, schema (bring tables), admin (all of it, and mint tokens)
+        #[arg(long, value_name = "WORDS", default_value = "admin")]
+        scopes: Scopes,
+        /// How long it is good, as 12h or 90d; without it, until it is revoked
+        #[arg(long, value_name = "TIME")]
+        expires_in: Option<Lifetime>,
     },
     /// List the keys, by their first characters
     List,
@@ -32,17 +41,29 @@ pub(super) enum KeyCommand {
 impl KeyCommand {
     pub(super) fn run(self, place: &Place) -> Result<()> {
         match self {
-            Self::Create { database, name } => {
+            Self::Create { database, name, scopes, expires_in } => {
                 let database = database.as_deref().map(DatabaseName::new).transpose()?;
                 let (_, control) = place.create()?;
-                let (id, key) = control.create_key(database.as_ref(), &name, now_ms())?;
+                let now_ms = now_ms();
+                let expires_ms = expires_in.map(|lifetime| lifetime.end_ms(now_ms));
+                let new = NewKey { database: database.as_ref(), name: &name, scopes, expires_ms };
+                let (id, key) = control.create_key(new, now_ms)?;
                 let created = json!({ "id": id, "key": key.reveal() });
                 place.print(&created, |_| key.reveal().to_owned())
             }
             Self::List => {
                 let (_, control) = place.open()?;
-                let titles =
-                    ["ID", "PREFIX", "NAME", "DATABASE", "SCOPES", "CREATED", "LAST USED", "REVOKED"];
+                let titles = [
+                    "ID",
+                    "PREFIX",
+                    "NAME",
+                    "DATABASE",
+                    "SCOPES",
+                    "CREATED",
+                    "LAST USED",
+                    "EXPIRES",
+                    "REVOKED",
+                ];
                 place.print_list(&control.keys()?, titles, |key| {
                     let key = key.clone();
                     let database = key.database.unwrap_or_else(|| "*".to_owned());
@@ -56,6 +77,7 @@ impl KeyCommand {
                         key.scopes,
                         key.created,
                         used,
+                        key.expires.unwrap_or_default(),
                         revoked,
                     ]
                 })

@@ -1,10 +1,13 @@
 //! The command line. Every command works on the data folder, whether or not a server runs there.
 
 mod db;
+mod issuer;
 mod key;
+mod lifetime;
 mod serve;
 mod sql;
 mod table;
+mod token;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -46,6 +49,12 @@ enum Command {
     /// Create, list and revoke API keys
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Mint, list and revoke tokens, each for one user of a database
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Name the issuers whose signed tokens (JWT) a database trusts
+    #[command(subcommand)]
+    Issuer(issuer::IssuerCommand),
     /// Choose which tables of a database sync
     #[command(subcommand)]
     Table(table::Table),
@@ -62,6 +71,8 @@ pub fn run() -> Result<()> {
         Command::Serve(serve) => serve.run(&place),
         Command::Db(db) => db.run(&place),
         Command::Key(key) => key.run(&place),
+        Command::Token(token) => token.run(&place),
+        Command::Issuer(issuer) => issuer.run(&place),
         Command::Table(table) => table.run(&place),
     }
 }

@@ -9,12 +9,12 @@ use tokio::net::TcpListener;
 use tracing::Level;
 
 use super::{Place, db, print_line};
-use crate::control::Control;
+use crate::auth::credential::Credential;
+use crate::control::{Control, NewKey};
 use crate::error::{Error, Result};
 use crate::file_limit::FileLimit;
 use crate::folder::{DatabaseName, Folder};
 use crate::http::{self, Server, is_local, now_ms};
-use crate::key::Key;
 use crate::registry::{Registry, open_store};
 
 /// Where a server listens unless told otherwise.
@@ -47,7 +47,7 @@ enum LogFormat {
 /// What a developer needs to join.
 struct Dev {
     database: DatabaseName,
-    key: Key,
+    key: Credential,
 }
 
 impl Serve {
@@ -102,12 +102,12 @@ fn log_level(name: &str) -> Option<Level> {
 /// Creates the database if missing, and finds the key that an earlier start left or makes one.
 fn prepare_dev(folder: &Folder, control: &Control, database: DatabaseName) -> Result<Dev> {
     db::create(folder, control, &database)?;
-    if let Some(key) = folder.read_dev_key()?.as_deref().and_then(Key::parse)
-        && control.principal(&key, Some(&database), now_ms())?.is_some()
+    if let Some(key) = folder.read_dev_key()?.as_deref().and_then(Credential::parse)
+        && control.key_principal(&key, Some(&database), now_ms())?.is_some()
     {
         return Ok(Dev { database, key });
     }
-    let (_, key) = control.create_key(None, DEV_KEY_NAME, now_ms())?;
+    let (_, key) = control.create_key(NewKey::for_all(DEV_KEY_NAME), now_ms())?;
     folder.write_dev_key(key.reveal())?;
     Ok(Dev { database, key })
 }
@@ -177,6 +177,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::credential::Kind;
 
     #[test]
     fn a_level_is_one_of_five_words() {
@@ -189,7 +190,8 @@ mod tests {
 
     #[test]
     fn the_lines_to_paste_fit_the_address() {
-        let dev = Dev { database: DatabaseName::new("d").unwrap(), key: Key::generate().unwrap() };
+        let dev =
+            Dev { database: DatabaseName::new("d").unwrap(), key: Credential::generate(Kind::Key).unwrap() };
         let connection = |address: &str| join_sql(address.parse().unwrap(), &dev)[1].clone();
         assert_eq!(connection("127.0.0.1:1"), "SELECT cloudsync_network_init('cloudsync://127.0.0.1:1/d');");
         assert_eq!(connection("0.0.0.0:1"), connection("127.0.0.1:1"));

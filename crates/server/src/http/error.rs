@@ -13,8 +13,10 @@ use cloudsync_protocol::message::{MEDIA_TYPE, MessageError};
 /// owner may know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpError {
-    /// The key is missing, unknown, revoked, or opens another database.
+    /// The key or token is missing, unknown, expired, revoked, or opens another database.
     RefusedKey,
+    /// The key or token is good, but not for this.
+    Forbidden(&'static str),
     /// There is no such database; said only to keys that open all of them.
     UnknownDatabase(String),
     /// The body is no request, or did not arrive whole.
@@ -29,6 +31,8 @@ pub enum HttpError {
     Internal,
     /// The server runs, but cannot serve. With the reason.
     NotReady(String),
+    /// There is no such token in the database.
+    NoToken,
     /// There is nothing at this path.
     NotFound,
     /// The path exists, but not for this method.
@@ -45,6 +49,7 @@ impl HttpError {
     pub fn code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::RefusedKey => (StatusCode::UNAUTHORIZED, "CLOUDSYNC_REFUSED_KEY"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "CLOUDSYNC_FORBIDDEN"),
             Self::UnknownDatabase(_) => (StatusCode::NOT_FOUND, "CLOUDSYNC_UNKNOWN_DATABASE"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "CLOUDSYNC_BAD_REQUEST"),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "CLOUDSYNC_BAD_MEDIA_TYPE"),
@@ -52,6 +57,7 @@ impl HttpError {
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "CLOUDSYNC_BUSY"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "CLOUDSYNC_INTERNAL"),
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "CLOUDSYNC_NOT_READY"),
+            Self::NoToken => (StatusCode::NOT_FOUND, "CLOUDSYNC_UNKNOWN_TOKEN"),
             Self::NotFound => (StatusCode::NOT_FOUND, "CLOUDSYNC_NOT_FOUND"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "CLOUDSYNC_BAD_METHOD"),
         }
@@ -62,12 +68,14 @@ impl HttpError {
     pub fn message(&self) -> String {
         match self {
             Self::RefusedKey => {
-                "the API key is missing, unknown, revoked or not for this database: see `cloudsync key list`"
+                "the API key or token is missing, unknown, expired, revoked or not for this database: see \
+                 `cloudsync key list` and `cloudsync token list`"
                     .into()
             }
             Self::UnknownDatabase(name) => {
                 format!("there is no database {name:?}: create it with `cloudsync db create`")
             }
+            Self::Forbidden(text) => (*text).to_owned(),
             Self::BadRequest(text) | Self::NotReady(text) => text.clone(),
             Self::MediaType => format!("the body must be {MEDIA_TYPE}"),
             Self::TooLarge => {
@@ -75,6 +83,7 @@ impl HttpError {
             }
             Self::Busy => "the server is busy: try again".into(),
             Self::Internal => "the server failed: its log says why, under the id of this request".into(),
+            Self::NoToken => "there is no such token in this database: GET .../tokens lists them".into(),
             Self::NotFound => {
                 "there is nothing here: POST /v1/databases/{database}/sync syncs, GET .../events listens"
                     .into()
@@ -102,8 +111,8 @@ impl IntoResponse for HttpError {
             Self::Busy | Self::NotReady(_) => Some((RETRY_AFTER, "1")),
             // What is left of the body would be read as the next request.
             Self::TooLarge => Some((CONNECTION, "close")),
-            Self::UnknownDatabase(_) | Self::BadRequest(_) | Self::MediaType => None,
-            Self::Internal | Self::NotFound | Self::Method => None,
+            Self::UnknownDatabase(_) | Self::BadRequest(_) | Self::MediaType | Self::Forbidden(_) => None,
+            Self::Internal | Self::NoToken | Self::NotFound | Self::Method => None,
         };
         if let Some((name, value)) = header {
             response.headers_mut().insert(name, HeaderValue::from_static(value));

@@ -14,14 +14,16 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse as _, Response};
 use cloudsync_core::id::SiteId;
+use cloudsync_protocol::server::MAY_NOT_READ;
 use futures_util::stream;
 use tokio::select;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::error::HttpError;
-use super::sync::{Caller, admit, bearer_key, store_error};
-use super::{Server, in_background};
+use super::sync::{Admitted, Caller, admit, bearer, store_error};
+use super::{Server, in_background, now_ms};
+use crate::auth::Principal;
 use crate::events::{Listening, News, ReadControl};
 
 /// The media type of server-sent events.
@@ -51,9 +53,10 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     let name = path.map(|Path(name)| name).unwrap_or_default();
-    let caller = Caller { key: bearer_key(&headers).ok_or(HttpError::RefusedKey)?, name };
+    let caller = Caller { bearer: bearer(&headers).ok_or(HttpError::RefusedKey)?, name };
     let control = control_state(&server).await?;
-    let (caller, database) = admit(&server, caller).await?;
+    let Admitted { caller, principal, database } = admit(&server, caller).await?;
+    may_listen(&principal)?;
     let Query(question) = question.map_err(|rejection| HttpError::BadRequest(rejection.body_text()))?;
     let asked = Asked::read(question, &headers)?;
     let opening = Arc::clone(&server);
@@ -77,6 +80,7 @@ pub(super) async fn events(
     let listener = Listener {
         server,
         caller,
+        principal,
         control,
         site: asked.site,
         told,
@@ -126,6 +130,11 @@ fn read_site(hex: &str) -> Option<SiteId> {
     u128::from_str_radix(hex, 16).ok().map(|number| SiteId(number.to_be_bytes()))
 }
 
+/// Who may not read has nothing to be told.
+fn may_listen(principal: &Principal) -> Result<(), HttpError> {
+    if principal.rights().read { Ok(()) } else { Err(HttpError::Forbidden(MAY_NOT_READ)) }
+}
+
 async fn control_state(server: &Arc<Server>) -> Result<i64, HttpError> {
     let server = Arc::clone(server);
     in_background(move || server.control.state()).await?.map_err(|error| {
@@ -139,6 +148,7 @@ async fn control_state(server: &Arc<Server>) -> Result<i64, HttpError> {
 struct Listener {
     server: Arc<Server>,
     caller: Caller,
+    principal: Principal,
     /// The state of the control database in which the key was good.
     control: i64,
     site: Option<SiteId>,
@@ -161,11 +171,13 @@ impl Listener {
                 self.next_heartbeat = Instant::now() + self.heartbeat;
                 return Some((Ok(piece), self));
             }
+            let left = self.left();
             select! {
                 // Both senders live as long as this listener.
                 _ = self.news.changed() => {}
                 _ = self.listening.signal.changed() => {}
                 () = sleep_until(self.next_heartbeat) => {}
+                () = sleep(left) => {}
             }
         }
     }
@@ -180,15 +192,24 @@ impl Listener {
         (Instant::now() >= self.next_heartbeat).then_some(HEARTBEAT)
     }
 
+    /// How long the key or token is still good, at most as long as anybody waits here.
+    fn left(&self) -> Duration {
+        let left_ms = self.principal.expires_ms.map(|expires_ms| expires_ms.saturating_sub(now_ms()));
+        left_ms.map_or(self.heartbeat, |left_ms| Duration::from_millis(left_ms).min(self.heartbeat))
+    }
+
     /// Whether the key is still good. It is judged again only if the control database has changed.
     async fn is_let_in(&mut self) -> bool {
         // No disk is touched by this: the state is a number in memory that processes share.
         let Ok(control) = self.server.control.state_not_older_than(STATE_AGE) else { return false };
+        if !self.principal.is_good_at(now_ms()) {
+            return false;
+        }
         if control == self.control {
             return true;
         }
-        let judged = admit(&self.server, self.caller.clone()).await;
-        self.control = control;
-        judged.is_ok()
+        let Ok(judged) = admit(&self.server, self.caller.clone()).await else { return false };
+        (self.control, self.principal) = (control, judged.principal);
+        may_listen(&self.principal).is_ok()
     }
 }

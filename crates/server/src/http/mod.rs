@@ -1,4 +1,4 @@
-//! The doors: the sync endpoint, the events and the health endpoints, on plain HTTP/1.1.
+//! The doors: the sync endpoint, the events, the tokens and the health endpoints, on plain HTTP/1.1.
 //!
 //! Every answer bears the header `cloudsync-protocol`, errors too, so that a device can tell a cloudsync server that
 //! refuses from something else that happens to listen there.
@@ -8,6 +8,7 @@ mod events;
 mod health;
 mod idle;
 mod sync;
+mod tokens;
 
 use std::any::Any;
 use std::fmt;
@@ -21,7 +22,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::HeaderValue;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::PROTOCOL_VERSION;
 use tokio::net::TcpListener;
@@ -30,6 +31,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use self::error::{ErrorCode, HttpError};
 use self::idle::{Activity, IDLE_MAX, IdleListener};
+use crate::auth::jwks::{self, KeySets};
 use crate::control::Control;
 use crate::events::Hub;
 use crate::file_limit::FileLimit;
@@ -46,6 +48,7 @@ const REQUEST_ID_HEADER: &str = "cloudsync-request-id";
 pub struct Server {
     folder: Folder,
     control: Control,
+    key_sets: KeySets,
     registry: Registry,
     bodies: Arc<Semaphore>,
     hub: Hub,
@@ -57,7 +60,8 @@ impl Server {
     #[must_use]
     pub fn new(folder: Folder, control: Control, registry: Registry, file_limit: FileLimit) -> Self {
         let hub = Hub::new(file_limit.listeners_max());
-        Self { folder, control, registry, bodies: sync::bodies_room(), hub, file_limit }
+        let key_sets = KeySets::new(Box::new(jwks::fetch));
+        Self { folder, control, key_sets, registry, bodies: sync::bodies_room(), hub, file_limit }
     }
 }
 
@@ -90,6 +94,8 @@ fn router(server: Arc<Server>) -> Router {
     Router::new()
         .route("/v1/databases/{db}/sync", post(sync::sync))
         .route("/v1/databases/{db}/events", get(events::events))
+        .route("/v1/databases/{db}/tokens", get(tokens::list).post(tokens::mint))
+        .route("/v1/databases/{db}/tokens/{token}", delete(tokens::revoke))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .fallback(async || HttpError::NotFound)

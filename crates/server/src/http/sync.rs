@@ -1,7 +1,7 @@
 //! `POST /v1/databases/{db}/sync`: one turn.
 //!
 //! The key is judged before the body is read, and before anything is said about the database: a caller without a good
-//! key learns the same whether the database exists or not. It is judged again when the body is there, which may take
+//! key or token learns the same whether the database exists or not. It is judged again when the body is there, which may take
 //! minutes: a key that was revoked meanwhile writes nothing.
 
 use std::sync::Arc;
@@ -21,10 +21,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::HttpError;
 use super::idle::Activity;
 use super::{RequestId, Server, in_background, now_ms};
-use crate::control::{Control, Principal};
+use crate::auth::{self, Bearer, Principal};
 use crate::folder::DatabaseName;
-use crate::key::Key;
-use crate::store::StoreError;
+use crate::store::{Asker, StoreError};
 
 /// Most bytes of bodies that are in memory at once; further requests wait for their turn.
 const BODIES_BYTES_MAX: usize = 8 * MESSAGE_BYTES_MAX;
@@ -49,8 +48,8 @@ pub(super) async fn sync(
 ) -> Result<Response, HttpError> {
     let begun = Instant::now();
     let name = path.map(|Path(name)| name).unwrap_or_default();
-    let caller = Caller { key: bearer_key(request.headers()).ok_or(HttpError::RefusedKey)?, name };
-    let (caller, _) = admit(&server, caller).await?;
+    let caller = Caller { bearer: bearer(request.headers()).ok_or(HttpError::RefusedKey)?, name };
+    let Admitted { caller, .. } = admit(&server, caller).await?;
     check_head(request.headers())?;
     let body = tokio::time::timeout(BODY_WAIT, read_body(&server.bodies, request));
     let (body, room) = body.await.map_err(|_| HttpError::BadRequest(too_slow()))??;
@@ -60,7 +59,7 @@ pub(super) async fn sync(
     let turn = Turn { server, caller, body, _room: room };
     let Taken { database, principal, site, answer } = in_background(move || turn.take(request_id)).await??;
     tracing::debug!(
-        db = %database, %site, principal = principal.key.0, request_id = %request_id, bytes,
+        db = %database, %site, by = %principal.by, request_id = %request_id, bytes,
         bytes_sent = answer.len(), elapsed_ms = begun.elapsed().as_millis() as u64, "turn"
     );
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], answer).into_response())
@@ -69,19 +68,28 @@ pub(super) async fn sync(
 /// Who asks, and for which database.
 #[derive(Clone)]
 pub(super) struct Caller {
-    pub(super) key: Key,
+    pub(super) bearer: Bearer,
     pub(super) name: String,
 }
 
+/// A caller who was let in.
+pub(super) struct Admitted {
+    pub(super) caller: Caller,
+    pub(super) principal: Principal,
+    pub(super) database: DatabaseName,
+}
+
 impl Caller {
-    /// Lets a good key in, and only then says whether the database exists.
-    fn judge(&self, control: &Control) -> Result<(Principal, DatabaseName), HttpError> {
+    /// Lets a good key or token in, and only then says whether the database exists.
+    fn judge(&self, server: &Server) -> Result<(Principal, DatabaseName), HttpError> {
         let failed = |error: crate::Error| {
             tracing::error!(error = error.to_line(), "a key could not be checked");
             HttpError::Internal
         };
         let database = DatabaseName::new(&self.name).ok();
-        let principal = control.principal(&self.key, database.as_ref(), now_ms()).map_err(failed)?;
+        let Server { control, key_sets, .. } = server;
+        let principal = auth::admit(control, key_sets, &self.bearer, database.as_ref(), now_ms());
+        let principal = principal.map_err(failed)?;
         let principal = principal.ok_or(HttpError::RefusedKey)?;
         match database {
             Some(database) if control.has_database(&database).map_err(failed)? => Ok((principal, database)),
@@ -91,15 +99,19 @@ impl Caller {
 }
 
 /// Judges a caller without holding up other requests.
-pub(super) async fn admit(server: &Arc<Server>, caller: Caller) -> Result<(Caller, DatabaseName), HttpError> {
+pub(super) async fn admit(server: &Arc<Server>, caller: Caller) -> Result<Admitted, HttpError> {
     let server = Arc::clone(server);
-    in_background(move || caller.judge(&server.control).map(|(_, database)| (caller, database))).await?
+    in_background(move || {
+        let (principal, database) = caller.judge(&server)?;
+        Ok(Admitted { caller, principal, database })
+    })
+    .await?
 }
 
-/// The key in `Authorization: Bearer KEY`.
-pub(super) fn bearer_key(headers: &HeaderMap) -> Option<Key> {
-    let (scheme, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    if scheme.eq_ignore_ascii_case("bearer") { Key::parse(key.trim()) } else { None }
+/// The key or token in `Authorization: Bearer ...`.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<Bearer> {
+    let (scheme, text) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") { Bearer::parse(text.trim()) } else { None }
 }
 
 /// Checks what the headers say of the body.
@@ -190,11 +202,12 @@ struct Taken {
 
 impl Turn {
     fn take(self, request_id: RequestId) -> Result<Taken, HttpError> {
-        let (principal, database) = self.caller.judge(&self.server.control)?;
+        let (principal, database) = self.caller.judge(&self.server)?;
         let request = TurnRequest::decode(&self.body)?;
         let (db, site) = (&database, request.site);
         let store = self.server.registry.store(db);
-        match store.and_then(|store| store.turn(&request, principal.rights, now_ms())) {
+        let asker = Asker { rights: principal.rights(), user: principal.user.clone() };
+        match store.and_then(|store| store.turn(&request, &asker, now_ms())) {
             Ok(answer) => Ok(Taken { database, principal, site, answer }),
             Err(StoreError::Busy(why)) => {
                 tracing::warn!(%db, %site, %request_id, why, "busy");

@@ -7,7 +7,7 @@
 mod rows;
 
 use self::rows::{Rows, number};
-use super::{Rights, Store, StoreError};
+use super::{Asker, Rights, Store, StoreError};
 use crate::events::Feed;
 use cloudsync_core::clock::Time;
 use cloudsync_core::id::SiteId;
@@ -15,7 +15,7 @@ use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request, RoundId, Turn, Upload};
 use cloudsync_protocol::payload::{Opened, PayloadError};
 use cloudsync_protocol::schema::{Schema, TableSchema, compare};
-use cloudsync_protocol::server::{Knowledge, SiteRecord, Standing, begins_epoch, is_skewed, standing};
+use cloudsync_protocol::server::{self, Knowledge, SiteRecord, Standing, begins_epoch, is_skewed, standing};
 use cloudsync_replica::Zstd;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -36,6 +36,8 @@ struct State {
     fits: BTreeSet<(u64, u64)>,
     /// The nonce of each site, and what it was told of its last round.
     uploads: BTreeMap<SiteId, (u64, Accepted, Vec<u8>)>,
+    /// The user of each site that uploaded; `None` for a key.
+    users: BTreeMap<SiteId, Option<String>>,
     staged: BTreeMap<SiteId, (RoundId, BTreeMap<u32, Vec<u8>>)>,
     rows: Rows,
 }
@@ -75,10 +77,10 @@ impl Default for MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+    fn turn(&self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Vec<u8>, StoreError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = state.clone();
-        let (reason, text) = match next.take(request, rights, now_ms) {
+        let (reason, text) = match next.take(request, asker, now_ms) {
             Ok(told) => {
                 if next.rows.version > state.rows.version {
                     self.feed.tell(Some(request.site), next.rows.version);
@@ -90,7 +92,7 @@ impl Store for MemoryStore {
             }
             Err(stop) => stop,
         };
-        if reason == Reason::Restored && begins_epoch(state.epoch, request, rights.write) {
+        if reason == Reason::Restored && begins_epoch(state.epoch, request, asker.rights.write) {
             state.epoch = now_ms.max(state.epoch + 1);
         }
         let (epoch, nonce) = (state.epoch, state.nonce(request.site));
@@ -112,7 +114,12 @@ impl State {
         self.uploads.get(&site).map_or(0, |(nonce, ..)| *nonce)
     }
 
-    fn take(&mut self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Option<Told>, Stop> {
+    fn take(&mut self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Option<Told>, Stop> {
+        let user = asker.user_id().map(str::to_owned);
+        if self.users.get(&request.site).is_some_and(|known| *known != user) {
+            return refuse(Reason::PrincipalChanged, "this device has synced as somebody else");
+        }
+        let rights = asker.rights;
         if is_skewed(request, now_ms) {
             return refuse(Reason::ClockSkew, "the clocks of device and server are too far apart");
         }
@@ -137,10 +144,22 @@ impl State {
         } else if !self.fits.contains(&(request.fingerprint, self.enabled().fingerprint())) {
             return refuse(Reason::NeedSchema, "the server does not know this schema");
         }
+        if request.pull && !rights.read {
+            return refuse(Reason::Denied, server::MAY_NOT_READ);
+        }
+        if user.is_some() {
+            self.users.insert(request.site, user.clone());
+        }
         match &request.upload {
             None => Ok(None),
-            Some(_) if !rights.write => refuse(Reason::Denied, "this key may read and not write"),
-            Some(upload) => self.upload(request.site, upload, now_ms).map(Some),
+            Some(_) if !rights.write => refuse(Reason::Denied, server::MAY_NOT_WRITE),
+            Some(upload) => {
+                let told = self.upload(request.site, upload, now_ms)?;
+                if upload.is_final {
+                    self.users.insert(request.site, user);
+                }
+                Ok(Some(told))
+            }
         }
     }
 

@@ -6,12 +6,41 @@
 pub mod memory;
 pub mod sqlite;
 
+use std::sync::Arc;
+
+use crate::auth::User;
 use crate::events::Feed;
 use cloudsync_protocol::message::Request;
 
-/// What the asking key may do.
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    /// What they may do.
+    pub rights: Rights,
+    /// The user whose token came; `None` if it was a key, which is trusted.
+    pub user: Option<Arc<User>>,
+}
+
+impl Asker {
+    /// The id of the user.
+    #[must_use]
+    pub fn user_id(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| user.id.as_str())
+    }
+}
+
+impl From<Rights> for Asker {
+    /// A trusted key.
+    fn from(rights: Rights) -> Self {
+        Self { rights, user: None }
+    }
+}
+
+/// What somebody may do in a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rights {
+    /// May receive rows.
+    pub read: bool,
     /// May upload changes.
     pub write: bool,
     /// May bring tables and columns that the server does not have.
@@ -37,7 +66,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] when the turn could not be taken; then nothing was changed.
-    fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError>;
+    fn turn(&self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Vec<u8>, StoreError>;
 
     /// Tells of each commit, once it is on disk.
     fn feed(&self) -> &Feed;

@@ -182,7 +182,7 @@ fn a_locked_file_is_busy_and_loses_nothing() {
     let shell = store.shell();
     shell.execute_batch("INSERT INTO cloudsync_settings VALUES('busy_ms', 20); BEGIN IMMEDIATE").unwrap();
     a.update("k", TITLE, "waits");
-    let error = store.store().turn(&a.round(), ADMIN, NOW).unwrap_err();
+    let error = store.store().turn(&a.round(), &ADMIN.into(), NOW).unwrap_err();
     assert!(matches!(error, StoreError::Busy(_)), "{error}");
     // Who only reads is not held up.
     ask(store.store(), &a.request()).took();

@@ -3,18 +3,18 @@
 use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request};
 use cloudsync_server::store::memory::MemoryStore;
 use cloudsync_server::store::sqlite::{SqliteStore, disable_table};
-use cloudsync_server::store::{Rights, Store};
+use cloudsync_server::store::{Asker, Rights, Store};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// The server's clock in all cases, milliseconds since 1970.
 pub(crate) const NOW: u64 = 1_790_000_000_000;
 /// A key that may do everything.
-pub(crate) const ADMIN: Rights = Rights { write: true, schema: true };
+pub(crate) const ADMIN: Rights = Rights { read: true, write: true, schema: true };
 /// A key that may not bring tables.
-pub(crate) const WRITER: Rights = Rights { write: true, schema: false };
+pub(crate) const WRITER: Rights = Rights { read: true, write: true, schema: false };
 /// A key that may only read.
-pub(crate) const READER: Rights = Rights { write: false, schema: false };
+pub(crate) const READER: Rights = Rights { read: true, write: false, schema: false };
 
 /// A store, and what the suite must know of its kind.
 pub(crate) trait Subject: Sync {
@@ -143,8 +143,8 @@ pub(crate) fn ask(store: &dyn Store, request: &Request<'_>) -> Reply {
     ask_as(store, request, ADMIN)
 }
 
-pub(crate) fn ask_as(store: &dyn Store, request: &Request<'_>, rights: Rights) -> Reply {
-    let bytes = store.turn(request, rights, NOW).unwrap();
+pub(crate) fn ask_as(store: &dyn Store, request: &Request<'_>, asker: impl Into<Asker>) -> Reply {
+    let bytes = store.turn(request, &asker.into(), NOW).unwrap();
     match Answer::decode(&bytes).unwrap() {
         Answer::Turn(turn) => {
             assert_eq!(turn.now, NOW);

@@ -5,11 +5,11 @@ use crate::bench::Device;
 use cloudsync_protocol::client::Goal;
 use cloudsync_protocol::message::{Answer, Reason, Request};
 use cloudsync_server::store::sqlite::{SqliteStore, enable_table};
-use cloudsync_server::store::{Rights, Store};
+use cloudsync_server::store::{Asker, Rights, Store};
 use std::path::PathBuf;
 
 pub(crate) const BOTH: Goal = Goal { push: true, pull: true };
-pub(crate) const KEY: Rights = Rights { write: true, schema: false };
+pub(crate) const KEY: Asker = Asker { rights: Rights { read: true, write: true, schema: false }, user: None };
 const TURNS_MAX: usize = 1_000;
 
 /// A server whose tables were made by its owner.
@@ -86,7 +86,7 @@ pub(crate) fn sync_losing(
     for turn in 0..TURNS_MAX {
         let request = device.replica.prepare(BOTH, schema).unwrap();
         let request = Request::decode(&request).unwrap();
-        let answer = server.store.turn(&request, KEY, device.world.now.get()).unwrap();
+        let answer = server.store.turn(&request, &KEY, device.world.now.get()).unwrap();
         if loses(turn) {
             continue;
         }

@@ -95,6 +95,16 @@ impl Serving {
         exchange(&self.address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), b"")
     }
 
+    /// Asks an endpoint of JSON with a key or token.
+    pub(crate) fn ask(&self, method: &str, path: &str, bearer: &str, body: &str) -> Answer {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {bearer}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        exchange(&self.address, &head, body.as_bytes())
+    }
+
     /// Posts a body to the sync endpoint of a database.
     pub(crate) fn sync(&self, database: &str, key: &str, body: &[u8]) -> Answer {
         let length = format!("Content-Length: {}\r\n", body.len());

@@ -28,7 +28,7 @@ use self::observer::Observer;
 use self::reader::Readers;
 use self::turn::Outcome;
 use self::writer::Writer;
-use super::{Rights, Store, StoreError};
+use super::{Asker, Store, StoreError};
 use crate::events::Feed;
 use cloudsync_protocol::message::{Answer, Refusal, Request, Turn};
 use cloudsync_replica::FLAG_INTEGER_KEY;
@@ -39,7 +39,7 @@ use std::sync::Arc;
 const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS cloudsync_server_sites(
     site_id BLOB PRIMARY KEY, nonce INTEGER NOT NULL, round BLOB NOT NULL, quarantined INTEGER NOT NULL,
-    seen_at INTEGER NOT NULL) WITHOUT ROWID;
+    seen_at INTEGER NOT NULL, user TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cloudsync_server_verdicts(
     site_id BLOB PRIMARY KEY, verdicts BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS cloudsync_server_staging(
@@ -80,15 +80,15 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    fn turn(&self, request: &Request<'_>, rights: Rights, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+    fn turn(&self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Vec<u8>, StoreError> {
         // Most turns of most devices bring nothing and are answered without the writer.
         if request.upload.is_none()
             && request.schema.is_none()
-            && let Some(answer) = self.readers.turn(request, now_ms)?
+            && let Some(answer) = self.readers.turn(request, asker, now_ms)?
         {
             return Ok(answer);
         }
-        match self.writer.turn(request.encode(), rights, now_ms)? {
+        match self.writer.turn(request.encode(), asker, now_ms)? {
             Outcome::Refused(refusal) => Ok(Answer::Refusal(refusal).encode()),
             Outcome::Taken(taken) => {
                 // What was committed under the site's name before may be a copy's: it must come back.

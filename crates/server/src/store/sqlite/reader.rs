@@ -2,7 +2,7 @@
 
 use super::connection::Wrapped;
 use super::{schema, standing};
-use crate::store::StoreError;
+use crate::store::{Asker, StoreError};
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
 use cloudsync_protocol::message::{Answer, Request, Turn};
@@ -60,14 +60,21 @@ impl Readers {
     }
 
     /// Answers a turn that brings nothing; `None` if the writer must see it.
-    pub(super) fn turn(&self, request: &Request<'_>, now_ms: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn turn(
+        &self,
+        request: &Request<'_>,
+        asker: &Asker,
+        now_ms: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let answer = self.read(|file| {
-            if file.replica.needs_fold()? || is_skewed(request, now_ms) {
+            let may_read = asker.rights.read && standing::is_same_user(&file.db, request.site, asker)?;
+            if !may_read || file.replica.needs_fold()? || is_skewed(request, now_ms) {
                 return Ok(None);
             }
             let known = standing::knowledge(&file.db, request)?;
             let goes_on = matches!(server::standing(&known, request), Standing::New | Standing::Current);
-            if !goes_on || !schema::fits(&mut file.replica, request.fingerprint)? {
+            let must_be_bound = asker.user.is_some() && known.record.is_none();
+            if !goes_on || must_be_bound || !schema::fits(&mut file.replica, request.fingerprint)? {
                 return Ok(None);
             }
             let pulled = pull(file, request)?;

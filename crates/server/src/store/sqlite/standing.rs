@@ -1,6 +1,6 @@
 //! What is stored of the sites that upload, and by which a request is judged.
 
-use crate::store::StoreError;
+use crate::store::{Asker, StoreError};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::{Request, RoundId};
 use cloudsync_protocol::server::{Knowledge, SiteRecord};
@@ -65,16 +65,45 @@ fn gave_version(db: &Connection, version: u64) -> Result<bool, Error> {
     Ok(db.query_i64(sql, &[Value::Integer(version)])?.is_some())
 }
 
+/// Adds what files of earlier versions do not have.
+pub(super) fn add_user(db: &Connection) -> Result<(), Error> {
+    // language=SQLite
+    let has = "SELECT 1 FROM pragma_table_info('cloudsync_server_sites') WHERE name = 'user'";
+    if db.query_i64(has, &[])?.is_some() {
+        return Ok(());
+    }
+    db.execute("ALTER TABLE main.cloudsync_server_sites ADD COLUMN user TEXT")
+}
+
+/// Whether a site asks as the same user as before. A site that is not known is nobody's yet.
+///
+/// Only logging out makes a device another user's: it takes a new site id then. Until that nothing of the request is
+/// looked at, because it may hold what the other one wrote.
+pub(super) fn is_same_user(db: &Connection, site: SiteId, asker: &Asker) -> Result<bool, Error> {
+    // language=SQLite
+    let sql = "SELECT user FROM main.cloudsync_server_sites WHERE site_id = ?1";
+    let same =
+        db.query_row(sql, &[Value::Blob(&site.0)], |row| Ok(row.column(0).as_str() == asker.user_id()))?;
+    Ok(same.unwrap_or(true))
+}
+
+/// Stores whose a site is, before it has sent anything. Of sites that only read with a key nothing is stored.
+pub(super) fn bind(db: &Connection, site: SiteId, asker: &Asker, now_ms: u64) -> Result<(), Error> {
+    let (record, judgement) = (SiteRecord { nonce: 0, round: None }, Judgement::default());
+    write_record(db, site, asker, record, &judgement, now_ms)
+}
+
 /// Stores that a round is committed, and what its device is told of it.
 pub(super) fn write_record(
     db: &Connection,
     site: SiteId,
+    asker: &Asker,
     record: SiteRecord,
     judgement: &Judgement,
     now_ms: u64,
 ) -> Result<(), Error> {
     // language=SQLite
-    let sql = "INSERT INTO main.cloudsync_server_sites(site_id, nonce, round, quarantined, seen_at) VALUES(?1, ?2, ?3, ?4, ?5) \
+    let sql = "INSERT INTO main.cloudsync_server_sites(site_id, nonce, round, quarantined, seen_at, user) VALUES(?1, ?2, ?3, ?4, ?5, ?6) \
                ON CONFLICT(site_id) DO UPDATE SET nonce = ?2, round = ?3, quarantined = ?4, seen_at = ?5";
     let round = record.round.map_or([0; 8], |round| round.0);
     let site = Value::Blob(&site.0);
@@ -84,6 +113,7 @@ pub(super) fn write_record(
         Value::Blob(&round),
         Value::Integer(judgement.waiting as i64),
         Value::Integer(now_ms as i64),
+        asker.user_id().map_or(Value::Null, Value::from),
     ];
     db.prepare(sql)?.run(&values)?;
     if judgement.verdicts.is_empty() {

@@ -1,7 +1,7 @@
 //! One turn in the writer: judged, then taken as a whole or refused without a trace.
 
 use super::{refusal, schema, staging, standing};
-use crate::store::{Rights, StoreError};
+use crate::store::{Asker, StoreError};
 use cloudsync_core::clock::Time;
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
@@ -37,13 +37,13 @@ impl Taken {
 pub(super) fn turn(
     replica: &mut Replica,
     request: &Request<'_>,
-    rights: Rights,
+    asker: &Asker,
     now_ms: u64,
 ) -> Result<Outcome, StoreError> {
     let known = standing::knowledge(&replica.connection(), request)?;
     let mut refused = None;
     let taken = replica.transact(|replica| {
-        take(replica, request, &known, rights, now_ms).map_err(|stop| match stop {
+        take(replica, request, &known, asker, now_ms).map_err(|stop| match stop {
             Stop::Refused(refusal) => {
                 refused = Some(refusal);
                 // Undoes the savepoint; the text is not used.
@@ -58,7 +58,7 @@ pub(super) fn turn(
         (Err(_), Some(refusal)) => refusal,
     };
     let mut epoch = known.epoch;
-    if refusal.reason == Reason::Restored && begins_epoch(epoch, request, rights.write) {
+    if refusal.reason == Reason::Restored && begins_epoch(epoch, request, asker.rights.write) {
         epoch = now_ms.max(epoch + 1);
         replica.transact(|replica| replica.set_state_number("epoch", epoch))?;
     }
@@ -111,10 +111,13 @@ fn take(
     replica: &mut Replica,
     request: &Request<'_>,
     known: &Knowledge,
-    rights: Rights,
+    asker: &Asker,
     now_ms: u64,
 ) -> Result<Taken, Stop> {
     replica.require_settled()?;
+    if !standing::is_same_user(&replica.connection(), request.site, asker)? {
+        return refuse(Reason::PrincipalChanged, "this device has synced as somebody else");
+    }
     if is_skewed(request, now_ms) {
         return refuse(Reason::ClockSkew, "the clocks of device and server are too far apart");
     }
@@ -132,14 +135,21 @@ fn take(
     let Knowledge { epoch, record, .. } = *known;
     let nonce = record.map_or(0, |record| record.nonce);
     if let Some(device) = &request.schema {
-        schema::adopt(replica, device, rights)?;
+        schema::adopt(replica, device, asker.rights)?;
         schema::remember(replica, device)?;
     } else if !schema::fits(replica, request.fingerprint)? {
         return refuse(Reason::NeedSchema, "the server does not know this schema");
     }
+    let rights = asker.rights;
+    if request.pull && !rights.read {
+        return refuse(Reason::Denied, server::MAY_NOT_READ);
+    }
+    if record.is_none() && asker.user.is_some() {
+        standing::bind(&replica.connection(), request.site, asker, now_ms)?;
+    }
     let Some(upload) = &request.upload else { return Ok(Taken::without_upload(epoch, nonce)) };
     if !rights.write {
-        return refuse(Reason::Denied, "this key may read and not write");
+        return refuse(Reason::Denied, server::MAY_NOT_WRITE);
     }
     if !upload.is_final {
         // Damage is found now, while the device can send the chunk again, and not at the end of the round.
@@ -150,7 +160,7 @@ fn take(
     }
     let judgement = commit(replica, request.site, upload, now_ms)?;
     let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
-    standing::write_record(&replica.connection(), request.site, record, &judgement, now_ms)?;
+    standing::write_record(&replica.connection(), request.site, asker, record, &judgement, now_ms)?;
     let quarantined = judgement.waiting;
     let accepted = Accepted { round: upload.round, committed: true, repeated: false, quarantined };
     Ok(Taken { epoch, nonce: record.nonce, accepted: Some(accepted), verdicts: judgement.verdicts })

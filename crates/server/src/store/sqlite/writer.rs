@@ -8,7 +8,7 @@ use super::connection::Wrapped;
 use super::standing;
 use super::turn::{self, Outcome};
 use crate::events::Feed;
-use crate::store::{Rights, StoreError};
+use crate::store::{Asker, StoreError};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
 use cloudsync_replica::{Error, Replica};
@@ -24,7 +24,7 @@ const GROUP_TURNS_MAX: usize = 64;
 enum Job {
     Turn {
         request: Vec<u8>,
-        rights: Rights,
+        asker: Asker,
         now_ms: u64,
         reply: Sender<Result<Outcome, StoreError>>,
     },
@@ -83,9 +83,9 @@ impl Writer {
     }
 
     /// Takes a turn; returns when it is on disk.
-    pub(super) fn turn(&self, request: Vec<u8>, rights: Rights, now_ms: u64) -> Result<Outcome, StoreError> {
+    pub(super) fn turn(&self, request: Vec<u8>, asker: &Asker, now_ms: u64) -> Result<Outcome, StoreError> {
         let (reply, outcome) = channel();
-        self.jobs.send(Job::Turn { request, rights, now_ms, reply }).map_err(|_| gone())?;
+        self.jobs.send(Job::Turn { request, asker: asker.clone(), now_ms, reply }).map_err(|_| gone())?;
         outcome.recv().map_err(|_| broken_off())?
     }
 
@@ -121,6 +121,7 @@ fn open(path: &Path) -> Result<Wrapped, StoreError> {
     file.replica.transact(|replica| {
         let db = replica.connection();
         db.execute(CREATE)?;
+        standing::add_user(&db)?;
         replica.give_ordinals()?;
         if replica.state_number("epoch")?.is_none() {
             replica.set_state_number("epoch", replica.now())?;
@@ -146,8 +147,8 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
                     news.note(replica, None)?;
                     for job in &jobs {
                         outcomes.push(match job {
-                            Job::Turn { request, rights, now_ms, .. } => {
-                                let (site, outcome) = take(replica, request, *rights, *now_ms);
+                            Job::Turn { request, asker, now_ms, .. } => {
+                                let (site, outcome) = take(replica, request, asker, *now_ms);
                                 news.note(replica, site)?;
                                 Some(outcome)
                             }
@@ -190,11 +191,11 @@ impl Unsaid {
 fn take(
     replica: &mut Replica,
     request: &[u8],
-    rights: Rights,
+    asker: &Asker,
     now_ms: u64,
 ) -> (Option<SiteId>, Result<Outcome, StoreError>) {
     match Request::decode(request) {
-        Ok(request) => (Some(request.site), turn::turn(replica, &request, rights, now_ms)),
+        Ok(request) => (Some(request.site), turn::turn(replica, &request, asker, now_ms)),
         Err(error) => (None, Err(StoreError::Failed(error.to_string()))),
     }
 }
