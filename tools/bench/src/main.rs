@@ -15,6 +15,8 @@ mod options;
 mod plan;
 mod report;
 mod scattered;
+#[cfg(target_os = "linux")]
+mod server;
 mod subject;
 mod sync;
 mod target;
@@ -31,6 +33,12 @@ fn main() -> Result<ExitCode> {
         Some((command, rest)) if command == memory::COMMAND => memory::main(rest).map(|()| ExitCode::SUCCESS),
         Some((command, rest)) if command == instructions::COMMAND => {
             instructions::main(rest).map(|()| ExitCode::SUCCESS)
+        }
+        #[cfg(target_os = "linux")]
+        Some((command, rest)) if command == server::COMMAND => server::main(rest),
+        #[cfg(target_os = "linux")]
+        Some((command, rest)) if command == server::CHILD_COMMAND => {
+            server::child(rest).map(|()| ExitCode::SUCCESS)
         }
         _ => bench(&args),
     }
@@ -55,7 +63,7 @@ fn bench(args: &[String]) -> Result<ExitCode> {
         };
         let rows =
             if options.rows == STATED_ROWS { String::new() } else { format!(" --rows {}", options.rows) };
-        document::write(path, &(document::heading(&format!("{extent}{rows}")) + &table))?;
+        document::WORKS.write(path, &(document::heading(&format!("{extent}{rows}")) + &table))?;
     }
     let missed = report.missed();
     for verdict in &missed {

@@ -140,7 +140,7 @@ fn peak() -> Result<u64> {
 }
 
 /// Bytes in a line such as `VmRSS:     1234 kB`.
-fn field(status: &str, name: &str) -> Result<u64> {
+pub(crate) fn field(status: &str, name: &str) -> Result<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name));
     let number = value.and_then(|value| value.split_whitespace().next());
     let kilobytes: u64 = number.with_context(|| format!("/proc/self/status has no {name}"))?.parse()?;

@@ -226,7 +226,8 @@ fn take(report: &mut Report, contest: &Contest, options: &Options, step: &Step) 
     }
 }
 
-fn clock(seconds: f64) -> String {
+/// Minutes and seconds.
+pub(crate) fn clock(seconds: f64) -> String {
     format!("{}:{:02}", seconds as u64 / 60, seconds as u64 % 60)
 }
 

@@ -244,7 +244,8 @@ pub(crate) fn bytes_text(bytes: f64) -> String {
     }
 }
 
-fn align(rows: &[Vec<String>]) -> String {
+/// A table of cells, its first row the titles.
+pub(crate) fn align(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(3);
     let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
     let line = |cells: &[String]| {

@@ -1,7 +1,9 @@
-//! `cargo xtask bench`: builds `cloudsync-bench` with the SQLite that it needs, and runs it.
+//! `cargo xtask bench`: builds `cloudsync-bench` with the SQLite that it needs, and runs it. For `bench server` it builds
+//! what users get, too.
 
 use anyhow::Result;
 
+use crate::build;
 use crate::process;
 use crate::project::Project;
 
@@ -10,6 +12,10 @@ use crate::project::Project;
 const SQLITE_FLAGS: &str = "-DSQLITE_ENABLE_PREUPDATE_HOOK -DSQLITE_ENABLE_SESSION";
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
+    let is_server = args.first().is_some_and(|arg| arg == "server");
+    if is_server {
+        build::compile(project)?;
+    }
     let folder = project.target().join("bench");
     let mut build = project.cargo();
     build.env("LIBSQLITE3_FLAGS", SQLITE_FLAGS);
@@ -32,6 +38,11 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
         if arg == "--docs" {
             bench.arg(project.root().join("docs").join("bench.md"));
         }
+    }
+    if is_server {
+        let release = project.target().join("release");
+        bench.arg("--server").arg(release.join("cloudsync"));
+        bench.arg("--library").arg(release.join("libcloudsync.so"));
     }
     process::run(&mut bench)
 }
