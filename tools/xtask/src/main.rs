@@ -60,8 +60,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        args: "[--quick | --full]",
-        about: "measures plain SQLite, its session extension and ours against what is promised",
+        args: "[server] [--quick | --full]",
+        about: "measures plain SQLite, its session extension and ours against what is promised; or the server",
         run: bench::run,
     },
     Command {

@@ -13,7 +13,7 @@ use std::rc::Rc;
 /// Value columns of the devices' table.
 pub(super) const COLUMNS: usize = 10;
 /// What a device does when the server is busy or away.
-const RETRY: Retry = Retry { attempts_max: 5, pause_ms: 500, awaits_news: false, total_ms: u64::MAX };
+const RETRY: Retry = Retry { attempts_max: 8, pause_ms: 500, awaits_news: false, total_ms: u64::MAX };
 
 /// The devices' table with so many rows.
 pub(super) fn shape(rows: usize) -> Shape {

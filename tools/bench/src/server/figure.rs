@@ -16,6 +16,8 @@ pub(super) enum Unit {
     CellsPerCpuSecond,
     /// Of one core.
     Percent,
+    /// Percent of all.
+    Share,
     /// How many.
     Count,
 }
@@ -28,6 +30,7 @@ impl Unit {
             Self::Bytes => "bytes",
             Self::CellsPerCpuSecond => "cells/CPU s",
             Self::Percent => "% of a core",
+            Self::Share => "%",
             Self::Count => "count",
         }
     }
@@ -38,7 +41,7 @@ impl Unit {
             Self::Count => format!("{value:.0}"),
             Self::CellsPerCpuSecond => format!("{value:.0} {}", self.name()),
             Self::Milliseconds | Self::Seconds => format!("{value:.1} {}", self.name()),
-            Self::Percent => format!("{value:.2} {}", self.name()),
+            Self::Percent | Self::Share => format!("{value:.2} {}", self.name()),
         }
     }
 }

@@ -104,6 +104,11 @@ impl Load {
         ]
     }
 
+    /// Syncs that ended with an error.
+    pub(super) fn errors(&self) -> u64 {
+        self.errors
+    }
+
     pub(super) fn json(&self) -> Json {
         let Plan { devices, databases, rows, pull, rounds, .. } = self.plan;
         json!({
@@ -120,7 +125,7 @@ impl Load {
 /// Runs one plan on a server of its own.
 pub(super) fn run(bench: &Bench<'_>, figures: &mut Figures, plan: Plan) -> Result<()> {
     let server = Served::start(bench.server, bench.custody, plan.databases)?;
-    let mut fleets = start_fleets(&server, plan)?;
+    let mut fleets = start_fleets(&server, plan, THREADS_MAX)?;
     let mut all = sum(hear_all(&mut fleets)?);
     all.add(sum(order_all(&mut fleets, &Order::Rounds(plan.warm_up))?));
     let (before, begun) = (server.usage()?, Instant::now());
@@ -152,7 +157,6 @@ pub(super) fn run(bench: &Bench<'_>, figures: &mut Figures, plan: Plan) -> Resul
         retries: all.retries,
         errors,
     });
-    figures.add("errors", plan.name(), (errors as f64, Unit::Count), Some(Limit::Max(0.0)));
     if !plan.pull {
         let limit = bench.judged(Limit::Min(INGEST_MIN));
         figures.add("ingest", plan.name(), (cells_per_cpu_s, Unit::CellsPerCpuSecond), limit);
@@ -160,7 +164,8 @@ pub(super) fn run(bench: &Bench<'_>, figures: &mut Figures, plan: Plan) -> Resul
     Ok(())
 }
 
-fn start_fleets(server: &Served, plan: Plan) -> Result<Vec<Child>> {
+/// Starts the processes of the devices, with at most so many threads each.
+pub(super) fn start_fleets(server: &Served, plan: Plan, threads_max: usize) -> Result<Vec<Child>> {
     let count = plan.devices.min(FLEETS);
     (0..count)
         .map(|fleet| {
@@ -169,7 +174,7 @@ fn start_fleets(server: &Served, plan: Plan) -> Result<Vec<Child>> {
                 connections: (0..plan.databases).map(|number| server.connection(number)).collect(),
                 key: server.key.clone(),
                 folder: server.devices().to_owned(),
-                threads: devices.len().min(THREADS_MAX),
+                threads: devices.len().min(threads_max),
                 devices,
                 devices_total: plan.devices,
                 rows_per_device: plan.rows,
@@ -181,7 +186,8 @@ fn start_fleets(server: &Served, plan: Plan) -> Result<Vec<Child>> {
         .collect()
 }
 
-fn sum(tallies: Vec<Tally>) -> Tally {
+/// All of them together.
+pub(super) fn sum(tallies: Vec<Tally>) -> Tally {
     tallies.into_iter().fold(Tally::default(), |mut sum, tally| {
         sum.add(tally);
         sum

@@ -11,9 +11,11 @@ use tempfile::TempDir;
 
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// A running server with empty databases `d0`, `d1` and so on, and a key for all of them.
+/// A server with empty databases `d0`, `d1` and so on, and a key for all of them.
 pub(super) struct Served {
-    charge: Charge,
+    /// The process, while it runs.
+    charge: Option<Charge>,
+    program: PathBuf,
     data: PathBuf,
     pub(super) address: String,
     pub(super) key: String,
@@ -33,8 +35,23 @@ impl Served {
                 bail!("a database was not created: {}", String::from_utf8_lossy(&output.stderr));
             }
         }
-        let mut serve = Command::new(program);
-        serve.args(["serve", "--dev", &database_name(0), "--addr", "127.0.0.1:0", "--data-dir"]).arg(&data);
+        let (address, key) = ("127.0.0.1:0".to_owned(), String::new());
+        let mut served = Self { charge: None, program: program.to_owned(), data, address, key, folder };
+        served.restart()?;
+        Ok(served)
+    }
+
+    /// Ends the process, as a power cut would.
+    pub(super) fn stop(&mut self) {
+        self.charge = None;
+    }
+
+    /// Starts the process, on the address that it had before.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        let mut serve = Command::new(&self.program);
+        serve
+            .args(["serve", "--dev", &database_name(0), "--addr", &self.address, "--data-dir"])
+            .arg(&self.data);
         let mut charge = Charge::start(serve.stdin(Stdio::null()).stdout(Stdio::piped()))?;
         let lines = read_lines(&mut charge)?;
         let (mut address, mut key) = (None, None);
@@ -46,8 +63,9 @@ impl Served {
                 key = line.split('\'').nth(1).map(str::to_owned);
             }
         }
-        let (address, key) = (address.unwrap_or_default(), key.unwrap_or_default());
-        Ok(Self { charge, data, address, key, folder })
+        (self.address, self.key) = (address.unwrap_or_default(), key.unwrap_or_default());
+        self.charge = Some(charge);
+        Ok(())
     }
 
     /// What devices connect to.
@@ -66,7 +84,7 @@ impl Served {
     }
 
     pub(super) fn usage(&self) -> Result<Usage> {
-        Usage::of(self.charge.id())
+        Usage::of(self.charge.as_ref().context("the server does not run")?.id())
     }
 }
 

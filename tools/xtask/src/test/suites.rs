@@ -37,6 +37,7 @@ pub(super) const SUITES: &[Suite] = &[
     Suite { name: "doc", about: "the documentation builds without a warning", run: doc },
     Suite { name: "docs", about: "docs/sql.md is what the table of functions gives", run: docs },
     Suite { name: "build", about: "dist holds the extension and the server", run: build },
+    Suite { name: "load", about: "the measurements of the server run, with tiny counts", run: load },
     Suite { name: "deny", about: "licences, sources and bans of the dependencies", run: deny },
     Suite { name: "sim", about: "replicas and server over a hostile network", run: sim },
     Suite { name: "oldest", about: "the extension in the oldest supported SQLite", run: oldest },
@@ -78,6 +79,14 @@ fn docs(project: &Project) -> Result<Tally> {
 fn build(project: &Project) -> Result<Tally> {
     build::compile(project)?;
     build::place(project)?;
+    Ok(Tally::passed(1))
+}
+
+/// The programs of `build`, and the one that measures as it is compiled for its tests.
+fn load(project: &Project) -> Result<Tally> {
+    let mut command = project.cargo();
+    command.args(["run", "--quiet", "--package", "cloudsync-bench", "--", "server", "--smoke", "--server"]);
+    process::run(command.arg(project.server()).arg("--library").arg(project.library()))?;
     Ok(Tally::passed(1))
 }
 
