@@ -1,5 +1,8 @@
 //! Connections that end when nothing moves on them: a caller who sends a header byte by byte, stops in the middle of
 //! a body or never reads his answer must not hold memory and file handles for ever.
+//!
+//! What counts as moving: the first byte of a head, so that the whole of it must come in time; any byte of a body, since
+//! the request bounds that; and of an answer what empties the buffer, or a fair amount.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +22,8 @@ use crate::file_limit::FileLimit;
 
 /// How long nothing may move on a connection on which the server is not working.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
+/// An answer moves when so many bytes of it are taken within that time: a device gives up on anything slower.
+const ANSWER_BYTES_MIN: usize = 64 * 1024;
 /// How long nothing is accepted when it failed, by want of files for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -68,27 +73,53 @@ fn is_callers_fault(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset)
 }
 
-/// Whether the server works for the caller at the other end of a connection.
+/// What the server does for the caller at the other end of a connection.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Activity(Arc<AtomicUsize>);
+pub(super) struct Activity(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Turns on which the server works.
+    busy: AtomicUsize,
+    /// Requests whose head has come and whose answer is not made yet.
+    in_hand: AtomicUsize,
+    /// Heads that have come until now.
+    heads: AtomicUsize,
+}
 
 /// Work for a caller. While it lasts, silence is no fault of his.
 pub(super) struct Busy(Activity);
 
+/// A request whose body may be arriving.
+pub(super) struct InHand(Activity);
+
 impl Activity {
     pub(super) fn busy(&self) -> Busy {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
 
+    /// Notes that the head of a request has come.
+    pub(super) fn request(&self) -> InHand {
+        self.0.heads.fetch_add(1, Ordering::Relaxed);
+        self.0.in_hand.fetch_add(1, Ordering::Relaxed);
+        InHand(self.clone())
+    }
+
     fn is_busy(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.0.busy.load(Ordering::Relaxed) > 0
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.0.in_hand.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -104,23 +135,47 @@ pub(super) struct IdleStream {
     activity: Activity,
     idle_max: Duration,
     timer: Pin<Box<Sleep>>,
+    /// How many heads had come when the first byte of the next one did.
+    head_begun: Option<usize>,
+    /// Bytes of an answer that were taken since the timer was wound up.
+    taken: usize,
 }
 
 impl IdleStream {
     fn new(inner: TcpStream, idle_max: Duration) -> Self {
-        Self { inner, activity: Activity::default(), idle_max, timer: Box::pin(sleep(idle_max)) }
+        let (activity, timer) = (Activity::default(), Box::pin(sleep(idle_max)));
+        Self { inner, activity, idle_max, timer, head_begun: None, taken: 0 }
     }
 
     fn rewind(&mut self) {
+        self.taken = 0;
         self.timer.as_mut().reset(Instant::now() + self.idle_max);
     }
 
-    /// Takes what an operation on the connection gave: progress winds the timer up again, waiting may end in an error.
-    fn watch<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
+    /// Bytes have come.
+    fn note_read(&mut self) {
+        let Counts { in_hand, heads, .. } = &*self.activity.0;
+        if in_hand.load(Ordering::Relaxed) > 0 {
             self.rewind();
-            return polled;
+            return;
         }
+        let heads = heads.load(Ordering::Relaxed);
+        if self.head_begun != Some(heads) {
+            self.head_begun = Some(heads);
+            self.rewind();
+        }
+    }
+
+    /// Bytes of what was offered were taken.
+    fn note_written(&mut self, bytes: usize, offered: usize) {
+        self.taken += bytes;
+        if bytes == offered || self.taken >= ANSWER_BYTES_MIN {
+            self.rewind();
+        }
+    }
+
+    /// Waiting on the connection may end in an error.
+    fn poll_idle<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         loop {
             ready!(self.timer.as_mut().poll(context));
             if !self.activity.is_busy() {
@@ -128,6 +183,20 @@ impl IdleStream {
             }
             self.rewind();
         }
+    }
+
+    fn watch_write(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+        offered: usize,
+    ) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Ready(Ok(bytes)) => self.note_written(bytes, offered),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => return self.poll_idle(context),
+        }
+        polled
     }
 }
 
@@ -138,7 +207,12 @@ impl AsyncRead for IdleStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
-        self.watch(context, polled)
+        match polled {
+            Poll::Ready(Ok(())) => self.note_read(),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => return self.poll_idle(context),
+        }
+        polled
     }
 }
 
@@ -149,7 +223,7 @@ impl AsyncWrite for IdleStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.watch(context, polled)
+        self.watch_write(context, polled, bytes.len())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -165,8 +239,9 @@ impl AsyncWrite for IdleStream {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let offered = slices.iter().map(|slice| slice.len()).sum();
         let polled = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
-        self.watch(context, polled)
+        self.watch_write(context, polled, offered)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -186,20 +261,85 @@ mod tests {
         Ok(buffer.filled().len())
     }
 
-    #[tokio::test]
-    async fn silence_ends_a_connection_unless_the_server_works() {
+    const IDLE: Duration = Duration::from_millis(50);
+
+    async fn pair() -> (TcpStream, IdleStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut listener = IdleListener::new(listener, Duration::from_millis(20), FileLimit::raise());
+        let mut listener = IdleListener::new(listener, IDLE, FileLimit::raise());
         let peer = TcpStream::connect(address).await.unwrap();
-        let (mut stream, _) = Listener::accept(&mut listener).await;
+        peer.set_nodelay(true).unwrap();
+        let (stream, _) = Listener::accept(&mut listener).await;
+        (peer, stream)
+    }
+
+    async fn send(peer: &TcpStream, bytes: &[u8]) {
         peer.writable().await.unwrap();
-        peer.try_write(b"hello").unwrap();
+        peer.try_write(bytes).unwrap();
+    }
+
+    #[tokio::test]
+    async fn silence_ends_a_connection_unless_the_server_works() {
+        let (peer, mut stream) = pair().await;
+        send(&peer, b"hello").await;
         assert_eq!(read(&mut stream).await.unwrap(), 5);
         let busy = stream.activity.clone().busy();
-        let silent = tokio::time::timeout(Duration::from_millis(200), read(&mut stream)).await;
+        let silent = tokio::time::timeout(4 * IDLE, read(&mut stream)).await;
         assert!(silent.is_err(), "a caller who waits for the server's work is not idle");
         drop(busy);
         assert_eq!(read(&mut stream).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// Sends a byte again and again, more often than the connection may be idle; gives for how long that was read.
+    async fn trickle(mut stream: IdleStream, peer: TcpStream, until: Duration) -> Duration {
+        let begun = Instant::now();
+        let sending = async {
+            let mut pulse = tokio::time::interval(IDLE / 10);
+            while begun.elapsed() < until {
+                pulse.tick().await;
+                peer.writable().await.unwrap();
+                if peer.try_write(b"x").is_err() {
+                    break;
+                }
+            }
+        };
+        let reading = async {
+            while begun.elapsed() < until && read(&mut stream).await.is_ok() {}
+            begun.elapsed()
+        };
+        tokio::join!(sending, reading).1
+    }
+
+    #[tokio::test]
+    async fn a_head_that_trickles_ends_in_time_and_a_body_is_the_requests_affair() {
+        let (peer, stream) = pair().await;
+        let lasted = trickle(stream, peer, 20 * IDLE).await;
+        assert!(lasted >= IDLE && lasted < 10 * IDLE, "{lasted:?}");
+        let (peer, stream) = pair().await;
+        let in_hand = stream.activity.request();
+        assert!(trickle(stream, peer, 6 * IDLE).await >= 6 * IDLE);
+        drop(in_hand);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_taken_byte_by_byte_ends_in_time() {
+        let (peer, mut stream) = pair().await;
+        let begun = Instant::now();
+        let taking = async {
+            let mut pulse = tokio::time::interval(IDLE / 10);
+            while begun.elapsed() < 40 * IDLE {
+                pulse.tick().await;
+                let _ = peer.try_read(&mut [0; 16]);
+            }
+        };
+        let writing = async {
+            let bytes = [0; 65536];
+            while poll_fn(|context| Pin::new(&mut stream).poll_write(context, &bytes)).await.is_ok() {}
+            begun.elapsed()
+        };
+        tokio::select! {
+            lasted = writing => assert!(lasted >= IDLE),
+            () = taking => panic!("the connection did not end"),
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Every answer bears the header `cloudsync-protocol`, errors too, so that a device can tell a cloudsync server that
 //! refuses from something else that happens to listen there.
 
+mod bodies;
 pub mod error;
 mod events;
 mod health;
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
 use axum::http::HeaderValue;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
@@ -26,9 +27,9 @@ use axum::routing::{delete, get, post};
 use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::PROTOCOL_VERSION;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::bodies::Bodies;
 use self::error::{ErrorCode, HttpError};
 use self::idle::{Activity, IDLE_MAX, IdleListener};
 use crate::auth::jwks::{self, KeySets};
@@ -50,7 +51,7 @@ pub struct Server {
     control: Control,
     key_sets: KeySets,
     registry: Registry,
-    bodies: Arc<Semaphore>,
+    bodies: Bodies,
     hub: Hub,
     file_limit: FileLimit,
 }
@@ -61,7 +62,7 @@ impl Server {
     pub fn new(folder: Folder, control: Control, registry: Registry, file_limit: FileLimit) -> Self {
         let hub = Hub::new(file_limit.listeners_max());
         let key_sets = KeySets::new(Box::new(jwks::fetch));
-        Self { folder, control, key_sets, registry, bodies: sync::bodies_room(), hub, file_limit }
+        Self { folder, control, key_sets, registry, bodies: Bodies::default(), hub, file_limit }
     }
 }
 
@@ -131,6 +132,8 @@ impl fmt::Display for RequestId {
 async fn frame(mut request: Request, next: Next) -> Response {
     let (begun, id) = (Instant::now(), RequestId::next());
     request.extensions_mut().insert(id);
+    let activity = request.extensions().get::<ConnectInfo<Activity>>();
+    let _in_hand = activity.map(|ConnectInfo(activity)| activity.request());
     let mut response = next.run(request).await;
     if let Some(ErrorCode(code)) = response.extensions().get() {
         let elapsed_ms = begun.elapsed().as_millis() as u64;

@@ -15,9 +15,8 @@ use axum::response::{IntoResponse as _, Response};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::{MEDIA_TYPE, Request as TurnRequest};
-use futures_util::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::bodies::Body;
 use super::error::HttpError;
 use super::idle::Activity;
 use super::{RequestId, Server, in_background, now_ms};
@@ -25,19 +24,8 @@ use crate::auth::{self, Bearer, Principal};
 use crate::folder::DatabaseName;
 use crate::store::{Asker, StoreError};
 
-/// Most bytes of bodies that are in memory at once; further requests wait for their turn.
-const BODIES_BYTES_MAX: usize = 8 * MESSAGE_BYTES_MAX;
-/// How long a request waits for room for its body.
-const ROOM_WAIT: Duration = Duration::from_secs(10);
 /// How long a body may take to arrive. What has arrived of it holds room that others wait for.
 const BODY_WAIT: Duration = Duration::from_secs(600);
-/// Bodies are counted in units of this many bytes, because a semaphore counts to 2^32 at one go.
-const ROOM_UNIT_BYTES: usize = 1024;
-
-/// Room for the bodies of requests.
-pub(super) fn bodies_room() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_UNIT_BYTES))
-}
 
 pub(super) async fn sync(
     State(server): State<Arc<Server>>,
@@ -51,12 +39,13 @@ pub(super) async fn sync(
     let caller = Caller { bearer: bearer(request.headers()).ok_or(HttpError::RefusedKey)?, name };
     let Admitted { caller, .. } = admit(&server, caller).await?;
     check_head(request.headers())?;
-    let body = tokio::time::timeout(BODY_WAIT, read_body(&server.bodies, request));
-    let (body, room) = body.await.map_err(|_| HttpError::BadRequest(too_slow()))??;
-    let bytes = body.len();
+    let body = server.bodies.read(request.into_body().into_data_stream());
+    let body =
+        tokio::time::timeout(BODY_WAIT, body).await.map_err(|_| HttpError::BadRequest(too_slow()))??;
+    let bytes = body.bytes.len();
     // The caller is silent while the turn is taken, and must not be taken for gone.
     let _busy = activity.busy();
-    let turn = Turn { server, caller, body, _room: room };
+    let turn = Turn { server, caller, body };
     let Taken { database, principal, site, answer } = in_background(move || turn.take(request_id)).await??;
     tracing::debug!(
         db = %database, %site, by = %principal.by, request_id = %request_id, bytes,
@@ -127,44 +116,6 @@ fn check_head(headers: &HeaderMap) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// Reads the body and takes room for it as it arrives: a caller who announces much and sends little must not keep others
-/// out.
-async fn read_body(
-    bodies: &Arc<Semaphore>,
-    request: Request,
-) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), HttpError> {
-    let mut parts = request.into_body().into_data_stream();
-    let (mut body, mut room): (Vec<u8>, Option<OwnedSemaphorePermit>) = (Vec::new(), None);
-    while let Some(part) = parts.next().await {
-        let part = part.map_err(|_| {
-            HttpError::BadRequest("the body did not arrive whole: send the request again".into())
-        })?;
-        let bytes = body.len() + part.len();
-        if bytes > MESSAGE_BYTES_MAX {
-            return Err(HttpError::TooLarge);
-        }
-        let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = bytes.div_ceil(ROOM_UNIT_BYTES).saturating_sub(held);
-        if missing > 0 {
-            let more = take_room(bodies, missing).await?;
-            match &mut room {
-                Some(room) => room.merge(more),
-                None => room = Some(more),
-            }
-        }
-        body.extend_from_slice(&part);
-    }
-    Ok((body, room))
-}
-
-async fn take_room(bodies: &Arc<Semaphore>, units: usize) -> Result<OwnedSemaphorePermit, HttpError> {
-    let units = u32::try_from(units).map_err(|_| HttpError::TooLarge)?;
-    match tokio::time::timeout(ROOM_WAIT, Arc::clone(bodies).acquire_many_owned(units)).await {
-        Ok(Ok(permit)) => Ok(permit),
-        Ok(Err(_)) | Err(_) => Err(HttpError::Busy),
-    }
-}
-
 fn too_slow() -> String {
     format!("the body did not arrive within {} s: send smaller chunks", BODY_WAIT.as_secs())
 }
@@ -187,9 +138,8 @@ pub(super) fn store_error(db: &DatabaseName, error: &StoreError) -> HttpError {
 struct Turn {
     server: Arc<Server>,
     caller: Caller,
-    body: Vec<u8>,
-    /// Given back with the body: the turn goes on when its caller has gone away.
-    _room: Option<OwnedSemaphorePermit>,
+    /// Keeps its room until the end: the turn goes on when its caller has gone away.
+    body: Body,
 }
 
 /// A turn that a store answered.
@@ -203,7 +153,7 @@ struct Taken {
 impl Turn {
     fn take(self, request_id: RequestId) -> Result<Taken, HttpError> {
         let (principal, database) = self.caller.judge(&self.server)?;
-        let request = TurnRequest::decode(&self.body)?;
+        let request = TurnRequest::decode(&self.body.bytes)?;
         let (db, site) = (&database, request.site);
         let store = self.server.registry.store(db);
         let asker = Asker { rights: principal.rights(), user: principal.user.clone() };

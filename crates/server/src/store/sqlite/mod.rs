@@ -16,6 +16,7 @@
 
 mod connection;
 mod observer;
+mod place;
 mod reader;
 mod schema;
 mod staging;
@@ -25,6 +26,7 @@ mod writer;
 
 use self::connection::Wrapped;
 use self::observer::Observer;
+use self::place::Place;
 use self::reader::Readers;
 use self::turn::Outcome;
 use self::writer::Writer;
@@ -64,6 +66,7 @@ pub struct SqliteStore {
     readers: Readers,
     observer: Observer,
     feed: Arc<Feed>,
+    place: Place,
 }
 
 impl SqliteStore {
@@ -75,12 +78,11 @@ impl SqliteStore {
         let path = PathBuf::from(path);
         let feed = Arc::new(Feed::default());
         let writer = Writer::start(&path, Arc::clone(&feed))?;
-        Ok(Self { writer, readers: Readers::new(path.clone()), observer: Observer::new(path), feed })
+        let place = Place::remember(&path)?;
+        Ok(Self { writer, readers: Readers::new(path.clone()), observer: Observer::new(path), feed, place })
     }
-}
 
-impl Store for SqliteStore {
-    fn turn(&self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+    fn answer(&self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Vec<u8>, StoreError> {
         // Most turns of most devices bring nothing and are answered without the writer.
         if request.upload.is_none()
             && request.schema.is_none()
@@ -117,12 +119,23 @@ impl Store for SqliteStore {
             }
         }
     }
+}
+
+impl Store for SqliteStore {
+    fn turn(&self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+        self.place.check()?;
+        let answer = self.answer(request, asker, now_ms)?;
+        // What was committed to a file without a name is not acknowledged.
+        self.place.check()?;
+        Ok(answer)
+    }
 
     fn feed(&self) -> &Feed {
         &self.feed
     }
 
     fn refresh(&self) -> Result<bool, StoreError> {
+        self.place.check()?;
         self.observer.on_change(|| if self.readers.needs_fold()? { self.writer.fold() } else { Ok(()) })
     }
 }
