@@ -120,6 +120,23 @@ class Exchange:
         self.proxy.closing.wait(seconds)
 
 
+class Swallowing:
+    """A fault: the device goes away in some phase, and the server never hears of it."""
+
+    def __init__(self, phase):
+        self.phase = phase
+        self.upstream = None
+
+    def __call__(self, exchange, request):
+        self.upstream = socket.create_connection(("127.0.0.1", exchange.proxy.server.port), timeout=WAIT_SECONDS_MAX)
+        head = request.index(b"\r\n\r\n") + 4
+        parts = {"connected": 0, "in the head": head // 2, "in the body": head + 10}
+        self.upstream.sendall(request[: parts.get(self.phase, len(request))])
+        if self.phase == "afterwards":
+            read_message(self.upstream)
+        return False
+
+
 class TlsEndpoint(Listener):
     """Speaks TLS for a server that does not, under a certificate of its own authority."""
 

@@ -16,10 +16,11 @@ LISTENING = re.compile(r"^listening on http://127\.0\.0\.1:(\d+)")
 class Server:
     """`cloudsync serve --dev` on a free loopback port. It can be killed and started again."""
 
-    def __init__(self, program, data, database="my_database"):
+    def __init__(self, program, data, database="my_database", options=()):
         self.program = program
         self.data = data
         self.database = database
+        self.options = options
         self.port = 0
         self.key = None
         self.process = None
@@ -34,7 +35,7 @@ class Server:
         """Starts the process, on the port of before if there was one, and waits until it is ready."""
         self.process = subprocess.Popen(
             [self.program, "serve", "--dev", self.database, "--data-dir", self.data]
-            + ["--addr", f"127.0.0.1:{self.port}"],
+            + ["--addr", f"127.0.0.1:{self.port}", *self.options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

@@ -8,13 +8,8 @@ import sys
 import pytest
 
 from devices import assert_same, sync_until_still
+from recovery import SCHEMA, recovering
 from servers import CuttingProxy, FakeServer
-
-SCHEMA = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT);"
-WRITE = (
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
-    "INSERT INTO t SELECT ?1 || '-' || i, hex(randomblob(20)) FROM n"
-)
 
 SYNC_ONCE = """
 import sqlite3, sys
@@ -46,46 +41,52 @@ pytestmark = pytest.mark.parametrize("binding", ["sqlite3"], indirect=True)
 
 
 @pytest.fixture
-def pair(server, device):
+def ledger_and_pair(server, device):
     """A has many rows to send; B has sent as many, so that A has as many to receive."""
-    a, b = (device(name, server, SCHEMA, ["t"]) for name in "ab")
-    b.query(WRITE, "b")
+    ledger, a, b = recovering(server, device, "a", "b")
+    ledger.fill(b, "b", 2000)
     b.sync()
-    a.query(WRITE, "a")
-    return a, b
+    ledger.note_acknowledged(b)
+    ledger.fill(a, "a", 2000)
+    return ledger, a, b
 
 
-def assert_whole(server, a, b):
-    """Nothing is lost, nothing is damaged, and the next round completes."""
-    sync_until_still(a, b)
-    assert_same("t", a, b)
-    assert a.value("SELECT count(*) FROM t") == 4000
-    assert a.integrity() == b.integrity() == "ok"
-    for file in server.data.rglob("*"):
-        if file.is_file() and file.open("rb").read(16) == b"SQLite format 3\0":
-            with sqlite3.connect(file) as conn:
-                assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)], file
+@pytest.fixture
+def pair(ledger_and_pair):
+    return ledger_and_pair[1:]
 
 
-@pytest.mark.parametrize("direction, cut_after", CUTS)
-def test_the_server_is_killed_in_a_round(pair, server, direction, cut_after):
-    a, b = pair
-    proxy = CuttingProxy(server, direction, cut_after, on_cut=server.kill)
-    a.query("SELECT cloudsync_network_init(?)", proxy.connection())
-    a.query("SELECT cloudsync_network_set_apikey(?)", server.key)
+@pytest.fixture
+def assert_whole(ledger_and_pair):
+    return ledger_and_pair[0].assert_recovered
+
+
+def connect(device, proxy, server):
+    device.query("SELECT cloudsync_network_init(?)", proxy.connection())
+    device.query("SELECT cloudsync_network_set_apikey(?)", server.key)
+
+
+def try_sync(device):
     try:
-        a.sync()
+        device.sync()
     except sqlite3.Error as error:
         assert str(error)
-    proxy.close()
-    if proxy.was_cut.is_set():
-        server.restart()
-    a.connect(server)
-    assert_whole(server, a, b)
 
 
 @pytest.mark.parametrize("direction, cut_after", CUTS)
-def test_the_device_is_killed_in_a_round(pair, server, device, library, direction, cut_after):
+def test_the_server_is_killed_in_a_round(pair, assert_whole, server, direction, cut_after):
+    a, b = pair
+    proxy = CuttingProxy(server, direction, cut_after, on_cut=server.kill)
+    connect(a, proxy, server)
+    try_sync(a)
+    if proxy.was_cut.is_set():
+        server.restart()
+    assert_whole(a, b)
+    proxy.close()
+
+
+@pytest.mark.parametrize("direction, cut_after", CUTS)
+def test_the_device_is_killed_in_a_round(pair, assert_whole, server, device, library, direction, cut_after):
     a, b = pair
     a.close()
     child = None
@@ -93,37 +94,33 @@ def test_the_device_is_killed_in_a_round(pair, server, device, library, directio
     command = [sys.executable, "-c", SYNC_ONCE, a.path, library, proxy.connection(), server.key]
     child = subprocess.Popen(command)
     child.wait(timeout=120)
-    proxy.close()
     assert (child.returncode != 0) == proxy.was_cut.is_set()
-    assert_whole(server, device("a", server), b)
+    a = device("a")
+    connect(a, proxy, server)
+    assert_whole(a, b)
+    proxy.close()
 
 
 @pytest.mark.parametrize("direction, cut_after", CUTS)
-def test_the_connection_breaks_in_a_round(pair, server, direction, cut_after):
+def test_the_connection_breaks_in_a_round(pair, assert_whole, server, direction, cut_after):
     a, b = pair
     proxy = CuttingProxy(server, direction, cut_after)
-    a.query("SELECT cloudsync_network_init(?)", proxy.connection())
-    a.query("SELECT cloudsync_network_set_apikey(?)", server.key)
-    try:
-        a.sync()
-    except sqlite3.Error as error:
-        assert str(error)
-    a.sync()
+    connect(a, proxy, server)
+    try_sync(a)
+    assert_whole(a, b)
     proxy.close()
-    a.connect(server)
-    assert_whole(server, a, b)
 
 
 def test_acknowledged_rows_survive_a_kill_right_after(server, device):
-    a = device("a", server, SCHEMA, ["t"])
+    ledger, a, b = recovering(server, device, "a", "b")
     for number in range(5):
-        a.query("INSERT INTO t VALUES (?, 'acknowledged')", str(number))
+        ledger.put(a, str(number), "acknowledged")
         a.sync()
+        ledger.note_acknowledged(a)
         server.kill()
+        ledger.assert_acknowledged()
         server.restart()
-    b = device("b", server, SCHEMA, ["t"])
-    b.sync()
-    assert_same("t", a, b)
+    ledger.assert_recovered(a, b)
 
 
 HTML = b"<html><body>It works!</body></html>"
@@ -147,7 +144,7 @@ SOMETHING_ELSE = {"rubbish", "a web page", "rubbish as a body", "not found", "an
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_a_server_that_is_something_else(pair, server, answer):
+def test_a_server_that_is_something_else(pair, assert_whole, server, answer):
     a, b = pair
     before = a.rows("t")
     fake = FakeServer(ANSWERS[answer])
@@ -161,10 +158,10 @@ def test_a_server_that_is_something_else(pair, server, answer):
     assert a.rows("t") == before
     assert a.has_unsent() == 1
     a.connect(server)
-    assert_whole(server, a, b)
+    assert_whole(a, b)
 
 
-def test_causes_are_named(pair, server):
+def test_causes_are_named(pair, assert_whole, server):
     a, b = pair
     unused = FakeServer(b"")
     unused.close()
@@ -179,7 +176,7 @@ def test_causes_are_named(pair, server):
         assert expected in a.error("SELECT cloudsync_network_sync()")
         assert a.has_unsent() == 1
     a.connect(server)
-    assert_whole(server, a, b)
+    assert_whole(a, b)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The server as its owner meets it: one folder, one port, ordinary files."""
 
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from devices import assert_same, sync_until_still
+from recovery import recovering
 
 SCHEMA = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT);"
 
@@ -154,3 +156,29 @@ def test_a_table_dropped_on_the_server_comes_back_from_the_devices(server, devic
     sync_until_still(c)
     assert_same("t", a, b, c)
     assert c.value("SELECT count(*) FROM t") == 3
+
+
+@pytest.mark.parametrize("what", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_database_that_is_removed_or_replaced_under_the_server(server, device, what, how):
+    """Nothing is acknowledged that would be in a file without a name, until the owner has put it right."""
+    ledger, a, b = recovering(server, device, "a", "b")
+    ledger.put(a, "before", "acknowledged")
+    a.sync()
+    ledger.note_acknowledged(a)
+    file = server.data / "databases" / f"{server.database}.db{what}"
+    aside = server.data / "aside"
+    file.rename(aside)
+    if how == "replaced":
+        shutil.copy(aside, file)
+    ledger.put(a, "while it was gone", "x")
+    for attempt in range(3):
+        assert "HTTP 500" in a.error("SELECT cloudsync_network_sync()")
+        assert "HTTP 500" in b.error("SELECT cloudsync_network_check_changes()")
+        assert a.has_unsent() == 1
+        if attempt == 1:
+            # What was read meanwhile may have been anything: a restart is asked for.
+            aside.rename(file)
+    server.kill()
+    server.restart()
+    ledger.assert_recovered(a, b)

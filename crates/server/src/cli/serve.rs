@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::control::{Control, NewKey};
 use crate::error::{Error, Result};
 use crate::file_limit::FileLimit;
 use crate::folder::{DatabaseName, Folder};
-use crate::http::{self, Server, is_local, now_ms};
+use crate::http::{self, Patience, Server, is_local, now_ms};
 use crate::registry::{Registry, open_store};
 
 /// Where a server listens unless told otherwise.
@@ -36,6 +37,14 @@ pub(super) struct Serve {
     /// How much is logged: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", env = "CLOUDSYNC_LOG", default_value = "info")]
     log: String,
+    /// After how many milliseconds without any movement a connection is ended
+    #[arg(long, value_name = "MS", env = "CLOUDSYNC_IDLE_MS", default_value_t = 60_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    idle_ms: u64,
+    /// How many milliseconds the body of a request may take to arrive
+    #[arg(long, value_name = "MS", env = "CLOUDSYNC_BODY_MS", default_value_t = 600_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(100..=86_400_000))]
+    body_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,7 +73,10 @@ impl Serve {
         if file_limit.is_short() {
             tracing::warn!("{file_limit}");
         }
-        let server = Server::new(folder, control, registry, file_limit);
+        let server = Server::new(folder, control, registry, file_limit).with_patience(Patience {
+            idle: Duration::from_millis(self.idle_ms),
+            body: Duration::from_millis(self.body_ms),
+        });
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
         let served = runtime.block_on(async {

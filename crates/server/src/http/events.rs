@@ -77,6 +77,8 @@ pub(super) async fn events(
     };
     let news = store.feed().listen();
     let told = asked.cursor.unwrap_or_else(|| news.borrow().version_for(asked.site));
+    // A connection on which nothing moves is ended.
+    let heartbeat = asked.heartbeat.min(server.patience.idle / 2);
     let listener = Listener {
         server,
         caller,
@@ -86,7 +88,7 @@ pub(super) async fn events(
         told,
         news,
         listening,
-        heartbeat: asked.heartbeat,
+        heartbeat,
         // At once: it shows that the events come through whatever is on the way.
         next_heartbeat: Instant::now(),
     };

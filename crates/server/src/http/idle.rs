@@ -20,8 +20,6 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::file_limit::FileLimit;
 
-/// How long nothing may move on a connection on which the server is not working.
-pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// An answer moves when so many bytes of it are taken within that time: a device gives up on anything slower.
 const ANSWER_BYTES_MIN: usize = 64 * 1024;
 /// How long nothing is accepted when it failed, by want of files for instance.

@@ -31,7 +31,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use self::bodies::Bodies;
 use self::error::{ErrorCode, HttpError};
-use self::idle::{Activity, IDLE_MAX, IdleListener};
+use self::idle::{Activity, IdleListener};
 use crate::auth::jwks::{self, KeySets};
 use crate::control::Control;
 use crate::events::Hub;
@@ -45,6 +45,21 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 const PROTOCOL_HEADER: &str = "cloudsync-protocol";
 const REQUEST_ID_HEADER: &str = "cloudsync-request-id";
 
+/// How long the server waits for callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For a caller on whose connection nothing moves while the server does not work for him, and for a whole head.
+    pub idle: Duration,
+    /// For the body of a request to arrive as a whole. What has arrived of it holds room that others wait for.
+    pub body: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(60), body: Duration::from_secs(600) }
+    }
+}
+
 /// What all requests share.
 pub struct Server {
     folder: Folder,
@@ -54,6 +69,7 @@ pub struct Server {
     bodies: Bodies,
     hub: Hub,
     file_limit: FileLimit,
+    patience: Patience,
 }
 
 impl Server {
@@ -61,15 +77,29 @@ impl Server {
     #[must_use]
     pub fn new(folder: Folder, control: Control, registry: Registry, file_limit: FileLimit) -> Self {
         let hub = Hub::new(file_limit.listeners_max());
-        let key_sets = KeySets::new(Box::new(jwks::fetch));
-        Self { folder, control, key_sets, registry, bodies: Bodies::default(), hub, file_limit }
+        Self {
+            folder,
+            control,
+            key_sets: KeySets::new(Box::new(jwks::fetch)),
+            registry,
+            bodies: Bodies::default(),
+            hub,
+            file_limit,
+            patience: Patience::default(),
+        }
+    }
+
+    /// The same server with another patience.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 }
 
 /// Serves until `stop` is ready, then finishes the requests that run.
 pub async fn serve(server: Server, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) {
     let server = Arc::new(server);
-    let file_limit = server.file_limit;
+    let (file_limit, idle) = (server.file_limit, server.patience.idle);
     let router = router(Arc::clone(&server)).into_make_service_with_connect_info::<Activity>();
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let stop = async move {
@@ -78,7 +108,7 @@ pub async fn serve(server: Server, listener: TcpListener, stop: impl Future<Outp
         drop(stopping);
     };
     let served =
-        axum::serve(IdleListener::new(listener, IDLE_MAX, file_limit), router).with_graceful_shutdown(stop);
+        axum::serve(IdleListener::new(listener, idle, file_limit), router).with_graceful_shutdown(stop);
     let too_late = async {
         // An error here only says that the other end was dropped, which is the signal.
         let _ = stopped.await;

@@ -24,9 +24,6 @@ use crate::auth::{self, Bearer, Principal};
 use crate::folder::DatabaseName;
 use crate::store::{Asker, StoreError};
 
-/// How long a body may take to arrive. What has arrived of it holds room that others wait for.
-const BODY_WAIT: Duration = Duration::from_secs(600);
-
 pub(super) async fn sync(
     State(server): State<Arc<Server>>,
     ConnectInfo(activity): ConnectInfo<Activity>,
@@ -40,8 +37,8 @@ pub(super) async fn sync(
     let Admitted { caller, .. } = admit(&server, caller).await?;
     check_head(request.headers())?;
     let body = server.bodies.read(request.into_body().into_data_stream());
-    let body =
-        tokio::time::timeout(BODY_WAIT, body).await.map_err(|_| HttpError::BadRequest(too_slow()))??;
+    let body_wait = server.patience.body;
+    let body = tokio::time::timeout(body_wait, body).await.map_err(|_| too_slow(body_wait))??;
     let bytes = body.bytes.len();
     // The caller is silent while the turn is taken, and must not be taken for gone.
     let _busy = activity.busy();
@@ -116,8 +113,9 @@ fn check_head(headers: &HeaderMap) -> Result<(), HttpError> {
     Ok(())
 }
 
-fn too_slow() -> String {
-    format!("the body did not arrive within {} s: send smaller chunks", BODY_WAIT.as_secs())
+fn too_slow(body_wait: Duration) -> HttpError {
+    let seconds = body_wait.as_secs_f32();
+    HttpError::BadRequest(format!("the body did not arrive within {seconds} s: send smaller chunks"))
 }
 
 /// What the caller is told of a store's failure, whose details are for the log.

@@ -52,7 +52,9 @@ impl Place {
 pub(crate) fn command<S: AsRef<OsStr>>(data: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloudsync"));
     command.args(arguments).arg("--data-dir").arg(data).stdin(Stdio::null());
-    for variable in ["CLOUDSYNC_DATA_DIR", "CLOUDSYNC_ADDR", "CLOUDSYNC_DEV", "CLOUDSYNC_LOG"] {
+    for variable in
+        ["CLOUDSYNC_DATA_DIR", "CLOUDSYNC_ADDR", "CLOUDSYNC_DEV", "CLOUDSYNC_LOG", "CLOUDSYNC_IDLE_MS"]
+    {
         command.env_remove(variable);
     }
     command
