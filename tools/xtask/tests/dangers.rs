@@ -15,7 +15,7 @@ fn functions(folder: &Path, found: &mut BTreeSet<String>) {
             let text = std::fs::read_to_string(&path).unwrap();
             let names = text.lines().filter_map(|line| {
                 let line = line.trim_start();
-                let line = line.strip_prefix("fn ").or_else(|| line.strip_prefix("def "))?;
+                let line = ["fn ", "async fn ", "def "].iter().find_map(|word| line.strip_prefix(word))?;
                 line.split_once('(').map(|(name, _)| name.to_owned())
             });
             found.extend(names);
