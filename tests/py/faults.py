@@ -1,5 +1,6 @@
 """A proxy between devices and the server that does to exchanges what networks do, and other things on the way."""
 
+import contextlib
 import socket
 import ssl
 import subprocess
@@ -59,6 +60,7 @@ class FaultyProxy(Listener):
         self.fault = None
         self.requests = []
         self.answers = []
+        self.streams = []
         self.arrived = threading.Event()
         # Set when the proxy closes, so that faults that wait end.
         self.closing = threading.Event()
@@ -74,11 +76,14 @@ class FaultyProxy(Listener):
     def serve(self, client):
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while request := read_message(client):
-            self.requests.append(request)
-            self.arrived.set()
-            fault = self.fault
-            if fault is None:
+            fault, is_turn = self.fault, request.startswith(b"POST ")
+            if is_turn:
+                self.requests.append(request)
+                self.arrived.set()
+            if fault is None and is_turn:
                 client.sendall(self.forward(request))
+            elif fault is None:
+                return self.stream(client, request)
             elif fault(Exchange(self, client), request) is False:
                 return
 
@@ -91,6 +96,20 @@ class FaultyProxy(Listener):
             raise Closed
         self.answers.append(reply)
         return reply
+
+    def stream(self, client, request):
+        """Passes an answer on that does not end."""
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=WAIT_SECONDS_MAX) as upstream:
+            upstream.sendall(request)
+            self.streams += [upstream, client]
+            while data := upstream.recv(65536):
+                client.sendall(data)
+
+    def cut_streams(self):
+        streams, self.streams = self.streams, []
+        for end in streams:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def deliver_part(self, request, length):
         """Brings the server only the beginning of a request."""

@@ -2,10 +2,14 @@
 
 import contextlib
 import json
+import random
 import sqlite3
+import threading
+import time
 
 SCHEMA = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT);"
 PUT = "INSERT INTO t (id, v) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET v = excluded.v"
+WAIT_SECONDS_MAX = 30
 # Rounds of all devices until they are in step.
 ROUNDS_MAX = 3
 # What a device keeps only while something is on its way, or went wrong.
@@ -27,6 +31,15 @@ STATUS = {
 CLOCKS = "SELECT tbl, pk, col_name, time, site_id, cl FROM cloudsync_changes ORDER BY tbl, pk, col_name"
 
 
+def until(condition, what="the condition"):
+    """Waits until something is true, and gives it."""
+    deadline, pulse = time.monotonic() + WAIT_SECONDS_MAX, threading.Event()
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come about"
+        pulse.wait(0.005)
+    return found
+
+
 def sqlite_files(folder):
     """Every SQLite file below a folder."""
     for file in sorted(folder.rglob("*")):
@@ -41,17 +54,16 @@ class Ledger:
         self.server = server
         self.writes = {}
         self.acknowledged = {}
-        # Writes of processes that died before they could say whether they committed.
-        self.unsure = {}
 
     def put(self, device, key, value):
         """Writes a row; what fails is not in the list."""
         device.query(PUT, key, value)
         self.note(device, key, value)
 
-    def fill(self, device, prefix, count):
-        """Writes many rows at one go."""
-        rows = [(f"{prefix}-{number}", f"{prefix} {number} {hash((prefix, number)):x}") for number in range(count)]
+    def fill(self, device, prefix, count, width=16):
+        """Writes many rows at one go, with values that do not compress, of so many characters."""
+        chance = random.Random(prefix)
+        rows = [(f"{prefix}-{number}", chance.randbytes(width // 2).hex()) for number in range(count)]
         device.script("BEGIN")
         for row in rows:
             device.binding.query(device.conn, PUT, row)
@@ -63,10 +75,6 @@ class Ledger:
         """A row that was committed in another way."""
         self.writes.setdefault(key, []).append((self._name(device), value))
 
-    def note_unsure(self, device, key, value):
-        """A row of which nobody knows whether it was committed."""
-        self.unsure.setdefault(key, []).append((self._name(device), value))
-
     def note_acknowledged(self, device):
         """The server has said that it has everything of a device: from now on it must have it."""
         assert device.has_unsent() == 0
@@ -76,18 +84,17 @@ class Ledger:
                 self.acknowledged[key] = len(writes) - 1
 
     def is_contested(self, key):
-        return len({name for name, _ in self.writes.get(key, []) + self.unsure.get(key, [])}) > 1
+        return len({name for name, _ in self.writes[key]}) > 1
 
     def allowed(self, key):
         """What a row may hold in the end: the last value; of those that several devices wrote, the last of any."""
-        last = dict(self.writes.get(key, []))
-        return set(last.values()) | {value for _, value in self.unsure.get(key, [])}
+        return set(dict(self.writes[key]).values())
 
     def assert_acknowledged(self):
         """Nothing that was acknowledged is missing in the server's file, whatever happens next."""
         rows = dict(self._server_rows())
         for key, index in self.acknowledged.items():
-            later = {value for _, value in self.writes[key][index:] + self.unsure.get(key, [])}
+            later = {value for _, value in self.writes[key][index:]}
             assert rows.get(key) in later, f"{key}: acknowledged {self.writes[key][index]}, the server has {rows.get(key)}"
 
     def assert_recovered(self, *devices):
@@ -112,7 +119,7 @@ class Ledger:
         assert len(keys) == len(set(keys)), f"{where}: rows are there twice"
         lost = sorted(set(self.writes) - set(keys))
         assert not lost, f"{where}: {len(lost)} of {len(self.writes)} rows are lost: {lost[:5]}"
-        strange = sorted(set(keys) - set(self.writes) - set(self.unsure))
+        strange = sorted(set(keys) - set(self.writes))
         assert not strange, f"{where}: nobody wrote {strange[:5]}"
         for key, value in rows:
             assert value in self.allowed(key), f"{where}: {key} is {value!r}, and should be of {self.allowed(key)}"

@@ -14,23 +14,11 @@ import time
 import pytest
 
 from devices import BINDINGS
+from recovery import until
 
 SCHEMA = "CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, body TEXT)"
-WAIT_SECONDS_MAX = 30
 # Where a listener is there, this is not needed; where none is, it keeps the tests short.
 INTERVAL_MS = 200
-
-
-def until(condition, what="the condition"):
-    """Waits until something is true, and gives it."""
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
-    pulse = threading.Event()
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what} did not come about"
-        pulse.wait(0.005)
 
 
 def threads():

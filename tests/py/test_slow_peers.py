@@ -11,7 +11,7 @@ import time
 import pytest
 
 from faults import FaultyProxy, Swallowing
-from recovery import recovering
+from recovery import recovering, until
 from servers import Server
 
 IDLE_MS, BODY_MS = 400, 1200
@@ -152,13 +152,6 @@ def open_sockets(server):
         with contextlib.suppress(OSError):
             count += os.readlink(file).startswith("socket:")
     return count
-
-
-def until(condition):
-    deadline, pulse = time.monotonic() + IDLE_MS / 1000 + SLACK_SECONDS, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        pulse.wait(IDLE_MS / 16000)
 
 
 def test_forty_hanging_uploads_do_not_hold_up_others(server, others):
