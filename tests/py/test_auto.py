@@ -246,6 +246,44 @@ def test_after_a_restart_it_waits_for_the_key(auto_device, device, server):
     assert not any(server.key.encode() in file.read_bytes() for file in files), "the key is on the disk"
 
 
+def files_with_the_key(device, server):
+    return [file for file in device.path.parent.glob("*.db*") if server.key.encode() in file.read_bytes()]
+
+
+def test_a_key_that_the_app_wants_kept_is_there_after_a_restart(auto_device, device, server):
+    one, two = auto_device("one"), auto_device("two")
+    one.query("SELECT cloudsync_set('network_keep_key', 1)")
+    assert files_with_the_key(one, server)
+    one.close()
+    again = device("one")
+    add(again, "a")
+    # Nothing but a look at the status tells the library of the connection.
+    until(lambda: auto(again)["state"] == "listening")
+    arrives(two, "a")
+    add(two, "b")
+    arrives(again, "b")
+    again.query("SELECT cloudsync_set('network_keep_key', 0)")
+    again.close()
+    assert not files_with_the_key(again, server)
+    again = device("one")
+    assert auto(again)["state"] == "waiting for credentials"
+
+
+@pytest.mark.parametrize("end", ["SELECT cloudsync_network_logout(1)", "SELECT cloudsync_network_cleanup()"])
+def test_a_kept_key_goes_with_its_user_and_its_server(auto_device, device, server, end):
+    one = auto_device("one")
+    one.query("SELECT cloudsync_set('network_keep_key', 1)")
+    assert files_with_the_key(one, server)
+    until(lambda: auto(one)["state"] == "listening")
+    one.query(end)
+    one.close()
+    assert not files_with_the_key(one, server)
+    # What was there keeps nobody from writing another one.
+    again = device("one")
+    again.connect(server)
+    assert files_with_the_key(again, server)
+
+
 def test_a_refused_key_waits_for_another(auto_device, server):
     one, two = auto_device("one"), auto_device("two")
     until(lambda: auto(one)["state"] == "listening")

@@ -22,6 +22,7 @@ mod columns;
 mod compaction;
 mod concurrent;
 mod conflicts;
+mod credential;
 mod device;
 mod environment;
 mod error;

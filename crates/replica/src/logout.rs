@@ -70,13 +70,13 @@ const FORGOTTEN_BURIED: [&str; 2] = ["cloudsync_buried", "cloudsync_dropped"];
 const ZERO_PAGES: i64 = 256;
 
 /// The connection's `secure_delete` for the main database, put back when dropped.
-struct SecureDelete {
+pub(crate) struct SecureDelete {
     db: Connection,
     before: i64,
 }
 
 impl SecureDelete {
-    fn set(db: Connection) -> Result<Self> {
+    pub(crate) fn set(db: Connection) -> Result<Self> {
         let before = db.query_i64("PRAGMA main.secure_delete", &[])?.unwrap_or(0);
         db.execute("PRAGMA main.secure_delete = 1")?;
         Ok(Self { db, before })
@@ -248,10 +248,16 @@ impl Replica {
         for name in FORGOTTEN.iter().chain(buried) {
             self.clear_table(&format!("main.{name}"))?;
         }
+        self.drop_credential()?;
         forget_state(&self.db)?;
         self.take_new_site()?;
         storage::count_up(&self.db, LOGOUTS, 1)?;
         catalog::bump(&self.db)?;
+        self.owe_scrub()
+    }
+
+    /// Notes that the WAL may hold what must not be left.
+    pub(crate) fn owe_scrub(&self) -> Result<()> {
         storage::set(&self.db, SCRUB_DUE, Value::Integer(1))
     }
 

@@ -2,6 +2,7 @@
 
 use crate::changes;
 use crate::compaction::HISTORY;
+use crate::credential::KEEP_KEY;
 use crate::error::{Error, Result};
 use crate::init::{FLAG_BARE_COLUMNS, FLAG_NULLABLE_KEY};
 use crate::kept;
@@ -19,6 +20,8 @@ pub struct Setting {
     pub doc: &'static str,
     /// Its value until it is set.
     pub default: u64,
+    /// The smallest value.
+    pub min: u64,
     /// The largest value.
     pub max: u64,
 }
@@ -29,37 +32,50 @@ pub const SETTINGS: &[Setting] = &[
         name: "busy_ms",
         doc: "how long a locked file is retried before `database is busy`, in milliseconds, 1 to 600000",
         default: BUSY_MS_DEFAULT,
+        min: 1,
         max: 600_000,
     },
     Setting {
         name: HISTORY,
         doc: "for how long each change of a row is listed by itself, in milliseconds, 1 to 315360000000 (ten years); of older ones only the last of each row is kept",
         default: 604_800_000,
+        min: 1,
         max: 315_360_000_000,
     },
     Setting {
         name: "network_connect_ms",
         doc: "how long a connection to the server may take, names and TLS included, in milliseconds, 1 to 600000",
         default: 10_000,
+        min: 1,
         max: 600_000,
     },
     Setting {
         name: "network_answer_ms",
         doc: "how long the beginning of an answer may take once the request is sent, in milliseconds, 1 to 3600000",
         default: 120_000,
+        min: 1,
         max: 3_600_000,
     },
     Setting {
         name: "network_request_ms",
         doc: "how long one request and its answer may take as a whole, in milliseconds, 1 to 86400000",
         default: 600_000,
+        min: 1,
         max: 86_400_000,
     },
     Setting {
         name: "network_total_ms",
         doc: "how long one sync may take, with all its requests and pauses, in milliseconds, 1 to 86400000; what was taken by then stays",
         default: 86_400_000,
+        min: 1,
         max: 86_400_000,
+    },
+    Setting {
+        name: KEEP_KEY,
+        doc: "1 keeps the key or token in the file, where whoever can read the file can read it, so that automatic sync goes on after a restart; 0 keeps it in memory alone, and takes it out of the file",
+        default: 0,
+        min: 0,
+        max: 1,
     },
 ];
 
@@ -111,10 +127,11 @@ impl Replica {
             Value::Text(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
             Value::Null | Value::Real(_) | Value::Blob(_) => None,
         };
-        let number = number.filter(|number| (1..=setting.max).contains(number));
+        let number = number.filter(|number| (setting.min..=setting.max).contains(number));
         let number = number.ok_or_else(|| Error::usage(format!("setting {name}: {}", setting.doc)))?;
         self.create()?;
-        self.transact(|replica| storage::set_u64(&replica.db, name, number))
+        self.transact(|replica| storage::set_u64(&replica.db, name, number))?;
+        if name == KEEP_KEY && number == 0 { self.forget_credential() } else { Ok(()) }
     }
 
     fn set_text(&mut self, setting: &TextSetting, value: Value<'_>) -> Result<()> {

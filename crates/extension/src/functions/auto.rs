@@ -3,7 +3,7 @@
 use crate::auto::{self, FileKey, Handle, INTERVAL};
 use crate::connection_string::ConnectionString;
 use crate::error::{Error, Result};
-use crate::functions::Call;
+use crate::functions::{Call, credentials};
 use cloudsync_replica::Replica;
 use cloudsync_sqlite_ffi::Output;
 use serde_json::Value as Json;
@@ -82,7 +82,7 @@ fn join(call: &Call<'_>, replica: &Replica, file: &FileKey) -> Result<()> {
     }
     let Some(server) = replica.server()? else { return Ok(()) };
     let address = ConnectionString::parse(&server)?.address;
-    if let (Some(handle), Some(secret)) = (wish.as_ref(), call.state().secret_for(&address)) {
+    if let (Some(handle), Some(secret)) = (wish.as_ref(), credentials::find(call, replica, &address)?) {
         handle.set_secret(secret, address.origin());
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Which tables sync, and how.
 
 use crate::error::Result;
-use crate::functions::{Call, auto};
+use crate::functions::{Call, auto, credentials};
 use cloudsync_replica::TEXT_SETTINGS;
 use cloudsync_sqlite_ffi::Output;
 
@@ -69,7 +69,9 @@ pub(super) fn set(call: &Call<'_>) -> Result<Output> {
     if let (true, Some(text)) = (key == "network_ca", value.as_str()) {
         crate::net::read_trust(text).map_err(crate::net::NetError::Authority)?;
     }
-    call.replica()?.set_setting(key, value)?;
+    let mut replica = call.replica()?;
+    replica.set_setting(key, value)?;
+    credentials::store(call, &mut replica)?;
     Ok(Output::Null)
 }
 

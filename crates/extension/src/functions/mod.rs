@@ -1,7 +1,8 @@
 //! The SQL functions: one table of them, and how they are registered and called.
 //!
 //! [`FUNCTIONS`] is the only list. The implementations stand by group: `configuration`, `information`, `payloads`,
-//! `network`, `auto`, `session`; `changes` and `chunks` are read as tables.
+//! `network`, `auto`, `session`, with the `credentials` that the last three use; `changes` and `chunks` are read as
+//! tables.
 
 #[cfg_attr(not(feature = "net"), path = "auto_absent.rs")]
 mod auto;
@@ -9,6 +10,7 @@ mod call;
 mod changes;
 mod chunks;
 mod configuration;
+mod credentials;
 mod information;
 mod network;
 mod payloads;
@@ -135,7 +137,9 @@ impl Function {
         if !self.arity().contains(&args.len()) {
             return Err(Error::usage(self.describe_arity(args.len())));
         }
-        run(&Call::new(self, context.connection(), *args, state))
+        let call = Call::new(self, context.connection(), *args, state);
+        credentials::wake(&call, self);
+        run(&call)
     }
 
     /// The failure of a statement, under the function's name.

@@ -3,7 +3,7 @@
 use crate::calendar::utc;
 use crate::connection_string::{Address, ConnectionString, Secret};
 use crate::error::{Error, Result};
-use crate::functions::{Call, auto, information};
+use crate::functions::{Call, auto, credentials, information};
 use crate::net::{Round, Transport, sync};
 use cloudsync_protocol::client::{Goal, Retry};
 use cloudsync_replica::Replica;
@@ -28,7 +28,8 @@ pub(super) fn init(call: &Call<'_>) -> Result<Output> {
         call.state().keep_secret(apikey, Some(&address));
     }
     // A key that came before the server is this server's from now on.
-    if call.state().secret_for(&address).is_some() {
+    credentials::store(call, &mut replica)?;
+    if credentials::find(call, &replica, &address)?.is_some() {
         auto::resume(call, &replica)?;
     }
     Ok(Output::Null)
@@ -44,9 +45,9 @@ pub(super) fn set_token(call: &Call<'_>) -> Result<Output> {
 
 fn keep_secret(call: &Call<'_>, wanted: &str) -> Result<Output> {
     let secret = Secret::new(call.text(0, wanted)?)?;
-    let replica = call.replica()?;
+    let mut replica = call.replica()?;
     let address = known_address(&replica)?;
-    call.state().keep_secret(secret, address.as_ref());
+    credentials::set(call, &mut replica, secret, address.as_ref())?;
     auto::resume(call, &replica)?;
     Ok(Output::Null)
 }
@@ -148,6 +149,7 @@ pub(super) fn cleanup(call: &Call<'_>) -> Result<Output> {
     let mut replica = call.replica()?;
     if replica.exists()? {
         auto::forget(call, &mut replica)?;
+        replica.forget_credential()?;
         replica.forget_server()?;
     }
     call.state().forget_secret();
@@ -278,7 +280,7 @@ pub(crate) fn report(
 
 #[cfg(feature = "net")]
 fn connect(call: &Call<'_>, replica: &Replica, address: Address) -> Result<Box<dyn Transport>> {
-    let (secret, authority) = (call.state().secret_for(&address), replica.setting("network_ca")?);
+    let (secret, authority) = (credentials::find(call, replica, &address)?, replica.setting("network_ca")?);
     Ok(Box::new(crate::net::Http::new(address, secret, timeouts(replica)?, authority.as_deref())?))
 }
 
