@@ -74,3 +74,5 @@ pub const VERDICT_LIST_BYTES_TARGET: usize = 1 << 20;
 pub const VERDICT_ROWS_BYTES_TARGET: usize = 512 << 10;
 /// Most bytes of the payload that goes with verdicts: an answer has room for it beside a chunk of any size.
 pub const VERDICT_PAYLOAD_BYTES_MAX: usize = 2 << 20;
+/// Longest expression of a policy, in bytes.
+pub const POLICY_BYTES_MAX: usize = 8 << 10;

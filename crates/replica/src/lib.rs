@@ -80,6 +80,7 @@ pub use position::Position;
 pub use progress::Progress;
 pub use replica::Replica;
 pub use status::{SETTINGS, Setting, TEXT_SETTINGS, TextSetting};
+pub use storage::quote_identifier;
 pub use uuid::UuidSource;
 
 use cloudsync_sqlite_ffi::Output;

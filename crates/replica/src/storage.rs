@@ -164,7 +164,7 @@ pub(crate) fn trim_journal(db: &Connection, journal: &str, rows_max: u64, oldest
 }
 
 /// An SQL identifier in double quotes.
-pub(crate) fn quote_identifier(name: &str) -> String {
+pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

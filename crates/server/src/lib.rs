@@ -1,7 +1,7 @@
 //! The peer that every device meets: databases and keys in one folder, the sync endpoint, and the command line.
 //!
 //! [`folder`] is the layout on disk, [`control`] the register of databases, keys and tokens, [`auth`] who asks, [`registry`] the open stores,
-//! [`store`] what a store is, [`events`] what its listeners are told, [`http`] the doors to it and [`cli`] the commands. Commands and a running server share
+//! [`store`] what a store is, [`policy`] who may see and write which rows, [`events`] what its listeners are told, [`http`] the doors to it and [`cli`] the commands. Commands and a running server share
 //! nothing but the files: the server asks [`control`] on every request, so what a command changes holds at once.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -14,6 +14,7 @@ pub mod events;
 pub mod file_limit;
 pub mod folder;
 pub mod http;
+pub mod policy;
 pub mod registry;
 pub mod store;
 

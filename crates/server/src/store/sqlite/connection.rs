@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::StoreError;
+use crate::policy::{self, Identity, Policies};
 use cloudsync_replica::{Environment, Replica, SystemEnvironment};
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
 use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
@@ -15,6 +16,8 @@ use std::time::Duration;
 pub(super) struct Wrapped {
     pub(super) replica: Replica,
     pub(super) db: Connection,
+    policies: Policies,
+    identity: Identity,
     // Closed last: fields are dropped in order, and the replica holds its handle.
     owner: rusqlite::Connection,
 }
@@ -29,6 +32,8 @@ impl Wrapped {
         owner.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384;",
         )?;
+        policy::attach(&owner)?;
+        let identity = Identity::register(&owner)?;
         let api = api()?;
         // SAFETY: the handle is open, belongs to the one SQLite that is linked into this program, and stays open as
         // long as this value, which is used by one thread at a time because it is not Sync.
@@ -40,7 +45,21 @@ impl Wrapped {
                 db.randomness(buffer);
             }
         }));
-        Ok(Self { replica: Replica::open(db, environment)?, db, owner })
+        let replica = Replica::open(db, environment)?;
+        Ok(Self { replica, db, policies: Policies::default(), identity, owner })
+    }
+
+    /// Makes the table in which policies are stored.
+    pub(super) fn prepare_policies(&self) -> Result<(), StoreError> {
+        Ok(policy::prepare_file(&self.owner)?)
+    }
+
+    /// The policies as they are now, who asks for them, and the connection.
+    pub(super) fn policies(
+        &mut self,
+    ) -> Result<(&Policies, &Identity, &mut rusqlite::Connection), StoreError> {
+        self.policies.refresh(&mut self.owner)?;
+        Ok((&self.policies, &self.identity, &mut self.owner))
     }
 
     /// Makes a locked file an error at once. The replica waits and tries again by itself; if SQLite waited as well, both

@@ -12,11 +12,13 @@
 //! | `cloudsync_server_sites` | the nonce and last round of every site that uploaded |
 //! | `cloudsync_server_verdicts` | what a site was told of rows of its last round that were not let in |
 //! | `cloudsync_server_staging` | chunks of rounds that are not complete |
+//! | `cloudsync_server_policies` | every change of a policy |
 //! | `cloudsync_server_schemas` | fingerprints of device schemas that were found to fit |
 
 mod connection;
 mod observer;
 mod place;
+mod policies;
 mod reader;
 mod schema;
 mod staging;
@@ -27,6 +29,7 @@ mod writer;
 use self::connection::Wrapped;
 use self::observer::Observer;
 use self::place::Place;
+pub use self::policies::{Visible, change_policies, policies, visible};
 use self::reader::Readers;
 use self::turn::Outcome;
 use self::writer::Writer;
@@ -199,6 +202,15 @@ impl From<rusqlite::Error> for StoreError {
                 Self::Busy(error.to_string())
             }
             _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<crate::policy::PolicyError> for StoreError {
+    fn from(error: crate::policy::PolicyError) -> Self {
+        match error {
+            crate::policy::PolicyError::Sqlite(error) => error.into(),
+            refused @ crate::policy::PolicyError::Refused { .. } => Self::Failed(refused.to_string()),
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::standing;
 use crate::store::Rights;
 use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema, compare, key_names};
-use cloudsync_replica::{Error, FLAG_INTEGER_KEY, Replica};
+use cloudsync_replica::{Error, FLAG_INTEGER_KEY, Replica, quote_identifier as quote};
 use cloudsync_sqlite_ffi::Value;
 use cloudsync_sqlite_ffi::bindings::SQLITE_ERROR;
 
@@ -236,10 +236,6 @@ fn bare_column(column: &ColumnSchema) -> Result<String, String> {
 
 fn names<S: AsRef<str>>(names: &[S]) -> String {
     names.iter().map(|name| quote(name.as_ref())).collect::<Vec<_>>().join(", ")
-}
-
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Functions that a default may call.

@@ -118,6 +118,7 @@ fn reopen(path: &Path, queue: &Receiver<Job>) -> Option<Wrapped> {
 fn open(path: &Path) -> Result<Wrapped, StoreError> {
     let mut file = Wrapped::open(path)?;
     file.replica.create()?;
+    file.prepare_policies()?;
     file.replica.transact(|replica| {
         let db = replica.connection();
         db.execute(CREATE)?;
