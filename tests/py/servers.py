@@ -10,7 +10,7 @@ import threading
 READY_SECONDS_MAX = 30
 CONNECT = re.compile(r"cloudsync_network_init\('([^']+)'\)")
 KEY = re.compile(r"cloudsync_network_set_apikey\('([^']+)'\)")
-LISTENING = re.compile(r"^listening on http://127\.0\.0\.1:(\d+)")
+LISTENING = re.compile(r"^listening on https?://127\.0\.0\.1:(\d+)")
 
 
 class Server:

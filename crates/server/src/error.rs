@@ -96,11 +96,9 @@ pub enum Error {
     /// The server's own machinery did not start.
     #[error("the server cannot run: {0}: check the limits on threads and open files")]
     Runtime(io::Error),
-    /// No such level of the log.
-    #[error(
-        "{0:?} is not a level of the log: use error, warn, info, debug or trace in --log or CLOUDSYNC_LOG"
-    )]
-    LogLevel(String),
+    /// A setting is wrong, or the file of settings.
+    #[error("the configuration cannot be used: {0}: see `cloudsync config show --help`")]
+    Config(String),
     /// A file named on the command line cannot be read.
     #[error("cannot read {path}: {source}: check the path, or use - for standard input")]
     Input {

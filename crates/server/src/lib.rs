@@ -1,13 +1,15 @@
 //! The peer that every device meets: databases and keys in one folder, the sync endpoint, and the command line.
 //!
-//! [`folder`] is the layout on disk, [`control`] the register of databases, keys and tokens, [`auth`] who asks, [`registry`] the open stores,
-//! [`store`] what a store is, [`policy`] who may see and write which rows, [`events`] what its listeners are told, [`http`] the doors to it and [`cli`] the commands. Commands and a running server share
-//! nothing but the files: the server asks [`control`] on every request, so what a command changes holds at once.
+//! [`folder`] is the layout on disk, [`config`] what can be set, [`control`] the register of databases, keys and tokens,
+//! [`auth`] who asks, [`registry`] the open stores, [`store`] what a store is, [`policy`] who may see and write which rows,
+//! [`events`] what its listeners are told, [`http`] the doors to it and [`cli`] the commands. Commands and a running
+//! server share nothing but the files: the server asks [`control`] on every request, so what a command changes holds at once.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod auth;
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod error;
 pub mod events;

@@ -183,3 +183,33 @@ fn keys_are_listed_without_their_secret() {
     assert_eq!((&list[0]["revoked"], &list[0]["database"]), (&serde_json::Value::Null, &"d".into()));
     assert!(list[1]["revoked"].is_string() && list[1]["database"].is_null());
 }
+
+#[test]
+fn the_configuration_is_shown_with_where_each_setting_is_from_and_serves_as_a_file() {
+    let place = Place::new();
+    place.run(&["db", "create", "d"]);
+    let file = place.data.join("cloudsync.toml");
+    std::fs::write(&file, "idle_ms = 7000\nbody_ms = 8000\nlog = \"debug\"\n").unwrap();
+    let mut command = place.command(["config", "show", "--body-ms", "9000"]);
+    let output = command.env("CLOUDSYNC_LOG", "warn").output().unwrap();
+    let shown = text(&output.stdout);
+    let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(line("idle_ms").contains("7000") && line("idle_ms").ends_with("cloudsync.toml"), "{shown}");
+    assert!(line("body_ms").contains("9000") && line("body_ms").ends_with("# --body-ms"), "{shown}");
+    assert!(line("log ").contains("\"warn\"") && line("log ").ends_with("# CLOUDSYNC_LOG"), "{shown}");
+    assert!(line("stop_ms").ends_with("# default") && line("# tls_key").ends_with("# not set"), "{shown}");
+    std::fs::write(&file, &shown).unwrap();
+    let again: serde_json::Value = serde_json::from_str(&place.run(&["config", "show", "--json"])).unwrap();
+    let body_ms = again.as_array().unwrap().iter().find(|it| it["name"] == "body_ms").unwrap();
+    assert_eq!(body_ms["value"], 9000);
+
+    std::fs::write(&file, "adr = 1").unwrap();
+    assert!(place.fail(&["serve"]).contains("there is no setting adr: did you mean addr?"));
+    std::fs::remove_file(&file).unwrap();
+    let elsewhere = place.data.join("elsewhere.toml");
+    std::fs::write(&elsewhere, "data_dir = \".\"\nlog = \"error\"").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloudsync"));
+    command.env_remove("CLOUDSYNC_DATA_DIR").args(["db", "list", "--config"]).arg(&elsewhere);
+    assert!(text(&command.output().unwrap().stdout).contains("databases/d.db"));
+    assert!(place.fail(&["serve", "--config", "none.toml"]).contains("none.toml"));
+}

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
+use cloudsync_server::config::Config;
 use cloudsync_server::control::{Control, NewKey};
 use cloudsync_server::events::Feed;
 use cloudsync_server::file_limit::FileLimit;
@@ -60,7 +61,8 @@ impl Running {
         let store = Arc::new(FeedOnly::default());
         let opened: Arc<dyn Store> = Arc::<FeedOnly>::clone(&store);
         let registry = Registry::new(folder.clone(), Box::new(move |_: &Path| Ok(Arc::clone(&opened))));
-        let server = Server::new(folder, control, registry, file_limit);
+        let server =
+            Server::new(folder, control, registry, file_limit, &Config::of_defaults().unwrap()).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (address_out, address) = channel();
         let thread = std::thread::spawn(move || {

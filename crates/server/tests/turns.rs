@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
+use cloudsync_server::config::Config;
 use cloudsync_server::control::{Control, NewKey};
 use cloudsync_server::events::Feed;
 use cloudsync_server::file_limit::FileLimit;
@@ -56,7 +57,9 @@ impl Running {
         let store: Arc<dyn Store> = Arc::new(Scripted(Box::new(turn), Feed::default()));
         let open_store = move |_: &Path| Ok(Arc::clone(&store));
         let registry = Registry::new(folder.clone(), Box::new(open_store));
-        let server = Server::new(folder, control, registry, FileLimit::raise());
+        let server =
+            Server::new(folder, control, registry, FileLimit::raise(), &Config::of_defaults().unwrap())
+                .unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (address_out, address) = channel();
         let thread = std::thread::spawn(move || {

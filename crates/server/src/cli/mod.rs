@@ -1,5 +1,6 @@
 //! The command line. Every command works on the data folder, whether or not a server runs there.
 
+mod config;
 mod db;
 mod issuer;
 mod key;
@@ -12,9 +13,10 @@ mod token;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use serde::Serialize;
 
+use crate::config::{self as configuration, ConfigFile};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::folder::{DatabaseName, Folder};
@@ -23,15 +25,12 @@ use crate::folder::{DatabaseName, Folder};
 #[derive(Debug, Parser)]
 #[command(name = "cloudsync", version, max_term_width = 100)]
 struct Cli {
-    /// Folder with the databases, the keys and the lock
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "CLOUDSYNC_DATA_DIR",
-        default_value = "./cloudsync-data",
-        global = true
-    )]
-    data_dir: PathBuf,
+    /// Folder with the databases, the keys and the lock (default: ./cloudsync-data)
+    #[arg(long, value_name = "DIR", env = "CLOUDSYNC_DATA_DIR", global = true)]
+    data_dir: Option<PathBuf>,
+    /// File of settings, which may name the data folder (default: cloudsync.toml in the data folder, if it is there)
+    #[arg(long, value_name = "FILE", env = "CLOUDSYNC_CONFIG", global = true)]
+    config: Option<PathBuf>,
     /// Print data as JSON, one value a line
     #[arg(long, global = true)]
     json: bool,
@@ -58,6 +57,9 @@ enum Command {
     /// Choose which tables of a database sync
     #[command(subcommand)]
     Table(table::Table),
+    /// Show how a server is set
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
 }
 
 /// Runs the command that the process was started with.
@@ -65,10 +67,15 @@ enum Command {
 /// # Errors
 /// [`Error`], to be printed as one line. A command line that cannot be parsed ends the process with a usage text.
 pub fn run() -> Result<()> {
-    let Cli { data_dir, json, command } = Cli::parse();
-    let place = Place { data_dir, json };
+    let matches = Cli::command().get_matches();
+    let Cli { data_dir, config, json, command } =
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let config_file = config.map(|path| ConfigFile::read(&path, true)).transpose()?;
+    let data_dir = configuration::data_dir(data_dir, config_file.as_ref())?;
+    let place = Place { data_dir, config_file, json };
     match command {
-        Command::Serve(serve) => serve.run(&place),
+        Command::Serve(serve) => serve.run(&place, innermost(&matches)),
+        Command::Config(config) => config.run(&place, innermost(&matches)),
         Command::Db(db) => db.run(&place),
         Command::Key(key) => key.run(&place),
         Command::Token(token) => token.run(&place),
@@ -77,9 +84,16 @@ pub fn run() -> Result<()> {
     }
 }
 
+/// What was parsed for the last of the commands within commands.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, matches)| innermost(matches))
+}
+
 /// Where a command works and how it prints.
 struct Place {
     data_dir: PathBuf,
+    /// The file that the command line names.
+    config_file: Option<ConfigFile>,
     json: bool,
 }
 
@@ -156,7 +170,6 @@ fn print_line(line: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_sound() {

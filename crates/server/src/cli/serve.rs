@@ -2,24 +2,21 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgMatches, Args};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tracing::Level;
 
-use super::{Place, db, print_line};
+use super::{Place, config, db, print_line};
 use crate::auth::credential::Credential;
+use crate::config::{ADDR_DEFAULT, Config, LogFormat, Settings};
 use crate::control::{Control, NewKey};
 use crate::error::{Error, Result};
 use crate::file_limit::FileLimit;
 use crate::folder::{DatabaseName, Folder};
-use crate::http::{self, Patience, Server, is_local, now_ms};
+use crate::http::{self, Server, is_local, now_ms};
 use crate::registry::{Registry, open_store};
 
-/// Where a server listens unless told otherwise.
-const ADDR_DEFAULT: &str = "127.0.0.1:8484";
 /// What the key of `--dev` is called in lists.
 const DEV_KEY_NAME: &str = "serve --dev";
 
@@ -28,29 +25,8 @@ pub(super) struct Serve {
     /// For development: create this database and a readable key if missing, and print the SQL that joins
     #[arg(long, value_name = "DATABASE", env = "CLOUDSYNC_DEV")]
     dev: Option<String>,
-    /// Address and port to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", env = "CLOUDSYNC_ADDR", default_value = ADDR_DEFAULT)]
-    addr: String,
-    /// Form of the log on standard error
-    #[arg(long, value_name = "FORM", env = "CLOUDSYNC_LOG_FORMAT", default_value = "text")]
-    log_format: LogFormat,
-    /// How much is logged: error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", env = "CLOUDSYNC_LOG", default_value = "info")]
-    log: String,
-    /// After how many milliseconds without any movement a connection is ended
-    #[arg(long, value_name = "MS", env = "CLOUDSYNC_IDLE_MS", default_value_t = 60_000)]
-    #[arg(value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
-    idle_ms: u64,
-    /// How many milliseconds the body of a request may take to arrive
-    #[arg(long, value_name = "MS", env = "CLOUDSYNC_BODY_MS", default_value_t = 600_000)]
-    #[arg(value_parser = clap::value_parser!(u64).range(100..=86_400_000))]
-    body_ms: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 /// What a developer needs to join.
@@ -60,9 +36,10 @@ struct Dev {
 }
 
 impl Serve {
-    pub(super) fn run(self, place: &Place) -> Result<()> {
+    pub(super) fn run(self, place: &Place, matches: &ArgMatches) -> Result<()> {
         let dev = self.dev.as_deref().map(DatabaseName::new).transpose()?;
-        start_log(&self.log, self.log_format)?;
+        let config = config::load(place, &self.settings, matches)?;
+        start_log(&config);
         let folder = Folder::create(&place.data_dir)?;
         // Held until the process ends: the stores are closed before it.
         let _lock = folder.lock()?;
@@ -73,19 +50,16 @@ impl Serve {
         if file_limit.is_short() {
             tracing::warn!("{file_limit}");
         }
-        let server = Server::new(folder, control, registry, file_limit).with_patience(Patience {
-            idle: Duration::from_millis(self.idle_ms),
-            body: Duration::from_millis(self.body_ms),
-        });
+        let server = Server::new(folder, control, registry, file_limit, &config)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
         let served = runtime.block_on(async {
-            let listen_error = |source| Error::Listen { address: self.addr.clone(), source };
-            let listener = TcpListener::bind(&self.addr).await.map_err(listen_error)?;
+            let listen_error = |source| Error::Listen { address: config.addr.clone(), source };
+            let listener = TcpListener::bind(&config.addr).await.map_err(listen_error)?;
             let address = listener.local_addr().map_err(listen_error)?;
             // Before the first line is out: who has read it may stop us.
             let stop = stop_signal().map_err(Error::Runtime)?;
-            announce(place, address, dev.as_ref())?;
+            announce(place, address, config.tls.is_some(), dev.as_ref())?;
             http::serve(server, listener, stop).await;
             Ok(())
         });
@@ -95,20 +69,12 @@ impl Serve {
     }
 }
 
-fn start_log(level: &str, format: LogFormat) -> Result<()> {
-    let level = log_level(level).ok_or_else(|| Error::LogLevel(level.to_owned()))?;
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
-    match format {
+fn start_log(config: &Config) {
+    let log = tracing_subscriber::fmt().with_max_level(config.log).with_writer(io::stderr).with_target(false);
+    match config.log_format {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
-    Ok(())
-}
-
-/// The level of that name. A filter of targets would take any word for one, and log nothing.
-fn log_level(name: &str) -> Option<Level> {
-    let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
-    levels.into_iter().find(|level| level.as_str().eq_ignore_ascii_case(name))
 }
 
 /// Creates the database if missing, and finds the key that an earlier start left or makes one.
@@ -125,15 +91,15 @@ fn prepare_dev(folder: &Folder, control: &Control, database: DatabaseName) -> Re
 }
 
 /// Says where the server listens and how to join it.
-fn announce(place: &Place, address: SocketAddr, dev: Option<&Dev>) -> Result<()> {
-    if !is_local(&address) {
+fn announce(place: &Place, address: SocketAddr, is_tls: bool, dev: Option<&Dev>) -> Result<()> {
+    if !is_local(&address) && !is_tls {
         eprintln!(
-            "warning: keys and data travel in the clear to and from {address}: put a proxy with TLS before it, \
-             or listen on {ADDR_DEFAULT}"
+            "warning: keys and data travel in the clear to and from {address}: set tls_cert and tls_key, put a proxy \
+             with TLS before it, or listen on {ADDR_DEFAULT}"
         );
     }
-    let url = format!("http://{address}");
-    let sql = dev.map(|dev| join_sql(address, dev)).unwrap_or_default();
+    let url = format!("{}://{address}", if is_tls { "https" } else { "http" });
+    let sql = dev.map(|dev| join_sql(address, is_tls, dev)).unwrap_or_default();
     if place.json {
         let database = dev.map(|dev| dev.database.as_str());
         let key = dev.map(|dev| dev.key.reveal());
@@ -144,7 +110,7 @@ fn announce(place: &Place, address: SocketAddr, dev: Option<&Dev>) -> Result<()>
 }
 
 /// The lines to paste into a SQLite shell.
-fn join_sql(address: SocketAddr, dev: &Dev) -> [String; 4] {
+fn join_sql(address: SocketAddr, is_tls: bool, dev: &Dev) -> [String; 4] {
     // A device cannot connect to "every address", but one on this machine to the loopback one.
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
@@ -152,10 +118,11 @@ fn join_sql(address: SocketAddr, dev: &Dev) -> [String; 4] {
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
     let address = SocketAddr::new(ip, address.port());
-    let (database, insecure) = (&dev.database, if is_local(&address) { "" } else { "?insecure=1" });
+    let (database, insecure) = (&dev.database, if is_tls || is_local(&address) { "" } else { "?insecure=1" });
+    let scheme = if is_tls { "https" } else { "cloudsync" };
     [
         ".load ./cloudsync".to_owned(),
-        format!("SELECT cloudsync_network_init('cloudsync://{address}/{database}{insecure}');"),
+        format!("SELECT cloudsync_network_init('{scheme}://{address}/{database}{insecure}');"),
         format!("SELECT cloudsync_network_set_apikey('{}');", dev.key.reveal()),
         "SELECT cloudsync_network_sync();".to_owned(),
     ]
@@ -192,19 +159,10 @@ mod tests {
     use crate::auth::credential::Kind;
 
     #[test]
-    fn a_level_is_one_of_five_words() {
-        assert_eq!(log_level("info"), Some(Level::INFO));
-        assert_eq!(log_level("WARN"), Some(Level::WARN));
-        for name in ["", "loud", "info,hyper=debug", "3"] {
-            assert_eq!(log_level(name), None, "{name}");
-        }
-    }
-
-    #[test]
     fn the_lines_to_paste_fit_the_address() {
         let dev =
             Dev { database: DatabaseName::new("d").unwrap(), key: Credential::generate(Kind::Key).unwrap() };
-        let connection = |address: &str| join_sql(address.parse().unwrap(), &dev)[1].clone();
+        let connection = |address: &str| join_sql(address.parse().unwrap(), false, &dev)[1].clone();
         assert_eq!(connection("127.0.0.1:1"), "SELECT cloudsync_network_init('cloudsync://127.0.0.1:1/d');");
         assert_eq!(connection("0.0.0.0:1"), connection("127.0.0.1:1"));
         assert_eq!(connection("[::]:1"), "SELECT cloudsync_network_init('cloudsync://[::1]:1/d');");

@@ -32,6 +32,8 @@ const UNIT_BYTES: usize = 1024;
 
 /// Room for bodies.
 pub(super) struct Bodies {
+    /// Most bytes of one body.
+    each_max: usize,
     room: Arc<Semaphore>,
     arriving: Arc<Mutex<Register>>,
 }
@@ -62,15 +64,18 @@ pub(super) struct Body {
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
-impl Default for Bodies {
-    fn default() -> Self {
-        Self::with_room_for(BYTES_MAX)
-    }
-}
-
 impl Bodies {
+    /// Room for bodies of at most so many bytes each.
+    pub(super) fn new(each_max: usize) -> Self {
+        Self { each_max: each_max.min(MESSAGE_BYTES_MAX), ..Self::with_room_for(BYTES_MAX) }
+    }
+
     fn with_room_for(bytes: usize) -> Self {
-        Self { room: Arc::new(Semaphore::new(bytes / UNIT_BYTES)), arriving: Arc::default() }
+        Self {
+            each_max: MESSAGE_BYTES_MAX,
+            room: Arc::new(Semaphore::new(bytes / UNIT_BYTES)),
+            arriving: Arc::default(),
+        }
     }
 
     /// Reads a body.
@@ -102,8 +107,8 @@ impl Bodies {
                 HttpError::BadRequest("the body did not arrive whole: send the request again".into())
             })?;
             let bytes = body.bytes.len() + part.len();
-            if bytes > MESSAGE_BYTES_MAX {
-                return Err(HttpError::TooLarge);
+            if bytes > self.each_max {
+                return Err(self.too_large());
             }
             let held = body.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let missing = bytes.div_ceil(UNIT_BYTES).saturating_sub(held);
@@ -121,7 +126,7 @@ impl Bodies {
     }
 
     async fn take_room(&self, units: usize, entry: &Entry) -> Result<OwnedSemaphorePermit, HttpError> {
-        let count = u32::try_from(units).map_err(|_| HttpError::TooLarge)?;
+        let count = u32::try_from(units).map_err(|_| self.too_large())?;
         let end = Instant::now() + ROOM_WAIT;
         let mut acquiring = Box::pin(Arc::clone(&self.room).acquire_many_owned(count));
         // The place in the queue for room is kept all the while.
@@ -135,6 +140,18 @@ impl Bodies {
             Ok(Ok(room)) => Ok(room),
             Ok(Err(_)) | Err(_) => Err(HttpError::Busy),
         }
+    }
+
+    /// Refuses a body that is announced with more bytes than it may have.
+    ///
+    /// # Errors
+    /// [`HttpError::TooLarge`].
+    pub(super) fn check_announced(&self, bytes: u64) -> Result<(), HttpError> {
+        if bytes > self.each_max as u64 { Err(self.too_large()) } else { Ok(()) }
+    }
+
+    fn too_large(&self) -> HttpError {
+        HttpError::TooLarge(self.each_max)
     }
 
     fn enter(&self) -> Entry {

@@ -6,7 +6,6 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::{MEDIA_TYPE, MessageError};
 
 /// Why a request is not answered as it asked. The texts tell the caller what to do, and never what only the server's
@@ -23,8 +22,10 @@ pub enum HttpError {
     BadRequest(String),
     /// The body is not declared as a request.
     MediaType,
-    /// The body is larger than a request may be.
-    TooLarge,
+    /// The body is larger than a request may be. With the most bytes that it may have.
+    TooLarge(usize),
+    /// The caller asks for more than its share. With the seconds after which it may ask again.
+    TooMany(u64),
     /// The server has too much to do; the details are in its log.
     Busy,
     /// The server failed; the details are in its log.
@@ -53,7 +54,8 @@ impl HttpError {
             Self::UnknownDatabase(_) => (StatusCode::NOT_FOUND, "CLOUDSYNC_UNKNOWN_DATABASE"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "CLOUDSYNC_BAD_REQUEST"),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "CLOUDSYNC_BAD_MEDIA_TYPE"),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "CLOUDSYNC_TOO_LARGE"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "CLOUDSYNC_TOO_LARGE"),
+            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "CLOUDSYNC_TOO_MANY"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "CLOUDSYNC_BUSY"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "CLOUDSYNC_INTERNAL"),
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "CLOUDSYNC_NOT_READY"),
@@ -78,9 +80,8 @@ impl HttpError {
             Self::Forbidden(text) => (*text).to_owned(),
             Self::BadRequest(text) | Self::NotReady(text) => text.clone(),
             Self::MediaType => format!("the body must be {MEDIA_TYPE}"),
-            Self::TooLarge => {
-                format!("the body is larger than {MESSAGE_BYTES_MAX} bytes: send smaller chunks")
-            }
+            Self::TooLarge(most) => format!("the body is larger than {most} bytes: send smaller chunks"),
+            Self::TooMany(seconds) => format!("too many requests or listeners: try again after {seconds} s"),
             Self::Busy => "the server is busy: try again".into(),
             Self::Internal => "the server failed: its log says why, under the id of this request".into(),
             Self::NoToken => "there is no such token in this database: GET .../tokens lists them".into(),
@@ -107,15 +108,16 @@ impl IntoResponse for HttpError {
         // For the log line of the request.
         response.extensions_mut().insert(ErrorCode(code));
         let header = match self {
-            Self::RefusedKey => Some((WWW_AUTHENTICATE, "Bearer")),
-            Self::Busy | Self::NotReady(_) => Some((RETRY_AFTER, "1")),
+            Self::RefusedKey => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Self::Busy | Self::NotReady(_) => Some((RETRY_AFTER, HeaderValue::from_static("1"))),
+            Self::TooMany(seconds) => Some((RETRY_AFTER, HeaderValue::from(seconds))),
             // What is left of the body would be read as the next request.
-            Self::TooLarge => Some((CONNECTION, "close")),
+            Self::TooLarge(_) => Some((CONNECTION, HeaderValue::from_static("close"))),
             Self::UnknownDatabase(_) | Self::BadRequest(_) | Self::MediaType | Self::Forbidden(_) => None,
             Self::Internal | Self::NoToken | Self::NotFound | Self::Method => None,
         };
         if let Some((name, value)) = header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value);
         }
         response
     }

@@ -20,8 +20,9 @@ use tokio::select;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::allowance::Counted;
 use super::error::HttpError;
-use super::sync::{Admitted, Caller, admit, bearer, store_error};
+use super::sync::{Admitted, Caller, admit, bearer, judge, store_error};
 use super::{Server, in_background, now_ms};
 use crate::auth::Principal;
 use crate::events::{Listening, News, ReadControl};
@@ -59,6 +60,7 @@ pub(super) async fn events(
     may_listen(&principal)?;
     let Query(question) = question.map_err(|rejection| HttpError::BadRequest(rejection.body_text()))?;
     let asked = Asked::read(question, &headers)?;
+    let counted = server.allowances.listen(&principal, &database, std::time::Instant::now())?;
     let opening = Arc::clone(&server);
     let store = {
         let database = database.clone();
@@ -88,6 +90,7 @@ pub(super) async fn events(
         told,
         news,
         listening,
+        _counted: counted,
         heartbeat,
         // At once: it shows that the events come through whatever is on the way.
         next_heartbeat: Instant::now(),
@@ -157,6 +160,7 @@ struct Listener {
     told: u64,
     news: watch::Receiver<News>,
     listening: Listening,
+    _counted: Counted,
     heartbeat: Duration,
     next_heartbeat: Instant,
 }
@@ -210,7 +214,7 @@ impl Listener {
         if control == self.control {
             return true;
         }
-        let Ok(judged) = admit(&self.server, self.caller.clone()).await else { return false };
+        let Ok(judged) = judge(&self.server, self.caller.clone()).await else { return false };
         (self.control, self.principal) = (control, judged.principal);
         may_listen(&self.principal).is_ok()
     }

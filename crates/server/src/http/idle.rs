@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
@@ -121,12 +120,6 @@ impl Drop for InHand {
     }
 }
 
-impl Connected<IncomingStream<'_, IdleListener>> for Activity {
-    fn connect_info(stream: IncomingStream<'_, IdleListener>) -> Self {
-        stream.io().activity.clone()
-    }
-}
-
 /// A connection that fails when it is idle for too long.
 pub(super) struct IdleStream {
     inner: TcpStream,
@@ -143,6 +136,11 @@ impl IdleStream {
     fn new(inner: TcpStream, idle_max: Duration) -> Self {
         let (activity, timer) = (Activity::default(), Box::pin(sleep(idle_max)));
         Self { inner, activity, idle_max, timer, head_begun: None, taken: 0 }
+    }
+
+    /// What the server does for its caller.
+    pub(super) fn activity(&self) -> Activity {
+        self.activity.clone()
     }
 
     fn rewind(&mut self) {

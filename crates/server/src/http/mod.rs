@@ -3,12 +3,14 @@
 //! Every answer bears the header `cloudsync-protocol`, errors too, so that a device can tell a cloudsync server that
 //! refuses from something else that happens to listen there.
 
+mod allowance;
 mod bodies;
 pub mod error;
 mod events;
 mod health;
 mod idle;
 mod sync;
+mod tls;
 mod tokens;
 
 use std::any::Any;
@@ -24,40 +26,40 @@ use axum::http::HeaderValue;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
-use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::PROTOCOL_VERSION;
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::allowance::Allowances;
 use self::bodies::Bodies;
 use self::error::{ErrorCode, HttpError};
 use self::idle::{Activity, IdleListener};
+use self::tls::{Door, Tls};
 use crate::auth::jwks::{self, KeySets};
+use crate::config::Config;
 use crate::control::Control;
 use crate::events::Hub;
 use crate::file_limit::FileLimit;
 use crate::folder::Folder;
 use crate::registry::Registry;
 
-/// How long requests that run when the server is told to stop may still take, before their callers are cut off. A turn
-/// that a store has begun is always finished.
-const STOP_MAX: Duration = Duration::from_secs(30);
+/// Largest body of JSON.
+const JSON_BYTES_MAX: usize = 256 << 10;
+/// How long a request with JSON may take.
+const JSON_WAIT: Duration = Duration::from_secs(30);
 const PROTOCOL_HEADER: &str = "cloudsync-protocol";
 const REQUEST_ID_HEADER: &str = "cloudsync-request-id";
 
 /// How long the server waits for callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+struct Patience {
     /// For a caller on whose connection nothing moves while the server does not work for him, and for a whole head.
-    pub idle: Duration,
+    idle: Duration,
     /// For the body of a request to arrive as a whole. What has arrived of it holds room that others wait for.
-    pub body: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self { idle: Duration::from_secs(60), body: Duration::from_secs(600) }
-    }
+    body: Duration,
+    /// For requests that run when the server is told to stop, before their callers are cut off. A turn that a store has
+    /// begun is always finished.
+    stop: Duration,
 }
 
 /// What all requests share.
@@ -70,36 +72,48 @@ pub struct Server {
     hub: Hub,
     file_limit: FileLimit,
     patience: Patience,
+    allowances: Allowances,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Server {
     /// A server on a folder, which the caller has locked, with as many listeners as the limit on files allows.
-    #[must_use]
-    pub fn new(folder: Folder, control: Control, registry: Registry, file_limit: FileLimit) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when its certificate cannot be used.
+    pub fn new(
+        folder: Folder,
+        control: Control,
+        registry: Registry,
+        file_limit: FileLimit,
+        config: &Config,
+    ) -> crate::Result<Self> {
         let hub = Hub::new(file_limit.listeners_max());
-        Self {
+        let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+        Ok(Self {
             folder,
             control,
             key_sets: KeySets::new(Box::new(jwks::fetch)),
             registry,
-            bodies: Bodies::default(),
+            bodies: Bodies::new(config.request_bytes),
             hub,
             file_limit,
-            patience: Patience::default(),
-        }
-    }
-
-    /// The same server with another patience.
-    #[must_use]
-    pub fn with_patience(self, patience: Patience) -> Self {
-        Self { patience, ..self }
+            patience: Patience { idle: config.idle, body: config.body, stop: config.stop },
+            allowances: Allowances::new(config),
+            tls,
+        })
     }
 }
 
 /// Serves until `stop` is ready, then finishes the requests that run.
 pub async fn serve(server: Server, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) {
     let server = Arc::new(server);
-    let (file_limit, idle) = (server.file_limit, server.patience.idle);
+    let (file_limit, Patience { idle, stop: stop_max, .. }) = (server.file_limit, server.patience);
+    let tls = server.tls.clone();
+    if let Some(tls) = tls.clone() {
+        tokio::spawn(tls.watch());
+    }
+    let door = Door::new(IdleListener::new(listener, idle, file_limit), tls);
     let router = router(Arc::clone(&server)).into_make_service_with_connect_info::<Activity>();
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let stop = async move {
@@ -107,17 +121,16 @@ pub async fn serve(server: Server, listener: TcpListener, stop: impl Future<Outp
         server.hub.stop();
         drop(stopping);
     };
-    let served =
-        axum::serve(IdleListener::new(listener, idle, file_limit), router).with_graceful_shutdown(stop);
+    let served = axum::serve(door, router).with_graceful_shutdown(stop);
     let too_late = async {
         // An error here only says that the other end was dropped, which is the signal.
         let _ = stopped.await;
-        tokio::time::sleep(STOP_MAX).await;
+        tokio::time::sleep(stop_max).await;
     };
     tokio::select! {
         // Serving ends only by stopping; errors of single connections are theirs alone.
         _ = served => {}
-        () = too_late => tracing::warn!("requests still ran after {} s: their callers were cut off", STOP_MAX.as_secs()),
+        () = too_late => tracing::warn!(waited_ms = stop_max.as_millis() as u64, "requests still ran: their callers are cut off"),
     }
 }
 
@@ -125,16 +138,34 @@ fn router(server: Arc<Server>) -> Router {
     Router::new()
         .route("/v1/databases/{db}/sync", post(sync::sync))
         .route("/v1/databases/{db}/events", get(events::events))
-        .route("/v1/databases/{db}/tokens", get(tokens::list).post(tokens::mint))
-        .route("/v1/databases/{db}/tokens/{token}", delete(tokens::revoke))
+        .merge(administration())
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .fallback(async || HttpError::NotFound)
         .method_not_allowed_fallback(async || HttpError::Method)
         .with_state(server)
-        .layer(DefaultBodyLimit::max(MESSAGE_BYTES_MAX))
         .layer(CatchPanicLayer::custom(after_panic))
         .layer(from_fn(frame))
+}
+
+/// What takes and gives JSON. Its bodies are read before anything is judged, so they are small and come at once.
+fn administration() -> Router<Arc<Server>> {
+    Router::new()
+        .route("/v1/databases/{db}/tokens", get(tokens::list).post(tokens::mint))
+        .route("/v1/databases/{db}/tokens/{token}", delete(tokens::revoke))
+        .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .layer(from_fn(in_time))
+}
+
+/// Ends a request whose body does not come, or whose answer is not made, in time.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(JSON_WAIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let seconds = JSON_WAIT.as_secs();
+            HttpError::BadRequest(format!("the request did not end within {seconds} s")).into_response()
+        }
+    }
 }
 
 /// The id of one request, by which an answer and the lines of the log are brought together.

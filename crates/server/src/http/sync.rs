@@ -13,7 +13,6 @@ use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use cloudsync_core::id::SiteId;
-use cloudsync_protocol::limits::MESSAGE_BYTES_MAX;
 use cloudsync_protocol::message::{MEDIA_TYPE, Request as TurnRequest};
 
 use super::bodies::Body;
@@ -35,7 +34,7 @@ pub(super) async fn sync(
     let name = path.map(|Path(name)| name).unwrap_or_default();
     let caller = Caller { bearer: bearer(request.headers()).ok_or(HttpError::RefusedKey)?, name };
     let Admitted { caller, .. } = admit(&server, caller).await?;
-    check_head(request.headers())?;
+    check_head(&server, request.headers())?;
     let body = server.bodies.read(request.into_body().into_data_stream());
     let body_wait = server.patience.body;
     let body = tokio::time::timeout(body_wait, body).await.map_err(|_| too_slow(body_wait))??;
@@ -84,8 +83,15 @@ impl Caller {
     }
 }
 
-/// Judges a caller without holding up other requests.
+/// Judges a caller, and takes this request from what he has left.
 pub(super) async fn admit(server: &Arc<Server>, caller: Caller) -> Result<Admitted, HttpError> {
+    let admitted = judge(server, caller).await?;
+    server.allowances.take(&admitted.principal, &admitted.database, Instant::now())?;
+    Ok(admitted)
+}
+
+/// Judges a caller without holding up other requests.
+pub(super) async fn judge(server: &Arc<Server>, caller: Caller) -> Result<Admitted, HttpError> {
     let server = Arc::clone(server);
     in_background(move || {
         let (principal, database) = caller.judge(&server)?;
@@ -101,16 +107,13 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<Bearer> {
 }
 
 /// Checks what the headers say of the body.
-fn check_head(headers: &HeaderMap) -> Result<(), HttpError> {
+fn check_head(server: &Server, headers: &HeaderMap) -> Result<(), HttpError> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(MEDIA_TYPE) {
         return Err(HttpError::MediaType);
     }
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > MESSAGE_BYTES_MAX as u64) {
-        return Err(HttpError::TooLarge);
-    }
-    Ok(())
+    length.map_or(Ok(()), |length| server.bodies.check_announced(length))
 }
 
 fn too_slow(body_wait: Duration) -> HttpError {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::HttpError;
 use super::sync::{Admitted, Caller, admit, bearer};
-use super::{Server, in_background, now_ms};
+use super::{JSON_BYTES_MAX, Server, in_background, now_ms};
 use crate::auth::{Scope, User};
 use crate::control::{Control, NewToken, TOKEN_S_MAX};
 use crate::error::Error;
@@ -41,7 +41,7 @@ pub(super) async fn mint(
 ) -> Result<Response, HttpError> {
     let name = path.map(|Path(name)| name).unwrap_or_default();
     let minted = administer(&server, name, &headers, move |control, database| {
-        let Json(wanted) = wanted.map_err(|rejection| HttpError::BadRequest(rejection.body_text()))?;
+        let Json(wanted) = wanted.map_err(rejected)?;
         let expires_in_s = wanted.expires_in_s.unwrap_or(EXPIRES_IN_S);
         if expires_in_s == 0 || expires_in_s > TOKEN_S_MAX {
             return Err(HttpError::BadRequest(format!("expires_in_s must be from 1 to {TOKEN_S_MAX}")));
@@ -54,6 +54,14 @@ pub(super) async fn mint(
         Ok(json!({ "id": id, "token": token.reveal(), "expires_ms": expires_ms }))
     });
     Ok((StatusCode::CREATED, Json(minted.await?)).into_response())
+}
+
+/// What is wrong with a body of JSON.
+fn rejected(rejection: JsonRejection) -> HttpError {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => HttpError::TooLarge(JSON_BYTES_MAX),
+        _ => HttpError::BadRequest(rejection.body_text()),
+    }
 }
 
 pub(super) async fn list(

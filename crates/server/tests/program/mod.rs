@@ -52,10 +52,10 @@ impl Place {
 pub(crate) fn command<S: AsRef<OsStr>>(data: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloudsync"));
     command.args(arguments).arg("--data-dir").arg(data).stdin(Stdio::null());
-    for variable in
-        ["CLOUDSYNC_DATA_DIR", "CLOUDSYNC_ADDR", "CLOUDSYNC_DEV", "CLOUDSYNC_LOG", "CLOUDSYNC_IDLE_MS"]
-    {
-        command.env_remove(variable);
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("CLOUDSYNC_") {
+            command.env_remove(variable);
+        }
     }
     command
 }

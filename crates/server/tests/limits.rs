@@ -1,0 +1,79 @@
+//! What one caller may ask of the running program: so many requests, so many listeners, bodies of such a size.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod program;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use program::{Place, Serving};
+
+fn too_many() -> (u16, String) {
+    (429, "CLOUDSYNC_TOO_MANY".into())
+}
+
+/// A database, a token of each of two users and one more of the first, and a key.
+fn begin(options: &[&str]) -> (Place, Serving, [String; 4]) {
+    let place = Place::new();
+    place.run(&["db", "create", "d"]);
+    let token = |user: &str| place.run(&["token", "create", "d", user]).trim_end().to_owned();
+    let bearers = [token("alice"), token("alice"), token("bob"), place.run(&["key", "create"])];
+    let server = place.serve(options);
+    (place, server, bearers.map(|bearer| bearer.trim_end().to_owned()))
+}
+
+#[test]
+fn a_user_who_asks_too_often_waits_and_nobody_else_does() {
+    let (_place, server, [alice, other, bob, key]) = begin(&["--user-requests-per-s", "1"]);
+    let ask = |bearer: &str| server.sync("d", bearer, b"rubbish");
+    let good = (400, "CLOUDSYNC_BAD_REQUEST".to_owned());
+    let answers: Vec<_> = (0..40).map(|_| ask(&alice)).collect();
+    let served = answers.iter().filter(|answer| answer.status == 400).count();
+    assert!((10..20).contains(&served), "{served}");
+    let refused = answers.last().unwrap();
+    assert_eq!((refused.error(), refused.header("retry-after")), (too_many(), Some("1")));
+    assert_eq!(ask(&other).error(), too_many(), "another token of the same user");
+    assert_eq!(ask(&bob).error(), good);
+    assert!((0..40).all(|_| ask(&key).error() == good), "keys have no limit unless one is set");
+    assert_eq!(server.ask("GET", "/v1/databases/d/events", &alice, "").error(), too_many());
+}
+
+#[test]
+fn listeners_of_one_key_are_bounded() {
+    let (_place, server, [.., key]) = begin(&["--key-listeners", "2"]);
+    let listen = || {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let head =
+            format!("GET /v1/databases/d/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        (stream, status[9..] == *b"200")
+    };
+    let (first, _second) = (listen(), listen());
+    assert!(first.1 && _second.1);
+    let refused = server.ask("GET", "/v1/databases/d/events", &key, "");
+    assert_eq!((refused.error(), refused.header("retry-after")), (too_many(), Some("30")));
+    drop(first);
+    while !listen().1 {}
+}
+
+#[test]
+fn bodies_are_as_large_as_is_set_and_json_is_small() {
+    let (_place, server, [.., key]) = begin(&["--request-bytes", "5000"]);
+    let large = server.sync("d", &key, &vec![0; 5001]);
+    assert_eq!(large.error(), (413, "CLOUDSYNC_TOO_LARGE".into()));
+    assert!(String::from_utf8_lossy(&large.body).contains("5000 bytes"));
+    assert_eq!(server.sync("d", &key, &vec![0; 5000]).status, 400);
+    // Without a length, the bytes themselves tell.
+    let head = format!(
+        "Authorization: Bearer {key}\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n",
+        program::MEDIA_TYPE
+    );
+    let mut body = b"1389\r\n".to_vec();
+    body.extend_from_slice(&[0; 0x1389]);
+    body.extend_from_slice(b"\r\n0\r\n\r\n");
+    assert_eq!(server.post("d", &head, &body).error(), (413, "CLOUDSYNC_TOO_LARGE".into()));
+    let user = format!("{{\"user\":\"{}\"}}", "x".repeat(300 << 10));
+    assert_eq!(server.ask("POST", "/v1/databases/d/tokens", &key, &user).error().0, 413);
+}
