@@ -75,6 +75,12 @@ const NOTES: &str = "\
   Where a reader holds the WAL, `cloudsync_status()` says `scrub_due`, and the next sync tries again. Values that were
   changed or deleted earlier may be left in gaps of pages in use: run `VACUUM` after the logout, which a function cannot
   do, and `PRAGMA wal_checkpoint(TRUNCATE)` after it.
+- **Evictions.** A row that this device's user may no longer see goes at the next sync, without a deletion for others.
+  Triggers of the app see it go, and cannot keep it; rows that refer to it stay. Edits of it that were never sent are kept in
+  `cloudsync_rejected`. What is left on free pages and in the WAL goes by a VACUUM, after a sync or, with automatic sync,
+  once nothing has happened for two seconds: in files up to `scrub_bytes_max` (64 MiB unless set), while no other connection reads, and
+  unless the app has tables without index and primary key, whose rowids VACUUM changes. Until then `cloudsync_status()`
+  says `scrub_due`.
 - **Quarantine.** A change that a CHECK, UNIQUE, NOT NULL, foreign key or trigger here refuses does not stop the others:
   it waits in `cloudsync_quarantine` with the reason and is tried again after every apply. A later change of the same
   row makes it void.

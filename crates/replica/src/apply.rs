@@ -199,6 +199,8 @@ impl Applier {
         if payload.has_references() {
             return Err(Error::Protocol("payload refused: its large values are not here".into()));
         }
+        let evicted = replica.evicted_of(payload, self.source)?;
+        self.evict(replica, &evicted)?;
         if !self.settles {
             kept::keep(&self.db, &replica.catalog, payload, self.source)?;
         }

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::filter::WITHHELD;
 use crate::guard;
 use crate::replica::Replica;
+use crate::scrub::SCRUB_DUE;
 use crate::snapshot::Scan;
 use crate::status::{SETTINGS, TEXT_SETTINGS};
 use crate::storage;
@@ -30,8 +31,6 @@ use cloudsync_sqlite_ffi::{Connection, Value};
 
 /// The setting that counts the logouts of a file.
 const LOGOUTS: &str = "logouts";
-/// The setting that says that the WAL may hold values of a user who logged out.
-const SCRUB_DUE: &str = "scrub_due";
 
 /// The state that stays, besides the settings that people make.
 const STAYS: [&str; 13] = [
@@ -265,25 +264,6 @@ impl Replica {
     pub(crate) fn logouts(&self) -> Result<u64> {
         storage::get_u64(&self.db, LOGOUTS)
     }
-
-    /// True when the WAL may still hold values of a user who logged out.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn is_scrub_due(&self) -> Result<bool> {
-        Ok(self.exists()? && storage::is_set(&self.db, SCRUB_DUE)?)
-    }
-
-    /// Empties the WAL, or a journal that is kept, after a logout. Where another connection reads, it stays due.
-    ///
-    /// # Errors
-    /// When the file cannot be read or written.
-    pub fn scrub_if_due(&mut self) -> Result<()> {
-        if !self.is_scrub_due()? || !empties_journals(&self.db) {
-            return Ok(());
-        }
-        self.transact(|replica| storage::unset(&replica.db, SCRUB_DUE))
-    }
 }
 
 /// Fills the pages that nothing uses with zeros: those that were freed before a logout still hold what was on them.
@@ -318,19 +298,4 @@ fn forget_state(db: &Connection) -> Result<()> {
     })?;
     db.execute("DELETE FROM main.cloudsync_settings")?;
     stays.iter().try_for_each(|(key, value)| storage::set(db, key, to_sqlite(value.borrow())))
-}
-
-/// Takes away what the journals hold. False where another connection, or a statement of the host, is in the way.
-fn empties_journals(db: &Connection) -> bool {
-    let Ok(mode) = db.query_text("PRAGMA main.journal_mode", &[]) else { return false };
-    match mode.as_deref() {
-        Some("wal") => matches!(db.query_i64("PRAGMA main.wal_checkpoint(TRUNCATE)", &[]), Ok(Some(0))),
-        // Only its beginning is overwritten at a commit.
-        Some("persist") => {
-            let removed = db.query_text("PRAGMA main.journal_mode = DELETE", &[]);
-            let back = db.execute("PRAGMA main.journal_mode = PERSIST");
-            back.is_ok() && removed.is_ok_and(|mode| mode.as_deref() == Some("delete"))
-        }
-        _ => true,
-    }
 }

@@ -9,10 +9,11 @@ use crate::apply::{Applied, Applier, Source};
 use crate::codec::Zstd;
 use crate::error::Result;
 use crate::family::Family;
+use crate::pick::RowKey;
 use crate::replica::Replica;
 use cloudsync_core::clock::Clock;
 use cloudsync_protocol::payload::{Encoder, Group, GroupId, Header, Opened, Payload, Stored};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Bytes of changes that are kept until the end of an apply; further ones go into the quarantine at once.
 const DEFERRED_BYTES_MAX: usize = 32 << 20;
@@ -69,6 +70,25 @@ impl Gathered {
 pub(crate) struct Unsettled {
     deferred: Gathered,
     pub(crate) family: Family,
+}
+
+impl Unsettled {
+    /// Drops what was left open of these rows.
+    pub(crate) fn leave_out(&mut self, rows: &[RowKey]) -> Result<()> {
+        if self.deferred.encoder.is_empty() {
+            return Ok(());
+        }
+        let named = |table: &str, key: &[u8]| (table.to_ascii_lowercase(), key.to_vec());
+        let dropped: HashSet<_> = rows.iter().map(|(table, key)| named(&table.name, key)).collect();
+        let bytes = std::mem::take(&mut self.deferred).finish();
+        let opened = Opened::open(&bytes, &Zstd)?;
+        let payload = opened.payload()?;
+        for group in payload.groups() {
+            let stays = |row: &usize| !dropped.contains(&named(group.table(), group.key(*row)));
+            (0..group.rows()).filter(stays).for_each(|row| self.deferred.push(&payload, group, row));
+        }
+        Ok(())
+    }
 }
 
 impl Replica {

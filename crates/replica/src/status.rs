@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::init::{FLAG_BARE_COLUMNS, FLAG_NULLABLE_KEY};
 use crate::kept;
 use crate::replica::{BUSY_MS_DEFAULT, Replica};
+use crate::scrub::SCRUB_BYTES_MAX;
 use crate::storage;
 use cloudsync_sqlite_ffi::{Connection, Value};
 use serde_json::{Value as Json, json};
@@ -41,6 +42,13 @@ pub const SETTINGS: &[Setting] = &[
         default: 604_800_000,
         min: 1,
         max: 315_360_000_000,
+    },
+    Setting {
+        name: SCRUB_BYTES_MAX,
+        doc: "largest file that is cleaned by VACUUM once rows were evicted, in bytes, 1 to 1099511627776; in a larger one that stays due",
+        default: 64 << 20,
+        min: 1,
+        max: 1 << 40,
     },
     Setting {
         name: "network_connect_ms",

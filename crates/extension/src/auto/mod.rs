@@ -19,4 +19,4 @@ mod worker;
 pub(crate) use engine::Handle;
 pub(crate) use registry::{FileKey, attach, find};
 pub(crate) use status::{describe, last_report};
-pub(crate) use worker::{INTERVAL, check};
+pub(crate) use worker::{INTERVAL, check, scrub};

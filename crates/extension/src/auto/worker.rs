@@ -42,6 +42,9 @@ const FAILING_MS_MAX: u64 = 300_000;
 const BUSY_MS: (u64, u64) = (10, 1_000);
 /// A file that is held for so many tries is worth saying.
 const BUSY_TRIES_MAX: u32 = 10;
+/// A scrub is made once nothing has happened for so long, and tried again after so long.
+const SCRUB_IDLE: Duration = Duration::from_secs(2);
+const SCRUB_AGAIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether the file is still in its place.
 const PLACE_LOOK: Duration = Duration::from_secs(5);
 
@@ -87,6 +90,16 @@ pub(crate) fn check(file: &FileKey, connection: Connection) -> Result<()> {
     Err(Error::usage(format!("{advice}; or call cloudsync_network_sync() instead")))
 }
 
+/// Removes what evicted rows left in a file, over a connection of our own: on the caller's a statement runs. Where the
+/// file cannot be opened twice, or others are in the way, it stays due.
+pub(crate) fn scrub(connection: Connection, environment: &Rc<dyn Environment>) {
+    let scrubbed = FileKey::of(connection)
+        .and_then(|file| open(&file, |second| Ok(Replica::open(second, Rc::clone(environment))?.scrub()?)));
+    if let Err(error) = scrubbed {
+        connection.log(cloudsync_sqlite_ffi::bindings::SQLITE_NOTICE, &format!("cloudsync: {error}"));
+    }
+}
+
 /// Opens a connection of our own to a file of the host's.
 fn open<T>(file: &FileKey, act: impl FnOnce(Connection) -> Result<T>) -> Result<T> {
     let path = file.path.to_str().ok_or_else(|| {
@@ -117,6 +130,7 @@ fn run(engine: &Arc<Engine>, foreign_keys: bool) -> Result<()> {
             not_before: now,
             poll_at: now,
             place_at: now + PLACE_LOOK,
+            scrub_at: now,
             active_at: now,
             clocks: Clocks::now(),
         };
@@ -132,6 +146,7 @@ struct FileState {
     site: String,
     cursor: u64,
     unsent: bool,
+    scrub_due: bool,
 }
 
 /// How to come to the server.
@@ -166,6 +181,8 @@ struct Worker<'e> {
     /// When the server is asked even if nobody told of anything.
     poll_at: Instant,
     place_at: Instant,
+    /// No scrub is tried before.
+    scrub_at: Instant,
     /// When anything last happened here or there.
     active_at: Instant,
     clocks: Clocks,
@@ -192,6 +209,7 @@ impl Worker<'_> {
         if self.due && now >= self.not_before && self.file.is_some() {
             self.sync();
         }
+        self.scrub();
         self.sleep(calls);
         Ok(true)
     }
@@ -276,6 +294,7 @@ impl Worker<'_> {
             site,
             cursor: replica.state_number("cursor")?.unwrap_or(0).unsigned_abs(),
             unsent: replica.has_unsent()?,
+            scrub_due: replica.is_scrub_due()?,
         }))
     }
 
@@ -344,6 +363,21 @@ impl Worker<'_> {
         let target = Target { address, authority, secret, site, cursor: file.cursor };
         self.engine.set_target(Some(target));
         self.file = Some(file);
+    }
+
+    /// Removes what evicted rows left in the file, while the app does nothing.
+    fn scrub(&mut self) {
+        let now = Instant::now();
+        let idle = !self.due && now >= self.active_at + SCRUB_IDLE && now >= self.scrub_at;
+        if !idle || !self.file.as_ref().is_some_and(|file| file.scrub_due) {
+            return;
+        }
+        self.scrub_at = now + SCRUB_AGAIN;
+        let scrubbed = Replica::open(self.connection, Rc::clone(&self.environment))
+            .and_then(|mut replica| replica.scrub());
+        if let (Ok(true), Some(file)) = (scrubbed, &mut self.file) {
+            file.scrub_due = false;
+        }
     }
 
     fn interval(&self) -> Duration {

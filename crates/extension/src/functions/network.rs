@@ -204,6 +204,9 @@ fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
     let (round, outcome) = sync(&mut replica, transport.as_mut(), environment.as_ref(), goal, retry);
     let begun = Begun { server: Some(address.to_string()), started_ms, last_conflict };
     conclude(call, &mut replica, &begun, &round, outcome.as_ref().copied());
+    if outcome.is_ok() && replica.is_scrub_due()? {
+        crate::auto::scrub(call.connection(), environment);
+    }
     outcome.map(|()| round)
 }
 

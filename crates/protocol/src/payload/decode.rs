@@ -2,6 +2,7 @@
 
 use super::column::Column;
 use super::encode::{FLAG_CONCURRENT, FLAG_WHOLE};
+use super::evicted::{Evicted, FLAG_EVICTED};
 use super::frame::{self, Codec, Header};
 use super::ints::Ints;
 use super::marks::{self, MarkColumns};
@@ -77,6 +78,7 @@ pub struct Payload<'a> {
     header: Header,
     sites: Vec<SiteId>,
     groups: Vec<Group<'a>>,
+    evicted: Vec<Evicted<'a>>,
     pieces: Vec<Piece<'a>>,
 }
 
@@ -99,6 +101,12 @@ impl<'a> Payload<'a> {
         &self.groups
     }
 
+    /// Rows that the receiver may no longer hold; they go before any row of the groups comes.
+    #[must_use]
+    pub fn evicted(&self) -> &[Evicted<'a>] {
+        &self.evicted
+    }
+
     /// Pieces of large values of rows of this chunk, or of chunks that follow.
     #[must_use]
     pub fn pieces(&self) -> &[Piece<'a>] {
@@ -111,7 +119,7 @@ impl<'a> Payload<'a> {
         self.groups.iter().any(Group::has_references)
     }
 
-    /// Number of rows of all groups together.
+    /// Number of rows of all groups together, without those that are evicted.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.groups.iter().map(Group::rows).sum()
@@ -136,12 +144,17 @@ impl<'a> Payload<'a> {
             unfolded_bytes: CHUNK_BYTES_MAX,
             last_use: vec![0; names.len()],
         };
-        let mut groups = Vec::new();
+        let (mut groups, mut evicted) = (Vec::new(), Vec::new());
         for _ in 0..groups_count {
-            groups.push(Group::read(&mut reader, &names, &mut budget)?);
+            let table = reader.varint_max(u64::from(u32::MAX), "name index")?;
+            let table = names.get(table as usize).copied().ok_or(malformed("name index"))?;
+            match reader.byte()? {
+                FLAG_EVICTED => evicted.push(Evicted::read(&mut reader, table, &mut budget)?),
+                flags => groups.push(Group::read(&mut reader, table, flags, &names, &mut budget)?),
+            }
         }
         let pieces = pieces::read(&mut reader)?;
-        Ok(Self { header, sites, groups, pieces })
+        Ok(Self { header, sites, groups, evicted, pieces })
     }
 }
 
@@ -163,19 +176,23 @@ fn read_names<'a>(reader: &mut Reader<'a>) -> Result<Vec<&'a str>, PayloadError>
 }
 
 /// What is left of the bounds of a chunk, so that little data never unfolds to much.
-struct Budget {
+pub(super) struct Budget {
     sites: i64,
     rows: usize,
     columns: usize,
     cells: usize,
     exceptions: usize,
     /// Bytes of texts of which only the numbers in them travel. An honest chunk counts them in its size.
-    unfolded_bytes: usize,
+    pub(super) unfolded_bytes: usize,
     /// For each name: one more than the `columns` left when a group last used it; finds names used twice.
     last_use: Vec<usize>,
 }
 
 impl Budget {
+    pub(super) fn take_rows(&mut self, rows: usize) -> Result<(), PayloadError> {
+        Self::take(&mut self.rows, rows, "number of rows")
+    }
+
     fn take(left: &mut usize, count: usize, what: &'static str) -> Result<(), PayloadError> {
         *left = left.checked_sub(count).ok_or(malformed(what))?;
         Ok(())
@@ -286,10 +303,15 @@ impl<'a> Group<'a> {
         self.columns.iter().any(Column::has_references)
     }
 
-    fn read(reader: &mut Reader<'a>, names: &[&'a str], budget: &mut Budget) -> Result<Self, PayloadError> {
+    /// Reads what follows the flags.
+    fn read(
+        reader: &mut Reader<'a>,
+        table: &'a str,
+        flags: u8,
+        names: &[&'a str],
+        budget: &mut Budget,
+    ) -> Result<Self, PayloadError> {
         let name = |index: u64| names.get(index as usize).copied().ok_or(malformed("name index"));
-        let table = name(reader.varint_max(u64::from(u32::MAX), "name index")?)?;
-        let flags = reader.byte()?;
         let (concurrent, flags) = (flags & FLAG_CONCURRENT != 0, flags & !FLAG_CONCURRENT);
         if flags & !FLAG_WHOLE != 0 && !marks::may_follow(flags & !FLAG_WHOLE, flags & FLAG_WHOLE != 0) {
             return Err(malformed("group flags"));
@@ -313,7 +335,7 @@ impl<'a> Group<'a> {
         if rows == 0 {
             return Err(malformed("number of rows"));
         }
-        Budget::take(&mut budget.rows, rows, "number of rows")?;
+        budget.take_rows(rows)?;
         Budget::take(&mut budget.cells, rows * columns_count, "number of cells")?;
         let mut group = Self::read_rows(reader, rows, columns_count, flags, budget)?;
         group.table = table;

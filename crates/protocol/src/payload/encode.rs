@@ -1,6 +1,7 @@
 //! Gathering rows and writing them as a payload.
 
 use super::column::ColumnList;
+use super::evicted::EvictedList;
 use super::frame::{self, Codec, Header};
 use super::ints;
 use super::marks::MarkLists;
@@ -44,6 +45,7 @@ pub struct Encoder {
     names: Vec<String>,
     name_indexes: BTreeMap<String, u32>,
     groups: Vec<GroupList>,
+    evicted: Vec<EvictedList>,
     rows: usize,
     cells: usize,
     columns: usize,
@@ -131,6 +133,22 @@ impl Encoder {
     /// When `group` is of another encoder.
     pub fn mark_concurrent(&mut self, group: GroupId) {
         self.groups[group.0 as usize].flags |= FLAG_CONCURRENT;
+    }
+
+    /// Adds a row of `table` that the receiver may no longer hold. It counts as a row.
+    pub fn evict(&mut self, table: &str, key: &[u8]) {
+        let name = self.name(table);
+        let at = match self.evicted.iter().position(|list| list.table == name) {
+            Some(at) => at,
+            None => {
+                self.evicted.push(EvictedList { table: name, keys: StringList::default() });
+                self.size_bytes += 16;
+                self.evicted.len() - 1
+            }
+        };
+        self.evicted[at].keys.push(key);
+        self.size_bytes += key.len() + 2;
+        self.rows += 1;
     }
 
     fn name(&mut self, name: &str) -> u32 {
@@ -286,7 +304,7 @@ impl Encoder {
         const ROW_COLUMNS_MAX: usize = COLUMNS_MAX as usize;
         self.size_bytes >= bytes_target
             || self.rows >= CHUNK_ROWS_MAX
-            || self.groups.len() >= CHUNK_GROUPS_MAX
+            || self.groups.len() + self.evicted.len() >= CHUNK_GROUPS_MAX
             || self.sites.len() + ROW_COLUMNS_MAX >= CHUNK_SITES_MAX
             || self.columns + ROW_COLUMNS_MAX >= CHUNK_COLUMNS_MAX
             || self.cells + ROW_COLUMNS_MAX >= CHUNK_CELLS_MAX
@@ -306,7 +324,8 @@ impl Encoder {
             put_bytes(&mut body, name.as_bytes());
         }
         let groups = || self.groups.iter().filter(|group| !group.keys.is_empty());
-        put_varint(&mut body, groups().count() as u64);
+        put_varint(&mut body, (self.evicted.len() + groups().count()) as u64);
+        self.evicted.iter().for_each(|list| list.put(&mut body));
         for group in groups() {
             group.put(&mut body);
         }

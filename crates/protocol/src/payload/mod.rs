@@ -28,7 +28,9 @@
 //!   table        varint: index into the names
 //!   flags        1 byte: 1 = whole: the rows carry every cell that the sender knows; 2 = boundaries follow; 4 = writes
 //!                follow; 8 = deletions follow: the rows are dead; 16 = concurrent: their authors had not seen what
-//!                the receiver wrote there; other bits are 0. 2 stands without 4 and 8, and 8 with 1
+//!                the receiver wrote there; 32 = evicted, which stands alone; other bits are 0. 2 stands without 4 and
+//!                8, and 8 with 1. Of an evicted group only rows and keys follow: rows that the receiver may no longer
+//!                hold. They go before any row of the chunk comes, and only a server says so to a device
 //!   columns      varint count (at most COLUMNS_MAX), for each a varint index into the names; all differ
 //!   rows         varint count, at least 1
 //!   keys         strings, one for each row: the packed key, 1 to KEY_BYTES_MAX bytes
@@ -126,6 +128,7 @@ use cloudsync_core::bytes::BytesError;
 mod column;
 mod decode;
 mod encode;
+mod evicted;
 mod frame;
 mod ints;
 mod marks;
@@ -136,6 +139,7 @@ mod strings;
 
 pub use decode::{Group, Opened, Payload};
 pub use encode::{Encoder, GroupId};
+pub use evicted::Evicted;
 pub use frame::{Codec, Header, Stored};
 pub use pieces::{Piece, Reference, SetHasher, SetId};
 

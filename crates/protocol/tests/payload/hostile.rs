@@ -29,7 +29,7 @@ fn small_chunk() -> Chunk {
         rows: (0..3).map(row).collect(),
     };
     let header = Header { first_version: 7, last_version: 9, is_final: true };
-    Chunk { header, sites: vec![SiteId([9; 16])], groups: vec![rows], pieces: vec![] }
+    Chunk { header, sites: vec![SiteId([9; 16])], groups: vec![rows], evicted: vec![], pieces: vec![] }
 }
 
 /// Reads everything there is to read.
@@ -261,6 +261,24 @@ fn references_and_pieces_outside_their_bounds_are_refused() {
     };
     assert_eq!(many(CHUNK_PIECES_MAX), Ok(CHUNK_PIECES_MAX));
     assert!(many(CHUNK_PIECES_MAX + 1).is_err());
+}
+
+#[test]
+fn evictions_are_keys_and_nothing_else() {
+    let read = |flags: u8, rest: &[u8]| {
+        let raw = [&[0, 1, 1, b't', 1, 0, flags][..], rest].concat();
+        read_all(&seal_raw(&raw)).map(|chunk| chunk.evicted)
+    };
+    assert_eq!(read(32, &[1, 5, 0, 2]), Ok(vec![("t".to_owned(), vec![integer_key(1)])]));
+    assert!(read(32, &[0]).is_err() && read(32, &[]).is_err() && read(32, &[1]).is_err(), "no rows");
+    assert!(read(32, &[1, 1, 0]).is_err(), "an empty key");
+    assert!(read(32, &[1, 5, 0, 2, 0, 0]).is_err(), "a life");
+    for other in [1, 2, 16, 64] {
+        assert!(read(32 | other, &[1, 5, 0, 2]).is_err(), "another flag beside");
+    }
+    let mut many = Vec::new();
+    put_varint(&mut many, CHUNK_ROWS_MAX as u64 + 1);
+    assert!(read(32, &[&many[..], &[5, 0, 2]].concat()).is_err(), "more rows than a chunk has");
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub(crate) struct Chunk {
     pub(crate) header: Header,
     pub(crate) sites: Vec<SiteId>,
     pub(crate) groups: Vec<Rows>,
+    /// Tables, and keys of rows that their receiver may no longer hold.
+    pub(crate) evicted: Vec<(String, Vec<Vec<u8>>)>,
     pub(crate) pieces: Vec<(SetId, u64, Vec<u8>)>,
 }
 
@@ -68,10 +70,14 @@ impl Chunk {
                 encoder.pop(id);
             }
         }
+        for (table, keys) in &self.evicted {
+            keys.iter().for_each(|key| encoder.evict(table, key));
+        }
         for (set, start, bytes) in &self.pieces {
             encoder.push_piece(*set, *start, bytes.clone());
         }
-        assert_eq!(encoder.is_empty(), self.groups.is_empty() && self.pieces.is_empty());
+        let is_empty = self.groups.is_empty() && self.evicted.is_empty() && self.pieces.is_empty();
+        assert_eq!(encoder.is_empty(), is_empty);
         encoder.finish(self.header, codec)
     }
 
@@ -100,11 +106,16 @@ impl Chunk {
                 rows: rows.collect(),
             }
         });
+        let evicted = payload.evicted().iter().map(|evicted| {
+            let keys = (0..evicted.rows()).map(|row| evicted.key(row).to_vec());
+            (evicted.table().to_owned(), keys.collect())
+        });
         let pieces = payload.pieces().iter().map(|piece| (piece.set, piece.start, piece.bytes.to_vec()));
         Ok(Self {
             header: payload.header(),
             sites: payload.sites().to_vec(),
             groups: groups.collect(),
+            evicted: evicted.collect(),
             pieces: pieces.collect(),
         })
     }

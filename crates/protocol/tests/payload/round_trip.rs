@@ -157,13 +157,16 @@ pub(crate) fn any_chunk() -> impl Strategy<Value = Chunk> {
             let groups = prop::collection::vec(any_group(sites.len() as u32), 0..4);
             let piece = (any::<[u8; 16]>(), 0..1u64 << 30, prop::collection::vec(any::<u8>(), 1..40));
             let pieces = prop::collection::vec(piece, 0..3);
-            (groups, pieces, prop::option::of(any_reference())).prop_map(
-                move |(mut groups, pieces, reference)| {
+            let keys = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 1..5);
+            let evicted = prop::collection::btree_map("[a-z]{1,3}", keys, 0..3);
+            (groups, evicted, pieces, prop::option::of(any_reference())).prop_map(
+                move |(mut groups, evicted, pieces, reference)| {
                     groups.iter_mut().for_each(|group| refer(group, reference));
                     Chunk {
                         header: Header { first_version, last_version, is_final },
                         sites: sites.clone(),
                         groups,
+                        evicted: evicted.into_iter().collect(),
                         pieces: pieces
                             .into_iter()
                             .map(|(set, start, bytes)| (SetId(set), start, bytes))
@@ -260,6 +263,7 @@ fn a_codec_is_asked_only_where_it_can_win() {
             concurrent: false,
             rows: vec![row(text)],
         }],
+        evicted: vec![],
         pieces: vec![],
     };
     let small = chunk(&[b'x'; 100]);
@@ -292,7 +296,13 @@ fn column_bytes_per_row(value: impl Fn(u64) -> Value) -> f64 {
     };
     let bytes = |values| {
         let sites = vec![SiteId([1; 16])];
-        let chunk = Chunk { header: Header::default(), sites, groups: vec![rows(values)], pieces: vec![] };
+        let chunk = Chunk {
+            header: Header::default(),
+            sites,
+            groups: vec![rows(values)],
+            evicted: vec![],
+            pieces: vec![],
+        };
         chunk.encode(&Stored).len() as f64
     };
     (bytes(true) - bytes(false)) / ROWS as f64
@@ -365,7 +375,8 @@ fn row_bytes(key: impl Fn(u64) -> Vec<u8>, time: impl Fn(u64) -> u64) -> f64 {
     let group =
         Rows { table: "t".into(), columns: vec![], whole: true, concurrent: false, rows: rows.collect() };
     let sites = vec![SiteId([1; 16])];
-    let chunk = Chunk { header: Header::default(), sites, groups: vec![group], pieces: vec![] };
+    let chunk =
+        Chunk { header: Header::default(), sites, groups: vec![group], evicted: vec![], pieces: vec![] };
     chunk.encode(&Stored).len() as f64 / 10_000.0
 }
 

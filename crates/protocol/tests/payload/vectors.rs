@@ -47,6 +47,7 @@ fn one_update() -> Chunk {
         sites: vec![site(0xa1)],
         groups: vec![rows("notes", &["body"], false, vec![update])],
         pieces: vec![],
+        evicted: vec![],
     }
 }
 
@@ -60,6 +61,7 @@ fn tombstones() -> Chunk {
         sites: vec![site(1), site(2)],
         groups: vec![rows("t", &[], true, (0..5).map(dead).collect())],
         pieces: vec![],
+        evicted: vec![],
     }
 }
 
@@ -82,6 +84,7 @@ fn every_kind() -> Chunk {
     let row = |(index, value): (usize, Value)| row(vec![0x31, b'a' + index as u8], clock(5, 0), vec![value]);
     Chunk {
         pieces: vec![],
+        evicted: vec![],
         header: Header::default(),
         sites: vec![site(3)],
         groups: vec![rows("t", &["c"], true, values.into_iter().enumerate().map(row).collect())],
@@ -127,6 +130,7 @@ fn every_form() -> Chunk {
     let names: Vec<_> = column_names.iter().map(String::as_str).collect();
     Chunk {
         pieces: vec![],
+        evicted: vec![],
         header: Header { first_version: 3, last_version: 400, is_final: true },
         sites: vec![site(0x11), site(0x22)],
         groups: vec![rows("t", &names, false, (0..20).map(row).collect()), one_update().groups.remove(0)],
@@ -154,6 +158,7 @@ fn marks() -> Chunk {
     }
     Chunk {
         pieces: vec![],
+        evicted: vec![],
         header: Header { first_version: 5, last_version: 6, is_final: true },
         sites: vec![site(0x31), site(0x32)],
         groups: vec![
@@ -181,7 +186,7 @@ fn concurrent() -> Chunk {
 fn first_pieces() -> Chunk {
     let header = Header { first_version: 0, last_version: 9, is_final: false };
     let pieces = vec![(SetId([0xe5; 16]), 0, b"once upon".to_vec())];
-    Chunk { header, sites: vec![], groups: vec![], pieces }
+    Chunk { header, sites: vec![], groups: vec![], evicted: vec![], pieces }
 }
 
 /// Its end, the row that it belongs to, another large value of that row, and a row beside it.
@@ -197,14 +202,22 @@ fn last_pieces() -> Chunk {
         header: Header { first_version: 0, last_version: 9, is_final: true },
         sites: vec![site(0x41)],
         groups: vec![rows("files", &["size", "name", "body"], true, vec![large, small])],
+        evicted: vec![],
         pieces: vec![(set, 9, b" a".to_vec()), (set, 11, vec![0xff])],
     }
+}
+
+/// Rows of two tables that go, and one that comes.
+fn evicted() -> Chunk {
+    let keys = |rows: std::ops::Range<i64>| rows.map(integer_key).collect();
+    let evicted = vec![("notes".to_owned(), keys(3..4)), ("tasks".to_owned(), keys(10..300))];
+    Chunk { evicted, ..one_update() }
 }
 
 fn cases() -> Vec<(&'static str, Chunk)> {
     let header = Header { first_version: 4, last_version: 9, is_final: true };
     vec![
-        ("v1-empty", Chunk { header, sites: vec![], groups: vec![], pieces: vec![] }),
+        ("v1-empty", Chunk { header, sites: vec![], groups: vec![], evicted: vec![], pieces: vec![] }),
         ("v1-one-update", one_update()),
         ("v1-tombstones", tombstones()),
         ("v1-every-kind", every_kind()),
@@ -213,6 +226,7 @@ fn cases() -> Vec<(&'static str, Chunk)> {
         ("v1-concurrent", concurrent()),
         ("v1-first-pieces", first_pieces()),
         ("v1-last-pieces", last_pieces()),
+        ("v1-evicted", evicted()),
     ]
 }
 

@@ -1,0 +1,190 @@
+//! Evictions: rows that this device may no longer hold go out of its file.
+//!
+//! A row goes as an apply would take it out, and without a trace: no tombstone, nothing to send. Triggers of the app run
+//! beside the guard, so that a search index stays right; what one of them refuses goes without triggers. Children of the
+//! row stay as orphans, whatever their foreign keys say: whether they may stay is told of each row by itself.
+//!
+//! With the row go its clock, its values as a dead row, what waits of it in the quarantine, what it lost in conflicts and
+//! what was kept of it for columns that are not there yet. A row with edits that were never sent is kept in
+//! `cloudsync_rejected`, and so is what was refused before: the user wrote it. Its key in the list of changes, and what
+//! is left of it on free pages and in the gaps of others, goes when the file is scrubbed (`scrub`).
+
+use crate::apply::{Applier, Source};
+use crate::changes::Origin;
+use crate::clocks;
+use crate::codec::Zstd;
+use crate::error::{Error, Result};
+use crate::filter::PrivateRows;
+use crate::kept;
+use crate::pick::RowKey;
+use crate::replica::Replica;
+use crate::scrub;
+use crate::storage;
+use crate::write::Refused;
+use cloudsync_protocol::payload::{Opened, Payload};
+use cloudsync_sqlite_ffi::Value;
+use std::collections::HashSet;
+
+/// What is said of edits of a row that went.
+pub(crate) const REASON: &str = "the row may no longer be seen here";
+
+impl Replica {
+    /// Takes rows out. Gives how many were there. The caller holds the transaction, runs under
+    /// [`with_apply_settings`](Self::with_apply_settings), and has folded everything.
+    #[allow(dead_code, reason = "for rows of which a server does not know")]
+    pub(crate) fn evict(&mut self, rows: &[RowKey]) -> Result<u64> {
+        let base = storage::get_u64(&self.db, "cursor")?;
+        let mut applier = Applier::open(self, Source { origin: Origin::Server, time_max: None, base })?;
+        applier.evict(self, rows)?;
+        Ok(applier.finish(self)?.rows)
+    }
+
+    /// The rows of a payload that the sender says may no longer be here.
+    pub(crate) fn evicted_of(&self, payload: &Payload<'_>, source: Source) -> Result<Vec<RowKey>> {
+        let mut rows = Vec::new();
+        for evicted in payload.evicted() {
+            if source.origin != Origin::Server {
+                let text = "payload refused: only a server says which rows may no longer be held";
+                return Err(Error::Protocol(text.into()));
+            }
+            let Some(table) = self.catalog.table_named(evicted.table()) else { continue };
+            for row in 0..evicted.rows() {
+                let key = evicted.key(row);
+                if !table.is_key(key) {
+                    let table = &table.name;
+                    return Err(Error::Protocol(format!(
+                        "payload refused: a key of table \"{table}\" is damaged"
+                    )));
+                }
+                rows.push((table.clone(), key.to_vec()));
+            }
+        }
+        rows.sort_by(|(a, x), (b, y)| (a.id, x).cmp(&(b.id, y)));
+        Ok(rows)
+    }
+
+    /// Of the rows those with edits of this device that no server knows.
+    fn edited(&self, rows: &[RowKey]) -> Result<HashSet<Vec<u8>>> {
+        let pks: HashSet<_> = rows.iter().map(|(table, key)| clocks::pk(table.id, key)).collect();
+        let mut edited = HashSet::new();
+        self.each_unsent(|table, key, _| {
+            let pk = clocks::pk(table, key);
+            if pks.contains(&pk) {
+                edited.insert(pk);
+            }
+        })?;
+        let mut private = PrivateRows::open(&self.db)?;
+        for pk in pks {
+            if private.remove(&pk)? {
+                edited.insert(pk);
+            }
+        }
+        Ok(edited)
+    }
+}
+
+impl Applier {
+    pub(crate) fn evict(&mut self, replica: &mut Replica, rows: &[RowKey]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let edited = replica.edited(rows)?;
+        let mut rejected = false;
+        for row in rows {
+            let pk = clocks::pk(row.0.id, &row.1);
+            if edited.contains(&pk) {
+                replica.reject(row, REASON)?;
+                rejected = true;
+            }
+            self.evict_row(replica, row, &pk)?;
+        }
+        if rejected {
+            replica.trim_rejected()?;
+        }
+        replica.unsettled.leave_out(rows)?;
+        forget_kept(self.db, rows)?;
+        scrub::call(&self.db)
+    }
+
+    fn evict_row(&mut self, replica: &mut Replica, row: &RowKey, pk: &[u8]) -> Result<()> {
+        let (table, key) = row;
+        let was_here = self.clocks.read(pk)?.is_some_and(|clock| clock.is_alive());
+        // A trigger that rolled back everything at this row is not asked again.
+        if replica.rolling_back.reason(pk).is_some() {
+            self.take_out_unasked(replica, row)?;
+        } else {
+            match self.writer(replica, table)?.remove(table.id, key) {
+                Ok(()) => {}
+                Err(Refused::Constraint(reason)) if self.db.is_autocommit() => {
+                    return Err(replica.rolling_back.leave_out(pk, &reason));
+                }
+                Err(Refused::Error(Error::RolledBack(reason))) => {
+                    return Err(replica.rolling_back.leave_out(pk, &reason));
+                }
+                Err(Refused::Constraint(_) | Refused::Part) => self.take_out_unasked(replica, row)?,
+                Err(Refused::Error(error)) => return Err(error),
+            }
+        }
+        self.writer(replica, table)?.forget_buried(pk)?;
+        self.clocks.remove(pk)?;
+        for journal in ["cloudsync_conflicts", "cloudsync_quarantine"] {
+            let sql = format!("DELETE FROM main.{journal} WHERE tbl = ?1 COLLATE NOCASE AND pk = ?2");
+            self.db.prepare(&sql)?.run(&[Value::from(table.name.as_str()), Value::Blob(key)])?;
+        }
+        self.applied.rows += u64::from(was_here);
+        if let Some(written) = &mut self.written {
+            written.insert(pk.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Takes a row out without asking triggers.
+    fn take_out_unasked(&mut self, replica: &Replica, (table, key): &RowKey) -> Result<()> {
+        let triggers = self.db.set_triggers_enabled(false)?;
+        let open = |open| replica.guard.iter().for_each(|guard| guard.set_open(open));
+        open(true);
+        let outcome = self.writer(replica, table).map(|writer| writer.remove(table.id, key));
+        open(false);
+        self.db.set_triggers_enabled(triggers)?;
+        match outcome? {
+            Ok(()) | Err(Refused::Part) => {}
+            Err(Refused::Constraint(reason)) => return Err(Error::state(reason)),
+            Err(Refused::Error(error)) => return Err(error),
+        }
+        let sql = format!("SELECT 1 FROM {} WHERE {}", table.quoted(), table.key_condition(1));
+        let mut select = self.db.prepare(&sql)?;
+        clocks::bind_key(&mut select, 1, key)?;
+        if !select.step()? {
+            return Ok(());
+        }
+        // Temporary triggers run nevertheless.
+        Err(Error::state(format!(
+            "a temporary trigger keeps a row of \"{}\" that may no longer be here: drop it, and sync again",
+            table.name
+        )))
+    }
+}
+
+/// Drops what is kept for unknown names if any of it belongs to these rows: the names are fetched when they come.
+fn forget_kept(db: cloudsync_sqlite_ffi::Connection, rows: &[RowKey]) -> Result<()> {
+    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    db.prepare("SELECT payload FROM main.cloudsync_kept")?.for_each(&[], |row| -> Result<()> {
+        pieces.push(row.column(0).as_blob().unwrap_or_default().to_vec());
+        Ok(())
+    })?;
+    if pieces.is_empty() {
+        return Ok(());
+    }
+    let named = |table: &str, key: &[u8]| (table.to_ascii_lowercase(), key.to_vec());
+    let evicted: HashSet<_> = rows.iter().map(|(table, key)| named(&table.name, key)).collect();
+    let is_evicted = |table: &str, key: &[u8]| evicted.contains(&named(table, key));
+    for piece in pieces {
+        let opened = Opened::open(&piece, &Zstd)?;
+        let payload = opened.payload()?;
+        let mut groups = payload.groups().iter();
+        if groups.any(|group| (0..group.rows()).any(|row| is_evicted(group.table(), group.key(row)))) {
+            return kept::lose(&db);
+        }
+    }
+    Ok(())
+}
