@@ -8,6 +8,7 @@ import subprocess
 import threading
 
 READY_SECONDS_MAX = 30
+METRICS = re.compile(r"^metrics at (http://\S+)$")
 CONNECT = re.compile(r"cloudsync_network_init\('([^']+)'\)")
 KEY = re.compile(r"cloudsync_network_set_apikey\('([^']+)'\)")
 LISTENING = re.compile(r"^listening on https?://127\.0\.0\.1:(\d+)")
@@ -16,13 +17,15 @@ LISTENING = re.compile(r"^listening on https?://127\.0\.0\.1:(\d+)")
 class Server:
     """`cloudsync serve --dev` on a free loopback port. It can be killed and started again."""
 
-    def __init__(self, program, data, database="my_database", options=()):
+    def __init__(self, program, data, database="my_database", options=(), log=None):
         self.program = program
         self.data = data
         self.database = database
         self.options = options
+        self.log = log
         self.port = 0
         self.key = None
+        self.metrics = None
         self.process = None
         self.start()
 
@@ -33,13 +36,18 @@ class Server:
 
     def start(self):
         """Starts the process, on the port of before if there was one, and waits until it is ready."""
+        # The process has a handle of its own.
+        log = open(self.log, "ab") if self.log else None
         self.process = subprocess.Popen(
             [self.program, "serve", "--dev", self.database, "--data-dir", self.data]
             + ["--addr", f"127.0.0.1:{self.port}", *self.options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=log,
             text=True,
         )
+        if log:
+            log.close()
         lines = queue.Queue()
         threading.Thread(target=self._read, args=(self.process.stdout, lines), daemon=True).start()
         listening = False
@@ -49,6 +57,8 @@ class Server:
             assert line is not None, f"the server ended with {self.process.wait()}"
             if match := LISTENING.match(line):
                 listening, self.port = True, int(match[1])
+            if match := METRICS.match(line):
+                self.metrics = match[1]
             if match := CONNECT.search(line):
                 assert match[1].endswith(f"/{self.database}")
             if match := KEY.search(line):
@@ -65,6 +75,11 @@ class Server:
         """Ends the process as a power cut would."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def stop(self):
+        """Asks the process to end, and waits; gives its exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout=READY_SECONDS_MAX)
 
     def restart(self):
         """Starts again after `kill`."""

@@ -86,8 +86,10 @@ pub enum Error {
     #[error("the system gives no random numbers for a key: {0}: try again")]
     Random(getrandom::Error),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}: free the port, or choose another address with --addr")]
+    #[error("cannot listen on {address}: {source}: free the port, or choose another address with {option}")]
     Listen {
+        /// The flag by which another one is chosen.
+        option: &'static str,
         /// The address as it was given.
         address: String,
         /// What the system said.

@@ -100,6 +100,7 @@ pub(crate) struct Signal {
 /// The listeners of a server.
 pub(crate) struct Hub {
     signal: watch::Sender<Signal>,
+    room_max: usize,
     room: Arc<Semaphore>,
     looked_at: Mutex<HashMap<DatabaseName, Weak<()>>>,
     keys_looked_at: Mutex<Weak<()>>,
@@ -119,9 +120,11 @@ pub(crate) type ReadControl = Arc<dyn Fn() -> crate::Result<i64> + Send + Sync>;
 impl Hub {
     /// A hub with room for so many listeners.
     pub(crate) fn new(listeners_max: usize) -> Self {
+        let room_max = listeners_max.min(Semaphore::MAX_PERMITS);
         Self {
             signal: watch::Sender::default(),
-            room: Arc::new(Semaphore::new(listeners_max.min(Semaphore::MAX_PERMITS))),
+            room_max,
+            room: Arc::new(Semaphore::new(room_max)),
             looked_at: Mutex::default(),
             keys_looked_at: Mutex::default(),
         }
@@ -152,6 +155,11 @@ impl Hub {
             keys
         });
         Some(Listening { signal: self.signal.subscribe(), _file: file, _keys: keys, _room: room })
+    }
+
+    /// How many listen.
+    pub(crate) fn listeners(&self) -> usize {
+        self.room_max - self.room.available_permits()
     }
 
     /// Ends all listeners, and those that come later.

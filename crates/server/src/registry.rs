@@ -45,6 +45,14 @@ impl Registry {
         *slot = Some(Arc::clone(&store));
         Ok(store)
     }
+
+    /// How many stores are open.
+    #[must_use]
+    pub fn open_count(&self) -> usize {
+        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is just being opened counts as open.
+        stores.values().filter(|slot| slot.try_lock().map_or(true, |slot| slot.is_some())).count()
+    }
 }
 
 /// Opens the store in an ordinary SQLite file.

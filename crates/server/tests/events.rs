@@ -70,7 +70,7 @@ impl Running {
             runtime.unwrap().block_on(async move {
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 address_out.send(listener.local_addr().unwrap().to_string()).unwrap();
-                http::serve(server, listener, async move { drop(stopped.await) }).await;
+                http::serve(server, listener, None, async move { drop(stopped.await) }).await;
             });
         });
         let (address, key) = (address.recv().unwrap(), key.reveal().to_owned());

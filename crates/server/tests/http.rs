@@ -117,3 +117,90 @@ fn the_server_stops_when_told_and_lets_the_folder_go() {
     assert_eq!(server.stop(), Some(0));
     assert_eq!(place.serve(&[]).stop(), Some(0));
 }
+
+/// A caller who is in the middle of a body that he does not finish.
+#[cfg(unix)]
+fn hanging(server: &program::Serving, key: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let head = format!(
+        "POST /v1/databases/d/sync HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nAuthorization: Bearer {key}\r\n\
+         Content-Type: {MEDIA_TYPE}\r\nContent-Length: 7\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 25]).unwrap();
+    stream
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stop_is_bounded_and_closes_the_files() {
+    let place = Place::new();
+    place.run(&["db", "create", "d"]);
+    let key = place.run(&["key", "create"]);
+    let key = key.trim_end();
+    let server = place.serve(&["--stop-ms", "300"]);
+    // What opens the store.
+    let opened = server.ask("GET", "/v1/databases/d/events?cursor=x", key, "");
+    assert_eq!(opened.status, 400);
+    let listener = TcpStream::connect(&server.address).unwrap();
+    let head =
+        format!("GET /v1/databases/d/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n");
+    (&listener).write_all(head.as_bytes()).unwrap();
+    (&listener).read_exact(&mut [0; 12]).unwrap();
+    let wal = place.data.join("databases/d.db-wal");
+    assert!(wal.exists());
+    let _hanging = hanging(&server, key);
+    let begun = std::time::Instant::now();
+    assert_eq!(server.stop(), Some(0));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+    assert!(!wal.exists() && !place.data.join("control.db-wal").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_signal_ends_at_once_and_what_was_asked_before_is_answered() {
+    let place = Place::new();
+    place.run(&["db", "create", "d"]);
+    let key = place.run(&["key", "create"]);
+    let key = key.trim_end();
+    let mut server = place.serve(&["--stop-ms", "600000"]);
+    let mut answered = hanging(&server, key);
+    let _hanging = hanging(&server, key);
+    server.signal("-TERM");
+    // It takes no new connections, and finishes the one that it has.
+    while TcpStream::connect(&server.address).is_ok() {
+        std::thread::yield_now();
+    }
+    answered.write_all(b"rubbish").unwrap();
+    assert_eq!(program::read_answer(&mut answered).error(), (400, "CLOUDSYNC_BAD_REQUEST".into()));
+    server.signal("-INT");
+    assert_eq!(server.wait(), Some(1));
+}
+
+#[test]
+fn metrics_are_told_at_an_address_of_their_own() {
+    let place = Place::new();
+    let mut server = place.serve(&["--metrics-addr", "127.0.0.1:0"]);
+    let line = server.next_line();
+    let address =
+        line.strip_prefix("metrics at http://").unwrap().strip_suffix("/metrics").unwrap().to_owned();
+    assert_eq!(server.get("/metrics").error(), (404, "CLOUDSYNC_NOT_FOUND".into()));
+    server.get("/health");
+    server.get("/v1/databases/secret_name/sync");
+    let head = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let answer = program::exchange(&address, head, b"");
+    let text = program::text(&answer.body);
+    assert_eq!(
+        (answer.status, answer.header("content-type").unwrap().starts_with("text/plain")),
+        (200, true)
+    );
+    for line in [
+        "cloudsync_requests_total{route=\"/health\",status=\"200\"} 1",
+        "cloudsync_requests_total{route=\"/v1/databases/{db}/sync\",status=\"405\"} 1",
+        "cloudsync_requests_total{route=\"none\",status=\"404\"} 1",
+        "cloudsync_listeners 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    assert!(!text.contains("secret_name"));
+}

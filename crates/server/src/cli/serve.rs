@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::file_limit::FileLimit;
 use crate::folder::{DatabaseName, Folder};
 use crate::http::{self, Server, is_local, now_ms};
+use crate::metrics::METRICS;
 use crate::registry::{Registry, open_store};
 
 /// What the key of `--dev` is called in lists.
@@ -40,6 +41,7 @@ impl Serve {
         let dev = self.dev.as_deref().map(DatabaseName::new).transpose()?;
         let config = config::load(place, &self.settings, matches)?;
         start_log(&config);
+        METRICS.set_by_db(config.metrics_by_db);
         let folder = Folder::create(&place.data_dir)?;
         // Held until the process ends: the stores are closed before it.
         let _lock = folder.lock()?;
@@ -54,17 +56,23 @@ impl Serve {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
         let served = runtime.block_on(async {
-            let listen_error = |source| Error::Listen { address: config.addr.clone(), source };
-            let listener = TcpListener::bind(&config.addr).await.map_err(listen_error)?;
-            let address = listener.local_addr().map_err(listen_error)?;
+            let (listener, address) = listen(&config.addr, "--addr").await?;
+            let metrics = match &config.metrics_addr {
+                Some(address) => Some(listen(address, "--metrics-addr").await?),
+                None => None,
+            };
             // Before the first line is out: who has read it may stop us.
             let stop = stop_signal().map_err(Error::Runtime)?;
-            announce(place, address, config.tls.is_some(), dev.as_ref())?;
-            http::serve(server, listener, stop).await;
+            let told =
+                Told { address, is_tls: config.tls.is_some(), metrics: metrics.as_ref().map(|it| it.1) };
+            told.announce(place, dev.as_ref())?;
+            http::serve(server, listener, metrics.map(|it| it.0), stop).await;
             Ok(())
         });
-        // Waits for the turns that stores have begun.
-        drop(runtime);
+        // Waits for the turns that stores have begun, and closes the stores: the last connection to a file puts what is
+        // in its WAL in its place. A disk that hangs must not keep the process for ever.
+        runtime.shutdown_timeout(config.stop);
+        tracing::info!("stopped");
         served
     }
 }
@@ -90,23 +98,44 @@ fn prepare_dev(folder: &Folder, control: &Control, database: DatabaseName) -> Re
     Ok(Dev { database, key })
 }
 
-/// Says where the server listens and how to join it.
-fn announce(place: &Place, address: SocketAddr, is_tls: bool, dev: Option<&Dev>) -> Result<()> {
-    if !is_local(&address) && !is_tls {
-        eprintln!(
-            "warning: keys and data travel in the clear to and from {address}: set tls_cert and tls_key, put a proxy \
+/// Takes an address; port 0 becomes a real one.
+async fn listen(address: &str, option: &'static str) -> Result<(TcpListener, SocketAddr)> {
+    let fail = |source| Error::Listen { address: address.to_owned(), source, option };
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((listener, bound))
+}
+
+/// Where the server can be reached.
+struct Told {
+    address: SocketAddr,
+    is_tls: bool,
+    metrics: Option<SocketAddr>,
+}
+
+impl Told {
+    /// Says where the server listens and how to join it.
+    fn announce(&self, place: &Place, dev: Option<&Dev>) -> Result<()> {
+        let Self { address, is_tls, metrics } = *self;
+        if !is_local(&address) && !is_tls {
+            eprintln!(
+                "warning: keys and data travel in the clear to and from {address}: set tls_cert and tls_key, put a proxy \
              with TLS before it, or listen on {ADDR_DEFAULT}"
-        );
+            );
+        }
+        let url = format!("{}://{address}", if is_tls { "https" } else { "http" });
+        let sql = dev.map(|dev| join_sql(address, is_tls, dev)).unwrap_or_default();
+        if place.json {
+            let database = dev.map(|dev| dev.database.as_str());
+            let key = dev.map(|dev| dev.key.reveal());
+            return print_line(&json!({ "url": url, "metrics": metrics.map(|it| format!("http://{it}/metrics")), "database": database, "key": key, "sql": sql }).to_string());
+        }
+        print_line(&format!("listening on {url}"))?;
+        if let Some(metrics) = metrics {
+            print_line(&format!("metrics at http://{metrics}/metrics"))?;
+        }
+        sql.iter().try_for_each(|line| print_line(line))
     }
-    let url = format!("{}://{address}", if is_tls { "https" } else { "http" });
-    let sql = dev.map(|dev| join_sql(address, is_tls, dev)).unwrap_or_default();
-    if place.json {
-        let database = dev.map(|dev| dev.database.as_str());
-        let key = dev.map(|dev| dev.key.reveal());
-        return print_line(&json!({ "url": url, "database": database, "key": key, "sql": sql }).to_string());
-    }
-    print_line(&format!("listening on {url}"))?;
-    sql.iter().try_for_each(|line| print_line(line))
 }
 
 /// The lines to paste into a SQLite shell.

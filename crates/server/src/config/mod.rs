@@ -80,6 +80,10 @@ pub struct Config {
     pub addr: String,
     /// With what certificate; `None` for plain HTTP.
     pub tls: Option<TlsFiles>,
+    /// Where metrics are told, if anywhere.
+    pub metrics_addr: Option<String>,
+    /// Whether metrics have databases apart.
+    pub metrics_by_db: bool,
     /// How much is logged.
     pub log: Level,
     /// In what form.
@@ -188,6 +192,8 @@ fn resolve(settings: Settings, effective: Vec<Effective>, origin: &dyn Fn(&str) 
     Ok(Config {
         addr: settings.addr.unwrap_or_default(),
         tls,
+        metrics_addr: settings.metrics_addr,
+        metrics_by_db: settings.metrics_by_db.unwrap_or_default(),
         log,
         log_format: settings.log_format.unwrap_or(LogFormat::Text),
         idle: ms(settings.idle_ms),

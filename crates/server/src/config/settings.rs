@@ -22,6 +22,13 @@ pub struct Settings {
     /// PEM file with the certificate's private key
     #[arg(long, value_name = "FILE", env = "CLOUDSYNC_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
+    /// Another address at which GET /metrics answers without a key, for Prometheus; without it there is none
+    #[arg(long, value_name = "ADDR", env = "CLOUDSYNC_METRICS_ADDR")]
+    pub metrics_addr: Option<String>,
+    /// Tell metrics of turns apart by database (default: false)
+    #[arg(long, value_name = "BOOL", env = "CLOUDSYNC_METRICS_BY_DB", num_args = 0..=1)]
+    #[arg(default_missing_value = "true")]
+    pub metrics_by_db: Option<bool>,
     /// How much is logged: error, warn, info, debug or trace (default: info)
     #[arg(long, value_name = "LEVEL", env = "CLOUDSYNC_LOG")]
     pub log: Option<String>,
@@ -86,6 +93,8 @@ impl Settings {
             addr: Some(ADDR_DEFAULT.to_owned()),
             tls_cert: None,
             tls_key: None,
+            metrics_addr: None,
+            metrics_by_db: Some(false),
             log: Some("info".to_owned()),
             log_format: Some(LogFormat::Text),
             idle_ms: Some(60_000),

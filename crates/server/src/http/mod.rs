@@ -9,6 +9,7 @@ pub mod error;
 mod events;
 mod health;
 mod idle;
+mod metrics;
 mod sync;
 mod tls;
 mod tokens;
@@ -105,9 +106,17 @@ impl Server {
     }
 }
 
-/// Serves until `stop` is ready, then finishes the requests that run.
-pub async fn serve(server: Server, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) {
+/// Serves until `stop` is ready, then finishes the requests that run. Metrics are told at `metrics`.
+pub async fn serve(
+    server: Server,
+    listener: TcpListener,
+    metrics: Option<TcpListener>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
     let server = Arc::new(server);
+    if let Some(listener) = metrics {
+        tokio::spawn(metrics::serve(Arc::clone(&server), listener));
+    }
     let (file_limit, Patience { idle, stop: stop_max, .. }) = (server.file_limit, server.patience);
     let tls = server.tls.clone();
     if let Some(tls) = tls.clone() {
@@ -144,6 +153,7 @@ fn router(server: Arc<Server>) -> Router {
         .fallback(async || HttpError::NotFound)
         .method_not_allowed_fallback(async || HttpError::Method)
         .with_state(server)
+        .layer(from_fn(metrics::count))
         .layer(CatchPanicLayer::custom(after_panic))
         .layer(from_fn(frame))
 }

@@ -21,6 +21,7 @@ use super::idle::Activity;
 use super::{RequestId, Server, in_background, now_ms};
 use crate::auth::{self, Bearer, Principal};
 use crate::folder::DatabaseName;
+use crate::metrics::METRICS;
 use crate::store::{Asker, StoreError};
 
 pub(super) async fn sync(
@@ -44,7 +45,7 @@ pub(super) async fn sync(
     let turn = Turn { server, caller, body };
     let Taken { database, principal, site, answer } = in_background(move || turn.take(request_id)).await??;
     tracing::debug!(
-        db = %database, %site, by = %principal.by, request_id = %request_id, bytes,
+        db = %database, %site, principal = %principal.by, request_id = %request_id, bytes,
         bytes_sent = answer.len(), elapsed_ms = begun.elapsed().as_millis() as u64, "turn"
     );
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], answer).into_response())
@@ -158,7 +159,11 @@ impl Turn {
         let (db, site) = (&database, request.site);
         let store = self.server.registry.store(db);
         let asker = Asker { rights: principal.rights(), user: principal.user.clone() };
-        match store.and_then(|store| store.turn(&request, &asker, now_ms())) {
+        let begun = Instant::now();
+        let answer = store.and_then(|store| store.turn(&request, &asker, now_ms()));
+        let told = answer.as_ref().map(Vec::as_slice);
+        METRICS.turn(db, &request, self.body.bytes.len(), told, begun.elapsed());
+        match answer {
             Ok(answer) => Ok(Taken { database, principal, site, answer }),
             Err(StoreError::Busy(why)) => {
                 tracing::warn!(%db, %site, %request_id, why, "busy");

@@ -127,8 +127,18 @@ impl Serving {
     /// Asks the server to stop, as a service manager does, and gives its exit code.
     #[cfg(unix)]
     pub(crate) fn stop(mut self) -> Option<i32> {
+        self.signal("-TERM");
+        self.wait()
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// Waits for the end, and gives the exit code.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 }

@@ -2,6 +2,7 @@
 
 use super::connection::Wrapped;
 use super::{schema, standing};
+use crate::metrics::METRICS;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
@@ -149,6 +150,7 @@ fn pull(file: &mut Wrapped, request: &Request<'_>) -> Result<Pulled, StoreError>
     let filter = Filter::ForSite { site, echo: request.echo };
     let extraction = Extraction { from, last: head, filter, bytes_target: CHUNK_BYTES_TARGET };
     let chunk = file.replica.extract_in_transaction(&extraction)?;
+    METRICS.pull_rows.add(chunk.rows);
     let next = chunk.next.map(|position| position.encode());
     // Before the end of a download there is no cursor: what was sent so far has no end that a version names.
     // A cursor of 0 would ask for everything again, also where there was nothing yet.

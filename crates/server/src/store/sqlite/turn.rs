@@ -1,6 +1,7 @@
 //! One turn in the writer: judged, then taken as a whole or refused without a trace.
 
 use super::{refusal, schema, staging, standing};
+use crate::metrics::METRICS;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::clock::Time;
 use cloudsync_core::id::SiteId;
@@ -210,6 +211,6 @@ fn apply(replica: &mut Replica, payload: &[u8], source: Source) -> Result<(), St
     if let Some(unknown) = replica.unknown_name(&payload)? {
         return refuse(Reason::NeedSchema, format!("{unknown} does not sync on the server"));
     }
-    replica.apply_part(&payload, source)?;
+    METRICS.apply_rows.add(replica.apply_part(&payload, source)?.rows);
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::connection::Wrapped;
 use super::standing;
 use super::turn::{self, Outcome};
 use crate::events::Feed;
+use crate::metrics::METRICS;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
@@ -16,7 +17,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 /// Turns that are taken in one transaction at most.
 const GROUP_TURNS_MAX: usize = 64;
@@ -26,6 +28,7 @@ enum Job {
         request: Vec<u8>,
         asker: Asker,
         now_ms: u64,
+        asked: Instant,
         reply: Sender<Result<Outcome, StoreError>>,
     },
     Fold {
@@ -47,9 +50,23 @@ impl Job {
     }
 }
 
-/// The handle of the thread; the thread ends when it is dropped.
+/// The handle of the thread. When it is dropped the thread takes what is in its queue, and has closed its file.
 pub(super) struct Writer {
+    // Dropped first: without it the thread ends.
     jobs: Sender<Job>,
+    _thread: Ended,
+}
+
+/// Waits for the end of a thread when it is dropped.
+struct Ended(Option<JoinHandle<()>>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // Its panics are in the log already.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Writer {
@@ -58,7 +75,7 @@ impl Writer {
         let (opened, outcome) = channel();
         let path = path.to_owned();
         let name = format!("writer {}", path.file_stem().unwrap_or_default().to_string_lossy());
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(name)
             .spawn(move || {
                 let mut file = match open(&path) {
@@ -79,13 +96,16 @@ impl Writer {
             })
             .map_err(|error| StoreError::Failed(format!("cannot start a thread: {error}")))?;
         outcome.recv().map_err(|_| gone())??;
-        Ok(Self { jobs })
+        Ok(Self { jobs, _thread: Ended(Some(thread)) })
     }
 
     /// Takes a turn; returns when it is on disk.
     pub(super) fn turn(&self, request: Vec<u8>, asker: &Asker, now_ms: u64) -> Result<Outcome, StoreError> {
         let (reply, outcome) = channel();
-        self.jobs.send(Job::Turn { request, asker: asker.clone(), now_ms, reply }).map_err(|_| gone())?;
+        let asked = Instant::now();
+        self.jobs
+            .send(Job::Turn { request, asker: asker.clone(), now_ms, asked, reply })
+            .map_err(|_| gone())?;
         outcome.recv().map_err(|_| broken_off())?
     }
 
@@ -137,6 +157,12 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
     while let Ok(first) = queue.recv() {
         let mut jobs = vec![first];
         jobs.extend(queue.try_iter().take(GROUP_TURNS_MAX - 1));
+        let begun = Instant::now();
+        for job in &jobs {
+            if let Job::Turn { asked, .. } = job {
+                METRICS.queue_wait(begun.duration_since(*asked));
+            }
+        }
         let mut outcomes = Vec::with_capacity(jobs.len());
         let mut news = Unsaid { newest: feed.newest(), versions: Vec::new() };
         let committed = file.replica.outlasting_rollbacks(|replica| {
@@ -164,6 +190,7 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
                 })
             })
         });
+        METRICS.applied(begun.elapsed());
         if committed.is_ok() {
             news.versions.into_iter().for_each(|(site, version)| feed.tell(site, version));
         }
