@@ -120,6 +120,22 @@ pub enum Error {
         /// What SQLite said.
         source: rusqlite::Error,
     },
+    /// A copy cannot be made or put in its place.
+    #[error("{path}: {why}")]
+    Backup {
+        /// The file.
+        path: PathBuf,
+        /// Why, with the remedy.
+        why: String,
+    },
+    /// A command that changes files is given while a server uses them.
+    #[error(
+        "a server uses the data folder {0}: stop it, or add --while-serving, and it lets the database go meanwhile"
+    )]
+    Serving(PathBuf),
+    /// A command that cannot be undone wants to be told so.
+    #[error("`db delete {0}` removes its rows, keys and tokens for good: say so with --yes")]
+    Unsaid(String),
     /// A statement of `db sql` failed.
     #[error("{database}, statement {statement}: {source}: what was not committed before is rolled back")]
     Sql {

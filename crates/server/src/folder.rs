@@ -187,7 +187,18 @@ fn private_directory() -> DirBuilder {
     builder
 }
 
-fn private_file(path: &Path) -> io::Result<File> {
+/// Makes the names of files in the folder of `path` as they are now last through a power cut.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    if let Some(folder) = path.parent() {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Creates a file for its owner's eyes only; one that exists is an error.
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

@@ -14,7 +14,7 @@ pub type OpenStore = dyn Fn(&Path) -> Result<Arc<dyn Store>, StoreError> + Send 
 /// The place of one store, empty until it is open.
 type Slot = Arc<Mutex<Option<Arc<dyn Store>>>>;
 
-/// The stores of one folder. A store that is open stays open.
+/// The stores of one folder. A store that is open stays open until it is closed by name.
 pub struct Registry {
     folder: Folder,
     open_store: Box<OpenStore>,
@@ -28,11 +28,17 @@ impl Registry {
         Self { folder, open_store, stores: Mutex::default() }
     }
 
-    /// The store of a database. The caller has seen in the control database that it exists. May wait for the disk.
+    /// The store of a database. The caller has seen in the control database that it is served; `is_served` looks once
+    /// more when the file was opened now, and from then on [`Registry::close`] is called when that changes. May wait for
+    /// the disk.
     ///
     /// # Errors
     /// [`StoreError`] when it cannot be opened; the next call tries again.
-    pub fn store(&self, name: &DatabaseName) -> Result<Arc<dyn Store>, StoreError> {
+    pub fn store(
+        &self,
+        name: &DatabaseName,
+        is_served: &dyn Fn() -> bool,
+    ) -> Result<Arc<dyn Store>, StoreError> {
         let slot = {
             let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(stores.entry(name.clone()).or_default())
@@ -42,16 +48,25 @@ impl Registry {
             return Ok(Arc::clone(store));
         }
         let store = (self.open_store)(&self.folder.database_path(name))?;
+        if !is_served() {
+            return Err(StoreError::Busy("the database is being worked on".to_owned()));
+        }
         *slot = Some(Arc::clone(&store));
         Ok(store)
     }
 
-    /// How many stores are open.
+    /// The databases whose stores are open, or just being opened.
     #[must_use]
-    pub fn open_count(&self) -> usize {
+    pub fn open_names(&self) -> Vec<DatabaseName> {
         let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that is just being opened counts as open.
-        stores.values().filter(|slot| slot.try_lock().map_or(true, |slot| slot.is_some())).count()
+        let is_open = |slot: &Slot| slot.try_lock().map_or(true, |slot| slot.is_some());
+        stores.iter().filter(|(_, slot)| is_open(slot)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Closes a store, as soon as those who work with it have ended.
+    pub fn close(&self, name: &DatabaseName) {
+        let slot = self.stores.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        drop(slot.and_then(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).take()));
     }
 }
 
@@ -117,9 +132,14 @@ mod tests {
         };
         let registry = Registry::new(Folder::create(temp.path()).unwrap(), Box::new(open_store));
         let name = DatabaseName::new("one").unwrap();
-        assert!(registry.store(&name).is_err());
-        let first = registry.store(&name).unwrap();
-        assert!(Arc::ptr_eq(&first, &registry.store(&name).unwrap()));
-        assert_eq!(opened.load(Ordering::Relaxed), 2);
+        let store = |is_served| registry.store(&name, &|| is_served);
+        assert!(store(true).is_err());
+        let first = store(true).unwrap();
+        assert!(Arc::ptr_eq(&first, &store(true).unwrap()));
+        assert_eq!((opened.load(Ordering::Relaxed), registry.open_names().len()), (2, 1));
+        registry.close(&name);
+        assert_eq!((Arc::strong_count(&first), registry.open_names().len()), (1, 0));
+        assert!(store(false).is_err(), "it was taken meanwhile");
+        store(true).unwrap();
     }
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use rusqlite::Connection;
 use serde::Serialize;
 
-use super::{Place, sql};
+use super::{Place, backup, sql};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::folder::{DatabaseName, Folder};
@@ -34,12 +34,48 @@ pub(super) enum Db {
         /// File with the SQL, or - for standard input
         file: PathBuf,
     },
+    /// Copy a database to a new file, as it is at this moment, while a server runs or not; the copy is checked
+    Backup {
+        /// The database
+        name: String,
+        /// The file to write
+        file: PathBuf,
+    },
+    /// Put a copy in the place of a database, or make one of it; devices then bring it up to date
+    Restore {
+        /// The database
+        name: String,
+        /// The copy
+        file: PathBuf,
+        /// Do it while a server runs: it lets the database go, and answers that it is busy meanwhile
+        #[arg(long)]
+        while_serving: bool,
+    },
+    /// Delete a database with its keys, tokens and issuers; a running server lets it go
+    Delete {
+        /// The database
+        name: String,
+        /// Do it: there is no way back
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Make a running server let the database go, and leave it alone until it is resumed
+    Pause {
+        /// The database
+        name: String,
+    },
+    /// Serve a paused database again
+    Resume {
+        /// The database
+        name: String,
+    },
 }
 
 #[derive(Serialize)]
 struct Listed {
     name: String,
     created: String,
+    paused: Option<String>,
     bytes: u64,
     path: PathBuf,
 }
@@ -61,6 +97,13 @@ impl Db {
                 let path = place.database(&name)?;
                 sql::run(place, &name, &path, &read(&file)?)
             }
+            Self::Backup { name, file } => backup::backup(place, &name, &file),
+            Self::Restore { name, file, while_serving } => {
+                backup::restore(place, &name, &file, while_serving)
+            }
+            Self::Delete { name, yes } => backup::delete(place, &name, yes),
+            Self::Pause { name } => backup::pause(place, &name, true),
+            Self::Resume { name } => backup::pause(place, &name, false),
         }
     }
 }
@@ -85,11 +128,18 @@ fn list(place: &Place) -> Result<()> {
     for record in control.databases()? {
         let path = absolute(&folder.database_path(&DatabaseName::new(&record.name)?));
         let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        databases.push(Listed { name: record.name, created: record.created, bytes, path });
+        databases.push(Listed {
+            name: record.name,
+            created: record.created,
+            paused: record.paused,
+            bytes,
+            path,
+        });
     }
-    place.print_list(&databases, ["NAME", "CREATED", "BYTES", "PATH"], |listed| {
-        let Listed { name, created, bytes, path } = listed;
-        [name.clone(), created.clone(), bytes.to_string(), path.display().to_string()]
+    place.print_list(&databases, ["NAME", "CREATED", "PAUSED", "BYTES", "PATH"], |listed| {
+        let Listed { name, created, paused, bytes, path } = listed;
+        let paused = paused.clone().unwrap_or_default();
+        [name.clone(), created.clone(), paused, bytes.to_string(), path.display().to_string()]
     })
 }
 
@@ -97,7 +147,7 @@ fn print_path(place: &Place, path: &Path) -> Result<()> {
     place.print(&serde_json::json!({ "path": absolute(path) }), |_| absolute(path).display().to_string())
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 

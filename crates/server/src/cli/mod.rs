@@ -1,5 +1,6 @@
 //! The command line. Every command works on the data folder, whether or not a server runs there.
 
+mod backup;
 mod config;
 mod db;
 mod issuer;
@@ -42,7 +43,7 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(serve::Serve),
-    /// Create databases, list them, find their files, run SQL on them
+    /// Create, list, back up, restore and delete databases, and run SQL on them
     #[command(subcommand)]
     Db(db::Db),
     /// Create, list and revoke API keys
@@ -57,6 +58,9 @@ enum Command {
     /// Choose which tables of a database sync
     #[command(subcommand)]
     Table(table::Table),
+    /// Copy and restore the register of databases, keys, tokens and issuers
+    #[command(subcommand)]
+    Control(backup::ControlCommand),
     /// Show how a server is set
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -75,6 +79,7 @@ pub fn run() -> Result<()> {
     let place = Place { data_dir, config_file, json };
     match command {
         Command::Serve(serve) => serve.run(&place, innermost(&matches)),
+        Command::Control(control) => control.run(&place),
         Command::Config(config) => config.run(&place, innermost(&matches)),
         Command::Db(db) => db.run(&place),
         Command::Key(key) => key.run(&place),

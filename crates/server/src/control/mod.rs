@@ -10,11 +10,11 @@ mod keys;
 mod schema;
 mod tokens;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Params, Row};
+use rusqlite::{Connection, OpenFlags, Params, Row};
 
 use crate::error::{Error, Result};
 use crate::folder::Folder;
@@ -56,7 +56,25 @@ impl Control {
     /// # Errors
     /// [`Error::NewerFormat`], [`Error::NotControl`], or [`Error::Control`] when SQLite fails.
     pub fn open(folder: &Folder) -> Result<Self> {
-        let path = folder.control_path();
+        Self::open_at(folder.control_path())
+    }
+
+    /// Whether there is a control database of some format at a path.
+    #[must_use]
+    pub fn is_at(path: &Path) -> bool {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        // language=SQLite
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('databases', 'keys')";
+        let count = Connection::open_with_flags(path, flags)
+            .and_then(|connection| connection.query_row(sql, [], |row| row.get::<_, i64>(0)));
+        count == Ok(2)
+    }
+
+    /// Opens the control database at a path, as [`Control::open`].
+    ///
+    /// # Errors
+    /// As [`Control::open`].
+    pub fn open_at(path: PathBuf) -> Result<Self> {
         let fail = |source| Error::Control { path: path.clone(), source };
         let mut connection = Connection::open(&path).map_err(fail)?;
         connection.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(fail)?;

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// What leads from each format to the next one, from an empty file on. Steps are only ever added.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     // language=SQLite
     "
 CREATE TABLE databases (name TEXT PRIMARY KEY NOT NULL, created_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -48,6 +48,8 @@ CREATE TABLE issuers (
 ) STRICT;
 CREATE INDEX issuers_database ON issuers (database);
 ",
+    // language=SQLite
+    "ALTER TABLE databases ADD COLUMN paused_ms INTEGER;",
 ];
 
 /// The format that this version writes, and the newest that it reads.

@@ -64,10 +64,8 @@ pub(super) async fn events(
     let opening = Arc::clone(&server);
     let store = {
         let database = database.clone();
-        in_background(move || {
-            opening.registry.store(&database).map_err(|error| store_error(&database, &error))
-        })
-        .await??
+        in_background(move || opening.store(&database).map_err(|error| store_error(&database, &error)))
+            .await??
     };
     let read_control: ReadControl = {
         let server = Arc::clone(&server);

@@ -39,7 +39,7 @@ pub(super) async fn serve(server: Arc<Server>, listener: TcpListener) {
 async fn metrics(State(server): State<Arc<Server>>) -> Response {
     let gauges = Gauges {
         listeners: server.hub.listeners() as u64,
-        open_databases: server.registry.open_count() as u64,
+        open_databases: server.registry.open_names().len() as u64,
     };
     ([(CONTENT_TYPE, MEDIA_TYPE)], METRICS.to_text(gauges)).into_response()
 }

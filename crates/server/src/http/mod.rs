@@ -41,9 +41,12 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::events::Hub;
 use crate::file_limit::FileLimit;
-use crate::folder::Folder;
+use crate::folder::{DatabaseName, Folder};
 use crate::registry::Registry;
+use crate::store::{Store, StoreError};
 
+/// How often it is looked whether a command has taken a database.
+const OBEY: Duration = Duration::from_millis(250);
 /// Largest body of JSON.
 const JSON_BYTES_MAX: usize = 256 << 10;
 /// How long a request with JSON may take.
@@ -104,6 +107,44 @@ impl Server {
             tls,
         })
     }
+
+    /// The store of a database that the caller has seen to be served.
+    fn store(&self, name: &DatabaseName) -> Result<Arc<dyn Store>, StoreError> {
+        // Between that look and the opening a command may have taken the database.
+        self.registry.store(name, &|| matches!(self.control.is_paused(name), Ok(Some(false))))
+    }
+
+    /// Closes the stores of databases that a command has taken or deleted.
+    fn let_go(&self) {
+        for name in self.registry.open_names() {
+            match self.control.is_paused(&name) {
+                Ok(Some(false)) => {}
+                Ok(_) => {
+                    tracing::info!(db = %name, "let go");
+                    self.registry.close(&name);
+                }
+                Err(error) => tracing::error!(error = error.to_line(), "databases cannot be looked at"),
+            }
+        }
+    }
+}
+
+/// Obeys what commands do to databases, for as long as the server runs.
+async fn obey(server: Arc<Server>) {
+    let mut seen = None;
+    loop {
+        let looking = Arc::clone(&server);
+        let looked = tokio::task::spawn_blocking(move || {
+            let state = looking.control.state_not_older_than(OBEY / 2).ok();
+            if state != seen {
+                looking.let_go();
+            }
+            state
+        });
+        // Its panic is in the log already.
+        seen = looked.await.unwrap_or(seen);
+        tokio::time::sleep(OBEY).await;
+    }
 }
 
 /// Serves until `stop` is ready, then finishes the requests that run. Metrics are told at `metrics`.
@@ -118,6 +159,7 @@ pub async fn serve(
         tokio::spawn(metrics::serve(Arc::clone(&server), listener));
     }
     let (file_limit, Patience { idle, stop: stop_max, .. }) = (server.file_limit, server.patience);
+    tokio::spawn(obey(Arc::clone(&server)));
     let tls = server.tls.clone();
     if let Some(tls) = tls.clone() {
         tokio::spawn(tls.watch());

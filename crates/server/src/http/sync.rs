@@ -77,9 +77,12 @@ impl Caller {
         let principal = auth::admit(control, key_sets, &self.bearer, database.as_ref(), now_ms());
         let principal = principal.map_err(failed)?;
         let principal = principal.ok_or(HttpError::RefusedKey)?;
-        match database {
-            Some(database) if control.has_database(&database).map_err(failed)? => Ok((principal, database)),
-            _ => Err(HttpError::UnknownDatabase(self.name.clone())),
+        let unknown = || HttpError::UnknownDatabase(self.name.clone());
+        let database = database.ok_or_else(unknown)?;
+        match control.is_paused(&database).map_err(failed)? {
+            Some(false) => Ok((principal, database)),
+            Some(true) => Err(HttpError::NotReady("the database is being worked on: try again".to_owned())),
+            None => Err(unknown()),
         }
     }
 }
@@ -157,7 +160,7 @@ impl Turn {
         let (principal, database) = self.caller.judge(&self.server)?;
         let request = TurnRequest::decode(&self.body.bytes)?;
         let (db, site) = (&database, request.site);
-        let store = self.server.registry.store(db);
+        let store = self.server.store(db);
         let asker = Asker { rights: principal.rights(), user: principal.user.clone() };
         let begun = Instant::now();
         let answer = store.and_then(|store| store.turn(&request, &asker, now_ms()));

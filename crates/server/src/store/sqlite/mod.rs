@@ -143,6 +143,32 @@ impl Store for SqliteStore {
     }
 }
 
+/// Begins a new epoch in a file that was restored, later than `after`: all devices send what they hold that is newer, and
+/// fetch the rest. A file that never synced is left as it is.
+///
+/// # Errors
+/// [`StoreError`] when the file cannot be written, or is of a newer version.
+pub fn begin_epoch(path: &Path, after: u64) -> Result<(), StoreError> {
+    let mut file = Wrapped::open(path)?;
+    if !file.replica.exists()? {
+        return Ok(());
+    }
+    file.replica.transact(|replica| {
+        let epoch = replica.state_number("epoch")?.unwrap_or(0) as u64;
+        replica.set_state_number("epoch", replica.now().max(epoch.max(after) + 1))
+    })?;
+    Ok(())
+}
+
+/// The epoch of a file, 0 if it never synced.
+///
+/// # Errors
+/// [`StoreError`] when the file cannot be read.
+pub fn epoch(path: &Path) -> Result<u64, StoreError> {
+    let file = Wrapped::open(path)?;
+    Ok(if file.replica.exists()? { file.replica.state_number("epoch")?.unwrap_or(0) as u64 } else { 0 })
+}
+
 /// Makes a table of the database in a file sync. A server that has the file open obeys at its next turn.
 ///
 /// # Errors
