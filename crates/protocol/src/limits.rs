@@ -76,3 +76,5 @@ pub const VERDICT_ROWS_BYTES_TARGET: usize = 512 << 10;
 pub const VERDICT_PAYLOAD_BYTES_MAX: usize = 2 << 20;
 /// Longest expression of a policy, in bytes.
 pub const POLICY_BYTES_MAX: usize = 8 << 10;
+/// Most steps of SQLite's machine that the policies of one round may take.
+pub const POLICY_STEPS_MAX: u64 = 500_000_000;

@@ -14,6 +14,7 @@ mod row;
 mod settings;
 mod target;
 
+use self::refused::Waits;
 pub(crate) use self::target::Target;
 use crate::buried;
 use crate::capture;
@@ -140,6 +141,8 @@ pub(crate) struct Applier {
     raises_floor: bool,
     /// Set while changes are tried again that were let in before, when the clock here may have been another one.
     retries: bool,
+    /// Set where each row is judged: none is let in before its parent, for others would be judged by it.
+    pub(crate) judged: bool,
     /// Set at the end of the apply: what is refused now must wait.
     pub(crate) settles: bool,
     /// The floor when the apply began: rows of one payload must not raise the bound for one another.
@@ -183,6 +186,7 @@ impl Applier {
             floor_before: floor,
             raises_floor: source.origin != Origin::File,
             retries: false,
+            judged: false,
             settles: false,
             written: triggers.then(HashSet::new),
             privacy: None,
@@ -206,25 +210,33 @@ impl Applier {
         }
         let sites = payload.sites().iter().map(|site| replica.sites.ordinal(&self.db, *site));
         let sites = sites.collect::<Result<Vec<_>>>()?;
-        let mut waiting = Vec::new();
-        let groups = payload.groups().iter().enumerate();
-        let (concurrent, others): (Vec<_>, Vec<_>) = groups.partition(|(_, group)| group.concurrent());
-        for (at, group) in concurrent.into_iter().chain(others) {
-            let Some(target) = Target::of(replica, group, &sites) else { continue };
-            let mut order: Vec<_> = (0..group.rows()).collect();
-            if !order.windows(2).all(|pair| group.key(pair[0]) <= group.key(pair[1])) {
-                order.sort_by(|a, b| group.key(*a).cmp(group.key(*b)));
-            }
-            for row in order {
-                if let Some(refused) = self.row(replica, group, &target, row)? {
-                    waiting.push((at, row, refused));
-                }
-            }
-        }
+        let waiting = self.rows(replica, payload, &sites, &in_order(payload))?;
         for (at, row, reason) in self.wait(replica, payload, &sites, waiting)? {
             self.defer(replica, payload, &payload.groups()[at], row, &reason)?;
         }
         Ok(())
+    }
+
+    /// Takes in rows of a payload; gives those that must wait.
+    pub(crate) fn rows(
+        &mut self,
+        replica: &mut Replica,
+        payload: &Payload<'_>,
+        sites: &[SiteOrdinal],
+        rows: &[(usize, usize)],
+    ) -> Result<Vec<Waits>> {
+        let mut waiting = Vec::new();
+        for rows in rows.chunk_by(|(a, _), (b, _)| a == b) {
+            let at = rows[0].0;
+            let group = &payload.groups()[at];
+            let Some(target) = Target::of(replica, group, sites) else { continue };
+            for (_, row) in rows {
+                if let Some(refused) = self.row(replica, group, &target, *row)? {
+                    waiting.push((at, *row, refused));
+                }
+            }
+        }
+        Ok(waiting)
     }
 
     /// True unless this is the server, where what cannot get in is refused by verdicts.
@@ -267,6 +279,21 @@ impl Applier {
         applied.quarantined = applied.quarantined.min(waiting);
         Ok(applied)
     }
+}
+
+/// The rows of a payload in the order in which they are taken in: each with its group. Keys of a group in their order.
+pub(crate) fn in_order(payload: &Payload<'_>) -> Vec<(usize, usize)> {
+    let groups = payload.groups().iter().enumerate();
+    let (concurrent, others): (Vec<_>, Vec<_>) = groups.partition(|(_, group)| group.concurrent());
+    let mut rows = Vec::new();
+    for (at, group) in concurrent.into_iter().chain(others) {
+        let mut order: Vec<_> = (0..group.rows()).collect();
+        if !order.windows(2).all(|pair| group.key(pair[0]) <= group.key(pair[1])) {
+            order.sort_by(|a, b| group.key(*a).cmp(group.key(*b)));
+        }
+        rows.extend(order.into_iter().map(|row| (at, row)));
+    }
+    rows
 }
 
 /// The writer of a table, made when it is first needed.

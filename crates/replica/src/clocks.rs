@@ -42,7 +42,10 @@ pub(crate) fn split_pk(pk: &[u8]) -> Result<(i64, &[u8])> {
 }
 
 /// Binds the parts of a packed key to consecutive parameters.
-pub(crate) fn bind_key(statement: &mut Statement, first: usize, packed: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// When the key is damaged.
+pub fn bind_key(statement: &mut Statement, first: usize, packed: &[u8]) -> Result<()> {
     for (i, part) in key::unpack(packed).enumerate() {
         let mut buffer = [0; 36];
         statement.bind(first + i, to_sqlite(part?.value(&mut buffer)))?;

@@ -7,6 +7,7 @@
 use crate::apply::WAITS_FOR_REST;
 use crate::changes::Origin;
 use crate::error::{Error, Result};
+use crate::judged::{RowJudge, Sight, told};
 use crate::pick::{Picked, Picking, RowKey};
 use crate::quarantine::QUARANTINE_ROWS_MAX;
 use crate::replica::Replica;
@@ -32,6 +33,8 @@ struct Case {
     row: RowKey,
     /// Empty while it waits for the rest of the row only.
     reason: String,
+    /// It is not its sender's to see.
+    hidden: bool,
 }
 
 impl Case {
@@ -56,19 +59,48 @@ impl Replica {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn judge(&mut self, site: SiteOrdinal, continues: bool) -> Result<Judgement> {
+        self.judge_as(site, continues, &mut Sender::Trusted)
+    }
+
+    /// The same after [`apply_judged`](Self::apply_judged): what the sender does not see is neither given nor told of.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn judge_for(
+        &mut self,
+        site: SiteOrdinal,
+        continues: bool,
+        judge: &mut dyn RowJudge,
+    ) -> Result<Judgement> {
+        self.judge_as(site, continues, &mut Sender::Judged(judge))
+    }
+
+    fn judge_as(&mut self, site: SiteOrdinal, continues: bool, sender: &mut Sender<'_>) -> Result<Judgement> {
         let origin = Origin::Site(site).code();
         let waiting = self.waiting_of(origin)?;
         if waiting == 0 {
             return Ok(Judgement::default());
         }
         // A batch without end must not fill the disk either.
-        let cases = self.cases(origin, continues && waiting <= QUARANTINE_ROWS_MAX)?;
-        let keys: Vec<RowKey> = cases.refused.iter().map(|case| case.row.clone()).collect();
-        let picking = self.pick(&keys, VERDICT_ROWS_BYTES_TARGET, VERDICT_ROWS_BYTES_TARGET)?;
-        for (table, key) in keys.iter().take(picking.found.len()) {
-            self.forget_waiting(origin, &table.name, key)?;
+        let mut cases = self.cases(origin, continues && waiting <= QUARANTINE_ROWS_MAX)?;
+        let mut shown = Vec::new();
+        for case in &mut cases.refused {
+            case.hidden = !sender.sees(&case.row)?;
+            if let Sender::Judged(_) = sender {
+                case.reason = told(&case.reason).to_owned();
+            }
+            shown.extend((!case.hidden).then(|| case.row.clone()));
         }
-        Ok(Judgement { verdicts: verdicts(&cases, &picking), waiting: self.waiting_of(origin)? })
+        if let Sender::Judged(_) = sender {
+            // Nobody is asked for more of a row that may not be his.
+            cases.parts.clear();
+        }
+        let picking = self.pick(&shown, VERDICT_ROWS_BYTES_TARGET, VERDICT_ROWS_BYTES_TARGET)?;
+        let states = states(&cases, &picking);
+        for case in &cases.refused[..states.len()] {
+            self.forget_waiting(origin, &case.row.0.name, &case.row.1)?;
+        }
+        Ok(Judgement { verdicts: verdicts(&cases, &states, &picking), waiting: self.waiting_of(origin)? })
     }
 
     fn waiting_of(&self, origin: i64) -> Result<u64> {
@@ -109,7 +141,7 @@ impl Replica {
                 cases.more = !is_part;
                 break;
             }
-            let case = Case { row: (Rc::clone(&table), key.to_vec()), reason };
+            let case = Case { row: (Rc::clone(&table), key.to_vec()), reason, hidden: false };
             if is_part { cases.parts.push(case) } else { cases.refused.push(case) }
         }
         drop(select);
@@ -119,19 +151,39 @@ impl Replica {
     }
 }
 
-/// The verdicts on the rows that there was room for.
-fn verdicts(cases: &Cases, picking: &Picking) -> Vec<u8> {
-    let judged = cases.refused.iter().zip(&picking.found);
-    let mut list: Vec<_> = judged
-        .map(|(case, picked)| {
-            let state = match picked {
-                Picked::Absent => State::Absent,
-                Picked::Given => State::Given,
-                Picked::Large => State::Fetch,
-            };
-            case.verdict(&case.reason, state)
+/// Whose round is judged.
+enum Sender<'j> {
+    /// They see everything.
+    Trusted,
+    Judged(&'j mut dyn RowJudge),
+}
+
+impl Sender<'_> {
+    fn sees(&mut self, (table, key): &RowKey) -> Result<bool> {
+        match self {
+            Self::Trusted => Ok(true),
+            Self::Judged(judge) => Ok(judge.sight(&table.name, key)? == Sight::Seen),
+        }
+    }
+}
+
+/// What the server has in the place of each refused row that there was room for.
+fn states(cases: &Cases, picking: &Picking) -> Vec<State> {
+    let mut picked = picking.found.iter();
+    let states = cases.refused.iter().map_while(|case| {
+        let picked = if case.hidden { Some(&Picked::Absent) } else { picked.next() };
+        picked.map(|picked| match picked {
+            Picked::Absent => State::Absent,
+            Picked::Given => State::Given,
+            Picked::Large => State::Fetch,
         })
-        .collect();
+    });
+    states.collect()
+}
+
+fn verdicts(cases: &Cases, states: &[State], picking: &Picking) -> Vec<u8> {
+    let judged = cases.refused.iter().zip(states);
+    let mut list: Vec<_> = judged.map(|(case, state)| case.verdict(&case.reason, *state)).collect();
     let more = cases.more || list.len() < cases.refused.len();
     list.extend(cases.parts.iter().map(|case| case.verdict(WAITS_FOR_REST, State::Wanted)));
     if list.is_empty() { Vec::new() } else { Verdicts { list, payload: &picking.payload, more }.encode() }

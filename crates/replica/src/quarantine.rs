@@ -24,6 +24,10 @@ pub(crate) const QUARANTINE_DROPPED: &str = "quarantine_dropped";
 /// Rows that one apply tries again at once; further ones only after one of them got in.
 pub(crate) const RETRY_ROWS_MAX: i64 = 1_000;
 
+/// The reason of rows that miss a parent which may come with a later round of their batch, and that must be judged then.
+/// It begins like all reasons of rows that miss a parent.
+pub(crate) const HELD: &str = "FOREIGN KEY: waits for the next round";
+
 /// The setting that says which change was tried last, when there are too many for one apply.
 const LAST_TRIED: &str = "quarantine_tried";
 
@@ -120,16 +124,40 @@ impl Quarantine {
         }
     }
 
+    /// Notes that a row was refused, of which nothing is kept but that.
+    pub(crate) fn refuse(
+        &self,
+        now_ms: u64,
+        table: &str,
+        key: &[u8],
+        reason: &str,
+        origin: i64,
+    ) -> Result<()> {
+        // language=SQLite
+        let sql = "INSERT INTO main.cloudsync_quarantine(tbl, pk, reason, at, origin, change) \
+                   SELECT ?1, ?2, ?3, ?4, ?5, x'' WHERE NOT EXISTS(SELECT 1 FROM main.cloudsync_quarantine \
+                   WHERE tbl = ?1 AND pk = ?2 AND origin = ?5 AND change = x'')";
+        let values = [
+            Value::from(table),
+            Value::Blob(key),
+            Value::from(reason),
+            Value::Integer(now_ms as i64),
+            Value::Integer(origin),
+        ];
+        Ok(self.db.prepare(sql)?.run(&values)?)
+    }
+
     /// The changes that are tried again now, oldest first. Of more than can be tried at once each has its turn.
     pub(crate) fn read(&self) -> Result<Vec<Waiting>> {
         let mut waiting: Vec<Waiting> = Vec::new();
         let after = storage::get_i64(&self.db, LAST_TRIED)?;
         // language=SQLite
         let sql = "SELECT * FROM (SELECT id, change, origin, reason FROM main.cloudsync_quarantine WHERE id > ?1 ORDER BY id) \
+                   WHERE change <> x'' AND reason <> ?3 \
                    UNION ALL \
                    SELECT * FROM (SELECT id, change, origin, reason FROM main.cloudsync_quarantine WHERE id <= ?1 ORDER BY id) \
-                   LIMIT ?2";
-        let values = [Value::Integer(after.unwrap_or(0)), Value::Integer(RETRY_ROWS_MAX)];
+                   WHERE change <> x'' AND reason <> ?3 LIMIT ?2";
+        let values = [Value::Integer(after.unwrap_or(0)), Value::Integer(RETRY_ROWS_MAX), Value::from(HELD)];
         let called = is_called(&self.db)?;
         self.db.prepare(sql)?.for_each(&values, |row| -> Result<()> {
             let change = row.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
@@ -175,10 +203,35 @@ impl Quarantine {
     }
 }
 
+/// Takes the rows out that are held for an origin, as one payload; those for which there is no room stay.
+pub(crate) fn take_held(db: &Connection, origin: i64) -> Result<Vec<u8>> {
+    let (mut held, mut taken) = (Gathered::default(), Vec::new());
+    // language=SQLite
+    let sql =
+        "SELECT id, change FROM main.cloudsync_quarantine WHERE origin = ?1 AND reason = ?2 ORDER BY id";
+    let mut select = db.prepare(sql)?;
+    select.bind(1, Value::Integer(origin))?;
+    select.bind(2, Value::from(HELD))?;
+    while !held.is_full() && select.step()? {
+        let change = select.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
+        let opened = Opened::open(change, &Zstd)?;
+        let payload = opened.payload()?;
+        for group in payload.groups() {
+            (0..group.rows()).for_each(|row| held.push(&payload, group, row));
+        }
+        taken.push(select.column_i64(0));
+    }
+    drop(select);
+    let mut delete = db.prepare("DELETE FROM main.cloudsync_quarantine WHERE id = ?1")?;
+    taken.iter().try_for_each(|id| delete.run(&[Value::Integer(*id)]))?;
+    Ok(if taken.is_empty() { Vec::new() } else { held.finish() })
+}
+
 /// Puts the waiting changes of a table under the names that it and its columns, by their names before, have now.
 pub(crate) fn rename(db: &Connection, from: &str, to: &str, columns: &[(String, String)]) -> Result<()> {
     let mut waiting = Vec::new();
-    let sql = "SELECT id, change FROM main.cloudsync_quarantine WHERE tbl = ?1 COLLATE NOCASE";
+    let sql =
+        "SELECT id, change FROM main.cloudsync_quarantine WHERE tbl = ?1 COLLATE NOCASE AND change <> x''";
     db.prepare(sql)?.for_each(&[Value::from(from)], |row| -> Result<()> {
         let change = row.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
         waiting.push((row.column_i64(0), change.to_vec()));

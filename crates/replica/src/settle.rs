@@ -56,7 +56,7 @@ impl Gathered {
         encoder.push_marked(*id, key, life, common, marks.as_ref(), &exceptions, values);
     }
 
-    fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.encoder.is_full_at(DEFERRED_BYTES_MAX)
     }
 

@@ -84,8 +84,13 @@ impl Replica {
         }
         let (wanted, refused): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|(verdict, _)| verdict.state == State::Wanted);
+        let mut lost = 0;
         for (verdict, row) in &refused {
-            self.reject(row, verdict.reason)?;
+            // Whoever deleted a row that the server does not have, or does not show, has what they wanted.
+            if verdict.state != State::Absent || self.is_alive(row)? {
+                self.reject(row, verdict.reason)?;
+                lost += 1;
+            }
             if verdict.state == State::Fetch {
                 storage::set(&self.db, "refetch", Value::Integer(1))?;
             }
@@ -100,7 +105,13 @@ impl Replica {
             }
         }
         self.note_again(again)?;
-        Ok(refused.len() as u64)
+        Ok(lost)
+    }
+
+    /// Whether a row lives here.
+    fn is_alive(&self, (table, key): &RowKey) -> Result<bool> {
+        let clock = clocks::ClockStore::open(&self.db)?.read(&clocks::pk(table.id, key))?;
+        Ok(clock.is_some_and(|clock| clock.is_alive()))
     }
 
     /// Undoes refused rows; gives what of them must be sent again.

@@ -11,7 +11,7 @@ use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::payload::{Group, Opened, Payload};
 
 /// A row that was refused: its group, its place in it, and the reason.
-type Waits = (usize, usize, String);
+pub(super) type Waits = (usize, usize, String);
 
 /// Rows that may exchange their UNIQUE values at once; bounds the time that the attempts take.
 const SWAP_ROWS_MAX: usize = 10_000;
@@ -23,7 +23,7 @@ const RETRY_PASSES_MAX: usize = 16;
 impl Applier {
     /// Rows that were refused are tried again while that brings any of them in: a parent or the loser of a UNIQUE
     /// value may have come after them. Gives the rest.
-    pub(super) fn wait(
+    pub(crate) fn wait(
         &mut self,
         replica: &mut Replica,
         payload: &Payload<'_>,
@@ -126,6 +126,19 @@ impl Applier {
         self.applied.quarantined += 1;
         self.applied.parts += u64::from(reason == WAITS_FOR_REST);
         Ok(())
+    }
+
+    /// Keeps of a refused row only that it was, for its sender to be told.
+    pub(crate) fn refuse(
+        &mut self,
+        replica: &Replica,
+        group: &Group<'_>,
+        row: usize,
+        reason: &str,
+    ) -> Result<()> {
+        let now = replica.server_now_ms()?;
+        self.applied.quarantined += 1;
+        self.quarantine.refuse(now, group.table(), group.key(row), reason, self.source.origin.code())
     }
 
     /// Tries the rows that wait, oldest first, while that lets any of them in; what gets in leaves the quarantine.

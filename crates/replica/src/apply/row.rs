@@ -25,6 +25,13 @@ struct Arrival<'p> {
     incoming: RowClock,
 }
 
+/// What a row that came would do.
+pub(crate) struct Wanted {
+    pub(crate) action: Action,
+    /// False for a deletion.
+    pub(crate) is_alive: bool,
+}
+
 impl Arrival<'_> {
     /// What becomes of the row, and the cells whose values here are edits that were written unseen: in a table
     /// `in_doubt` those with another value under an equal clock.
@@ -100,7 +107,8 @@ impl Applier {
         };
         let action = yielded.as_ref().map_or(&decision.action, |yielded| &yielded.action);
         let outcome = if replica.checks_parents {
-            let (family, lax) = (&mut replica.unsettled.family, !self.settles && !self.retries);
+            let (family, lax) =
+                (&mut replica.unsettled.family, !self.settles && !self.retries && !self.judged);
             family.carry_out(writer, row, action, (stored.as_ref(), decision.clock.as_ref()), lax)
         } else {
             writer.carry_out(row, action, decision.clock.as_ref())
@@ -129,6 +137,24 @@ impl Applier {
         }
         self.note(replica, arrival, &decision)?;
         Ok(None)
+    }
+
+    /// What a row that came would do, without doing it; or the reason for which it is not tried.
+    pub(crate) fn wanted(
+        &mut self,
+        replica: &Replica,
+        group: &Group<'_>,
+        target: &Target,
+        row: usize,
+    ) -> Result<Result<Wanted, String>> {
+        let arrival = self.arrival(replica, group, target, row)?;
+        if let Some(reason) = replica.rolling_back.reason(&arrival.pk) {
+            return Ok(Err(reason));
+        }
+        let in_doubt = self.doubtful.contains(&target.table.id);
+        let writer = self.writer(replica, &target.table)?;
+        let (decision, _) = arrival.decide(writer, false, in_doubt, replica.sites.ids())?;
+        Ok(Ok(Wanted { action: decision.action, is_alive: arrival.incoming.is_alive() }))
     }
 
     /// Reads and checks what came of a row, and what is stored of it.

@@ -80,12 +80,12 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// What a store lets them do.
+    /// What a store lets them do. A user may send whatever policies let in.
     #[must_use]
     pub const fn rights(&self) -> Rights {
         Rights {
             read: self.scopes.has(Scope::Read),
-            write: self.scopes.has(Scope::Write),
+            write: self.scopes.has(Scope::Write) || self.user.is_some(),
             schema: self.scopes.has(Scope::Schema),
         }
     }

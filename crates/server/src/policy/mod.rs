@@ -4,7 +4,8 @@
 //! no policy allows is denied to users; keys are trusted and are not judged. A policy that is NULL denies.
 //!
 //! `words` makes sure that an expression stays in its place, `compile` has SQLite check it and say what it reads, `twin`
-//! has rows evaluated that are not in their table, `identity` says who asks, `history` is how policies are stored.
+//! has rows evaluated that are not in their table, `identity` says who asks, `judge` what they may, `work` how much of it there
+//! may be, `history` is how policies are stored, `law` is all of that for one connection.
 //!
 //! | policy | what it may name |
 //! | --- | --- |
@@ -16,13 +17,19 @@
 mod compile;
 mod history;
 mod identity;
+mod judge;
+mod law;
 mod twin;
 mod words;
+mod work;
 
 pub use compile::Policy;
 pub use history::{Change, Entry, change, history, prepare_file};
 pub use identity::{Assumed, Identity};
+pub use judge::Judge;
+pub use law::Law;
 pub use twin::attach;
+pub use work::Work;
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! A naive store in memory: slow, and obviously right. The conformance suite holds the others against it.
 //!
 //! A turn works on a copy of everything, which takes the place of the original when the turn was taken. Each download
-//! is one chunk of whole rows. Of the schema only names, types and UNIQUE constraints count, and rows that exchange
+//! is one chunk of whole rows. There are no policies, so what users send is denied. Of the schema only names, types and UNIQUE constraints count, and rows that exchange
 //! their UNIQUE values are refused.
 
 mod rows;
@@ -154,7 +154,7 @@ impl State {
             None => Ok(None),
             Some(_) if !rights.write => refuse(Reason::Denied, server::MAY_NOT_WRITE),
             Some(upload) => {
-                let told = self.upload(request.site, upload, now_ms)?;
+                let told = self.upload(request.site, upload, user.is_some(), now_ms)?;
                 if upload.is_final {
                     self.users.insert(request.site, user);
                 }
@@ -197,7 +197,7 @@ impl State {
         Ok(())
     }
 
-    fn upload(&mut self, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<Told, Stop> {
+    fn upload(&mut self, site: SiteId, upload: &Upload<'_>, denies: bool, now_ms: u64) -> Result<Told, Stop> {
         let (round, chunks) = self.staged.entry(site).or_insert((upload.round, BTreeMap::new()));
         chunks.retain(|chunk, _| *chunk < upload.chunk && *round == upload.round);
         *round = upload.round;
@@ -213,10 +213,16 @@ impl State {
             return refuse(Reason::LostChunks, "chunks of the round are missing");
         }
         let time_max = Time(now_ms.saturating_add(CLOCK_AHEAD_MS_MAX));
+        let before = self.rows.clone();
         for payload in chunks.values().filter(|payload| !payload.is_empty()) {
             self.rows.apply(&self.enabled(), site, payload, time_max)?;
         }
-        let verdicts = self.rows.judge(&self.enabled(), site);
+        let verdicts = if denies {
+            self.rows = before;
+            rows::denials(chunks.values().map(Vec::as_slice))?
+        } else {
+            self.rows.judge(&self.enabled(), site)
+        };
         accepted.quarantined = self.rows.waiting_of(site);
         self.uploads.insert(site, (self.nonce(site) + 1, accepted, verdicts.clone()));
         Ok((accepted, verdicts))

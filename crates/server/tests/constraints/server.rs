@@ -15,7 +15,7 @@ const TURNS_MAX: usize = 1_000;
 /// A server whose tables were made by its owner.
 pub(crate) struct Server {
     pub(crate) store: SqliteStore,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     _folder: tempfile::TempDir,
 }
 
@@ -82,11 +82,22 @@ pub(crate) fn sync_losing(
     server: &Server,
     loses: &mut dyn FnMut(usize) -> bool,
 ) -> Synced {
+    sync_as(device, server, &KEY, BOTH, loses)
+}
+
+/// The same with another key or token, and in one direction only.
+pub(crate) fn sync_as(
+    device: &mut Device,
+    server: &Server,
+    asker: &Asker,
+    goal: Goal,
+    loses: &mut dyn FnMut(usize) -> bool,
+) -> Synced {
     let (mut synced, mut schema) = (Synced::default(), false);
     for turn in 0..TURNS_MAX {
-        let request = device.replica.prepare(BOTH, schema).unwrap();
+        let request = device.replica.prepare(goal, schema).unwrap();
         let request = Request::decode(&request).unwrap();
-        let answer = server.store.turn(&request, &KEY, device.world.now.get()).unwrap();
+        let answer = server.store.turn(&request, asker, device.world.now.get()).unwrap();
         if loses(turn) {
             continue;
         }

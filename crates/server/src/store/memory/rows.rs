@@ -10,7 +10,7 @@ use cloudsync_protocol::message::{Reason, Request};
 use cloudsync_protocol::payload::{Encoder, Group, Header, Opened};
 use cloudsync_protocol::schema::{Schema, TableSchema, key_names};
 use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
-use cloudsync_replica::Zstd;
+use cloudsync_replica::{NOT_ALLOWED, Zstd};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -295,6 +295,22 @@ impl Rows {
         let life = row.clock.life;
         encoder.push_marked(group, key, life, common, marks.as_ref(), &exceptions, values);
     }
+}
+
+/// The verdicts on rows of which nobody may write any, encoded.
+pub(super) fn denials<'p>(payloads: impl Iterator<Item = &'p [u8]>) -> Result<Vec<u8>, Stop> {
+    let mut denied = BTreeSet::new();
+    for payload in payloads.filter(|payload| !payload.is_empty()) {
+        let opened = Opened::open(payload, &Zstd).map_err(damaged)?;
+        for group in opened.payload().map_err(damaged)?.groups() {
+            denied.extend((0..group.rows()).map(|row| (group.table().to_owned(), group.key(row).to_vec())));
+        }
+    }
+    let list: Vec<_> = denied
+        .iter()
+        .map(|(table, key)| Verdict { table, key, reason: NOT_ALLOWED, state: State::Absent })
+        .collect();
+    if list.is_empty() { Ok(Vec::new()) } else { Ok(Verdicts { list, payload: &[], more: false }.encode()) }
 }
 
 /// A column's number is its place: columns are only ever added, at the end.

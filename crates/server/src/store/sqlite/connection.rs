@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::StoreError;
-use crate::policy::{self, Identity, Policies};
+use crate::policy::{self, Identity, Law, Policies};
 use cloudsync_replica::{Environment, Replica, SystemEnvironment};
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
 use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
@@ -16,10 +16,8 @@ use std::time::Duration;
 pub(super) struct Wrapped {
     pub(super) replica: Replica,
     pub(super) db: Connection,
-    policies: Policies,
-    identity: Identity,
-    // Closed last: fields are dropped in order, and the replica holds its handle.
-    owner: rusqlite::Connection,
+    /// The owner of the connection. Closed last: fields are dropped in order, and the replica holds its handle.
+    pub(super) law: Law,
 }
 
 impl Wrapped {
@@ -32,8 +30,6 @@ impl Wrapped {
         owner.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384;",
         )?;
-        policy::attach(&owner)?;
-        let identity = Identity::register(&owner)?;
         let api = api()?;
         // SAFETY: the handle is open, belongs to the one SQLite that is linked into this program, and stays open as
         // long as this value, which is used by one thread at a time because it is not Sync.
@@ -46,26 +42,25 @@ impl Wrapped {
             }
         }));
         let replica = Replica::open(db, environment)?;
-        Ok(Self { replica, db, policies: Policies::default(), identity, owner })
+        Ok(Self { replica, db, law: Law::new(owner)? })
     }
 
     /// Makes the table in which policies are stored.
     pub(super) fn prepare_policies(&self) -> Result<(), StoreError> {
-        Ok(policy::prepare_file(&self.owner)?)
+        Ok(policy::prepare_file(self.law.connection())?)
     }
 
     /// The policies as they are now, who asks for them, and the connection.
     pub(super) fn policies(
         &mut self,
     ) -> Result<(&Policies, &Identity, &mut rusqlite::Connection), StoreError> {
-        self.policies.refresh(&mut self.owner)?;
-        Ok((&self.policies, &self.identity, &mut self.owner))
+        Ok(self.law.now()?)
     }
 
     /// Makes a locked file an error at once. The replica waits and tries again by itself; if SQLite waited as well, both
     /// times would multiply.
     pub(super) fn set_impatient(&self) -> Result<(), StoreError> {
-        Ok(self.owner.busy_timeout(Duration::ZERO)?)
+        Ok(self.law.connection().busy_timeout(Duration::ZERO)?)
     }
 }
 

@@ -2,14 +2,16 @@
 
 use super::{refusal, schema, staging, standing};
 use crate::metrics::METRICS;
+use crate::policy::Law;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::clock::Time;
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::message::{Accepted, Reason, Refusal, Request, Upload};
-use cloudsync_protocol::payload::Opened;
+use cloudsync_protocol::payload::{Opened, Payload};
 use cloudsync_protocol::server::{self, Knowledge, SiteRecord, Standing, begins_epoch, is_skewed};
-use cloudsync_replica::{Error, Judgement, Origin, Replica, Source, Zstd};
+use cloudsync_replica::{Error, Judgement, Origin, Replica, RoundChunks, Source, Zstd};
+use cloudsync_sqlite_ffi::Connection;
 
 /// What became of a turn.
 pub(super) enum Outcome {
@@ -37,6 +39,7 @@ impl Taken {
 /// Takes one turn in a savepoint of its own. Everything is folded.
 pub(super) fn turn(
     replica: &mut Replica,
+    law: &mut Law,
     request: &Request<'_>,
     asker: &Asker,
     now_ms: u64,
@@ -44,7 +47,7 @@ pub(super) fn turn(
     let known = standing::knowledge(&replica.connection(), request)?;
     let mut refused = None;
     let taken = replica.transact(|replica| {
-        take(replica, request, &known, asker, now_ms).map_err(|stop| match stop {
+        take(replica, law, request, &known, asker, now_ms).map_err(|stop| match stop {
             Stop::Refused(refusal) => {
                 refused = Some(refusal);
                 // Undoes the savepoint; the text is not used.
@@ -110,6 +113,7 @@ fn refuse<T>(reason: Reason, text: impl Into<String>) -> Result<T, Stop> {
 
 fn take(
     replica: &mut Replica,
+    law: &mut Law,
     request: &Request<'_>,
     known: &Knowledge,
     asker: &Asker,
@@ -159,7 +163,7 @@ fn take(
         let accepted = Accepted { round: upload.round, committed: false, repeated: false, quarantined: 0 };
         return Ok(Taken { accepted: Some(accepted), ..Taken::without_upload(epoch, nonce) });
     }
-    let judgement = commit(replica, request.site, upload, now_ms)?;
+    let judgement = commit(replica, law, (request.site, upload), asker, now_ms)?;
     let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
     standing::write_record(&replica.connection(), request.site, asker, record, &judgement, now_ms)?;
     let quarantined = judgement.waiting;
@@ -181,8 +185,15 @@ fn repeated(replica: &Replica, request: &Request<'_>, known: &Knowledge) -> Resu
     Ok(Taken { epoch: known.epoch, nonce, accepted, verdicts })
 }
 
-/// Applies the staged chunks of a round and its last one, and judges what was not let in.
-fn commit(replica: &mut Replica, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<Judgement, Stop> {
+/// Applies the staged chunks of a round and its last one, and judges what was not let in. What a user sends is judged by
+/// the policies, row by row.
+fn commit(
+    replica: &mut Replica,
+    law: &mut Law,
+    (site, upload): (SiteId, &Upload<'_>),
+    asker: &Asker,
+    now_ms: u64,
+) -> Result<Judgement, Stop> {
     let db = replica.connection();
     let ordinal = replica.meet_site(site)?;
     let source = Source {
@@ -190,27 +201,77 @@ fn commit(replica: &mut Replica, site: SiteId, upload: &Upload<'_>, now_ms: u64)
         time_max: Some(Time(now_ms.saturating_add(CLOCK_AHEAD_MS_MAX))),
         base: upload.base,
     };
-    for chunk in 0..upload.chunk {
-        let Some(payload) = staging::payload(&db, site, upload.round, chunk)? else {
-            return refuse(Reason::LostChunks, format!("chunk {chunk} of the round is missing"));
-        };
-        apply(replica, &payload, source)?;
-    }
-    if !upload.payload.is_empty() {
-        apply(replica, upload.payload, source)?;
-    }
-    replica.settle(source)?;
+    let mut round = Round { db, site, upload };
+    let judgement = match &asker.user {
+        None => {
+            for at in 0..round.count() {
+                apply(replica, &round.chunk(at)?, source)?;
+            }
+            replica.settle(source)?;
+            replica.judge(ordinal, upload.continues)?
+        }
+        Some(user) => {
+            for at in 0..round.count() {
+                let opened = Opened::open(&round.chunk(at)?, &Zstd).map_err(Error::from)?;
+                check_names(replica, &opened.payload().map_err(Error::from)?)?;
+            }
+            let (mut judge, _assumed) =
+                law.judge(user, db).map_err(|error| Error::State(error.to_string()))?;
+            let applied = replica.apply_judged(&mut round, source, &mut judge, upload.continues)?;
+            METRICS.apply_rows.add(applied.rows);
+            replica.settle(source)?;
+            replica.judge_for(ordinal, upload.continues, &mut judge)?
+        }
+    };
     staging::forget(&db, site)?;
     staging::forget_abandoned(&db, now_ms)?;
-    Ok(replica.judge(ordinal, upload.continues)?)
+    Ok(judgement)
+}
+
+/// The chunks of a round: those that are staged, and the last one.
+struct Round<'u> {
+    db: Connection,
+    site: SiteId,
+    upload: &'u Upload<'u>,
+}
+
+impl Round<'_> {
+    fn chunk(&self, at: usize) -> Result<Vec<u8>, Stop> {
+        let Self { db, site, upload } = self;
+        if at == upload.chunk as usize {
+            return Ok(upload.payload.to_vec());
+        }
+        match staging::payload(db, *site, upload.round, at as u32)? {
+            Some(payload) => Ok(payload),
+            None => refuse(Reason::LostChunks, format!("chunk {at} of the round is missing")),
+        }
+    }
+}
+
+impl RoundChunks for Round<'_> {
+    fn count(&self) -> usize {
+        self.upload.chunk as usize + usize::from(!self.upload.payload.is_empty())
+    }
+
+    fn payload(&mut self, at: usize) -> cloudsync_replica::Result<Vec<u8>> {
+        self.chunk(at).map_err(|stop| match stop {
+            Stop::Failed(error) => error,
+            Stop::Refused(refusal) => Error::State(refusal.text),
+        })
+    }
 }
 
 fn apply(replica: &mut Replica, payload: &[u8], source: Source) -> Result<(), Stop> {
     let opened = Opened::open(payload, &Zstd).map_err(Error::from)?;
     let payload = opened.payload().map_err(Error::from)?;
-    if let Some(unknown) = replica.unknown_name(&payload)? {
-        return refuse(Reason::NeedSchema, format!("{unknown} does not sync on the server"));
-    }
+    check_names(replica, &payload)?;
     METRICS.apply_rows.add(replica.apply_part(&payload, source)?.rows);
     Ok(())
+}
+
+fn check_names(replica: &mut Replica, payload: &Payload<'_>) -> Result<(), Stop> {
+    match replica.unknown_name(payload)? {
+        Some(unknown) => refuse(Reason::NeedSchema, format!("{unknown} does not sync on the server")),
+        None => Ok(()),
+    }
 }

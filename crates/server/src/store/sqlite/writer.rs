@@ -9,6 +9,7 @@ use super::standing;
 use super::turn::{self, Outcome};
 use crate::events::Feed;
 use crate::metrics::METRICS;
+use crate::policy::Law;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
@@ -154,6 +155,7 @@ fn open(path: &Path) -> Result<Wrapped, StoreError> {
 }
 
 fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
+    let Wrapped { replica, law, .. } = &mut file;
     while let Ok(first) = queue.recv() {
         let mut jobs = vec![first];
         jobs.extend(queue.try_iter().take(GROUP_TURNS_MAX - 1));
@@ -165,7 +167,11 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
         }
         let mut outcomes = Vec::with_capacity(jobs.len());
         let mut news = Unsaid { newest: feed.newest(), versions: Vec::new() };
-        let committed = file.replica.outlasting_rollbacks(|replica| {
+        let mut is_again = false;
+        let committed = replica.outlasting_rollbacks(|replica| {
+            if std::mem::replace(&mut is_again, true) {
+                law.forget();
+            }
             outcomes.clear();
             news = Unsaid { newest: feed.newest(), versions: Vec::new() };
             replica.with_apply_settings(|replica| {
@@ -175,7 +181,7 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
                     for job in &jobs {
                         outcomes.push(match job {
                             Job::Turn { request, asker, now_ms, .. } => {
-                                let (site, outcome) = take(replica, request, asker, *now_ms);
+                                let (site, outcome) = take(replica, law, request, asker, *now_ms);
                                 news.note(replica, site)?;
                                 Some(outcome)
                             }
@@ -193,6 +199,8 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
         METRICS.applied(begun.elapsed());
         if committed.is_ok() {
             news.versions.into_iter().for_each(|(site, version)| feed.tell(site, version));
+        } else {
+            law.forget();
         }
         reply(jobs, outcomes, committed.err().as_ref());
     }
@@ -218,12 +226,13 @@ impl Unsaid {
 /// Takes a turn, and says whose it was.
 fn take(
     replica: &mut Replica,
+    law: &mut Law,
     request: &[u8],
     asker: &Asker,
     now_ms: u64,
 ) -> (Option<SiteId>, Result<Outcome, StoreError>) {
     match Request::decode(request) {
-        Ok(request) => (Some(request.site), turn::turn(replica, &request, asker, now_ms)),
+        Ok(request) => (Some(request.site), turn::turn(replica, law, &request, asker, now_ms)),
         Err(error) => (None, Err(StoreError::Failed(error.to_string()))),
     }
 }

@@ -1,0 +1,60 @@
+//! The policies of one open connection, and what they need of it.
+
+use cloudsync_sqlite_ffi::Connection as Handle;
+use rusqlite::Connection;
+
+use super::judge::Judge;
+use super::{Assumed, Identity, Policies, PolicyError, Work, attach};
+use crate::auth::User;
+
+/// A connection with its policies, compiled when they are first needed and whenever they or the schema changed.
+pub struct Law {
+    policies: Policies,
+    identity: Identity,
+    work: Work,
+    connection: Connection,
+}
+
+impl Law {
+    /// Prepares a connection.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn new(mut connection: Connection) -> rusqlite::Result<Self> {
+        attach(&connection)?;
+        let identity = Identity::register(&connection)?;
+        let work = Work::register(&mut connection)?;
+        Ok(Self { policies: Policies::default(), identity, work, connection })
+    }
+
+    /// The connection.
+    #[must_use]
+    pub const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The policies as they are now, who asks for them, and the connection.
+    ///
+    /// # Errors
+    /// [`PolicyError`] when SQLite fails.
+    pub fn now(&mut self) -> Result<(&Policies, &Identity, &mut Connection), PolicyError> {
+        self.policies.refresh(&mut self.connection)?;
+        Ok((&self.policies, &self.identity, &mut self.connection))
+    }
+
+    /// A judge of what a user wants, by the policies as they are now. `handle` is that of the connection. The connection's
+    /// functions speak of the user as long as the second value lives.
+    ///
+    /// # Errors
+    /// [`PolicyError`] when SQLite fails.
+    pub fn judge(&mut self, user: &User, handle: Handle) -> Result<(Judge<'_>, Assumed), PolicyError> {
+        self.policies.refresh(&mut self.connection)?;
+        let judge = Judge::new(&self.connection, handle, &self.policies, &self.work);
+        Ok((judge, self.identity.assume(user)))
+    }
+
+    /// Forgets what was compiled in a transaction that was rolled back.
+    pub fn forget(&mut self) {
+        self.policies.forget();
+    }
+}

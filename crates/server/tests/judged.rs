@@ -1,0 +1,260 @@
+//! Uploads of users, judged by policies row by row.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../replica/tests/bench/mod.rs"]
+mod bench;
+#[path = "judged/fixed_point.rs"]
+mod fixed_point;
+#[path = "judged/place.rs"]
+mod place;
+#[path = "constraints/server.rs"]
+mod server;
+
+use cloudsync_server::policy::Verb::{Delete, Insert, Select, Update};
+use place::{NOT_ALLOWED, Place};
+
+// language=SQLite
+const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, owner TEXT, body TEXT);";
+
+/// Private journals: each sees and writes only their own.
+fn journals() -> Place {
+    let place = Place::new(NOTES);
+    for verb in [Select, Insert, Delete] {
+        place.set("notes", verb, "owner = auth_userid()");
+    }
+    place.set("notes", Update, "OLD.owner = auth_userid() AND NEW.owner = auth_userid()");
+    place
+}
+
+#[test]
+fn without_policies_users_write_nothing() {
+    let place = Place::new(NOTES);
+    let mut alice = place.device(1);
+    alice.run("INSERT INTO notes VALUES('a', 'alice', 'x')");
+    assert_eq!(place.send(&mut alice, "alice").rejected, 1);
+    assert_eq!(place.rejected(&alice), ["notes a: not allowed, or no such row"]);
+    assert!(
+        place.server.rows("SELECT * FROM notes").is_empty() && alice.rows("SELECT * FROM notes").is_empty()
+    );
+    // What lies beside it goes on, and keys may do everything.
+    let mut owner = place.device(2);
+    owner.run("INSERT INTO notes VALUES('a', 'alice', 'x')");
+    server::sync(&mut owner, &place.server);
+    assert_eq!(place.server.rows("SELECT * FROM notes").len(), 1);
+}
+
+#[test]
+fn each_writes_their_own() {
+    let place = journals();
+    let (mut alice, mut bob) = (place.device(1), place.device(2));
+    alice.run("INSERT INTO notes VALUES('a', 'alice', 'x'), ('f', 'bob', 'forged'), ('n', NULL, 'nobody')");
+    assert_eq!(place.send(&mut alice, "alice").rejected, 2);
+    assert_eq!(
+        place.rejected(&alice),
+        ["notes f: not allowed, or no such row", "notes n: not allowed, or no such row"]
+    );
+    bob.run("INSERT INTO notes VALUES('b', 'bob', 'y')");
+    assert_eq!(place.send(&mut bob, "bob").rejected, 0);
+    alice.run("UPDATE notes SET body = 'z'; INSERT INTO notes VALUES('a2', 'alice', 'x')");
+    assert_eq!(place.send(&mut alice, "alice").rejected, 0);
+    assert_eq!(
+        place.server.rows("SELECT id, owner, body FROM notes"),
+        ["'a','alice','z'", "'a2','alice','x'", "'b','bob','y'"]
+    );
+    // A row cannot be given away, and comes back as it is.
+    alice.run("UPDATE notes SET owner = 'bob' WHERE id = 'a'; DELETE FROM notes WHERE id = 'a2'");
+    assert_eq!(place.send(&mut alice, "alice").rejected, 1);
+    assert_eq!(alice.rows("SELECT * FROM notes"), ["'a','alice','z'"]);
+    assert_eq!(place.server.rows("SELECT id FROM notes"), ["'a'", "'b'"]);
+}
+
+#[test]
+fn rows_of_others_are_neither_changed_nor_told_of() {
+    let place = journals();
+    place.server.run("INSERT INTO notes VALUES('b', 'bob', 'secret')");
+    let mut eve = place.device(1);
+    // She has the row from a time when she saw it, say.
+    server::sync(&mut eve, &place.server);
+    eve.run("UPDATE notes SET body = 'hacked'");
+    let told = place.verdicts(&mut eve, "eve");
+    assert_eq!(told, [(NOT_ALLOWED.to_owned(), None)]);
+    assert!(eve.rows("SELECT * FROM notes").is_empty());
+    // The same key as an insertion, and one that nobody has: nothing differs.
+    eve.run("INSERT INTO notes VALUES('b', 'eve', 'x'), ('free', 'bob', 'x')");
+    let told = place.verdicts(&mut eve, "eve");
+    assert_eq!(told, [(NOT_ALLOWED.to_owned(), None), (NOT_ALLOWED.to_owned(), None)]);
+    assert_eq!(place.server.rows("SELECT * FROM notes"), ["'b','bob','secret'"]);
+    // Taking it over by deleting and inserting, or by a whole row with her as its owner.
+    let mut eve = place.device(3);
+    server::sync(&mut eve, &place.server);
+    eve.run("DELETE FROM notes");
+    assert_eq!(place.verdicts(&mut eve, "eve"), [(NOT_ALLOWED.to_owned(), None)]);
+    let mut eve = place.device(4);
+    server::sync(&mut eve, &place.server);
+    eve.run("UPDATE notes SET owner = 'eve', body = 'mine'");
+    place.send(&mut eve, "eve");
+    assert_eq!(place.server.rows("SELECT * FROM notes"), ["'b','bob','secret'"]);
+}
+
+#[test]
+fn a_deletion_that_was_refused_without_a_row_leaves_no_trace_on_its_device() {
+    let place = journals();
+    let mut alice = place.device(1);
+    alice.run("INSERT INTO notes VALUES('a', 'alice', 'x')");
+    // It comes and goes between two folds, unseen by the server.
+    alice.replica.fold().unwrap();
+    alice.run("DELETE FROM notes");
+    let synced = place.send(&mut alice, "alice");
+    assert_eq!((synced.rejected, place.rejected(&alice).len()), (0, 0));
+    assert!(!alice.replica.has_unsent().unwrap());
+    // The key can be used again.
+    alice.run("INSERT INTO notes VALUES('a', 'alice', 'y')");
+    assert_eq!(place.send(&mut alice, "alice").rejected, 0);
+    assert_eq!(place.server.rows("SELECT * FROM notes"), ["'a','alice','y'"]);
+}
+
+#[test]
+fn seen_rows_that_may_not_be_written_come_back() {
+    let place = Place::new(NOTES);
+    place.set("notes", Select, "1");
+    place.server.run("INSERT INTO notes VALUES('b', 'bob', 'y'), ('c', 'bob', 'z')");
+    let mut eve = place.device(1);
+    server::sync(&mut eve, &place.server);
+    eve.run("UPDATE notes SET body = 'hacked' WHERE id = 'b'; DELETE FROM notes WHERE id = 'c'");
+    let told = place.verdicts(&mut eve, "eve");
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|(reason, given)| reason == NOT_ALLOWED && given.is_some()), "{told:?}");
+    assert_eq!(eve.rows("SELECT * FROM notes"), ["'b','bob','y'", "'c','bob','z'"]);
+    assert_eq!(place.rejected(&eve).len(), 2);
+}
+
+#[test]
+fn values_are_judged_as_their_columns_store_them() {
+    let schema = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, n INTEGER, name TEXT COLLATE NOCASE, any,
+        twice INT AS (n * 2), kind TEXT DEFAULT 'plain');";
+    for (policy, granted) in [
+        ("n = '5'", true),
+        ("NEW.n = '5'", true),
+        ("n IN ('5')", true),
+        ("any = '5'", false),
+        ("name = 'ALICE'", true),
+        ("NEW.name = 'ALICE'", true),
+        ("name = 'ALICE' COLLATE BINARY", false),
+        ("twice = 10", true),
+        ("NEW.twice = '10'", true),
+        ("2 * n = twice", true),
+        ("kind = 'plain' AND typeof(n) = 'integer' AND typeof(any) = 'integer'", true),
+        ("EXISTS(SELECT 1 FROM t AS other WHERE other.id = t.id)", false),
+        ("NOT EXISTS(SELECT 1 FROM t)", true),
+        ("NULL", false),
+        ("json_extract(name, '$')", false),
+        ("t.n = 5", true),
+    ] {
+        let place = Place::new(schema);
+        place.set("t", Insert, policy);
+        let mut device = place.device(1);
+        device.run("INSERT INTO t(id, n, name, any) VALUES('a', 5, 'alice', 5)");
+        assert_eq!(place.send(&mut device, "alice").rejected, u64::from(!granted), "{policy}");
+    }
+}
+
+#[test]
+fn an_update_is_judged_on_both_rows() {
+    let schema =
+        "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, n INTEGER, name TEXT COLLATE NOCASE, state TEXT);";
+    for (policy, update, granted) in [
+        ("OLD.state = 'draft' AND NEW.n = OLD.n", "state = 'done'", true),
+        ("OLD.state = 'draft' AND NEW.n = OLD.n", "n = 6", false),
+        // Bare columns: both.
+        ("state = 'draft'", "n = 6", true),
+        ("state = 'draft'", "state = 'done'", false),
+        ("state = 'done'", "state = 'done'", false),
+        ("state = 'draft' AND NEW.n > OLD.n", "n = 6", true),
+        ("NEW.name = 'X' AND NEW.n = '5'", "name = 'x'", true),
+        ("t.n = 5", "name = 'x'", true),
+        ("NEW.n = 5", "n = 6", false),
+    ] {
+        let place = Place::new(schema);
+        place.set("t", Select, "1");
+        place.set("t", Update, policy);
+        place.server.run("INSERT INTO t VALUES('a', 5, 'alice', 'draft')");
+        let mut device = place.device(1);
+        server::sync(&mut device, &place.server);
+        device.run(&format!("UPDATE t SET {update}"));
+        assert_eq!(place.send(&mut device, "alice").rejected, u64::from(!granted), "{policy}: {update}");
+    }
+}
+
+#[test]
+fn a_row_written_anew_is_an_update_or_a_deletion_and_an_insertion() {
+    for (granted, policies) in [
+        (true, vec![(Update, "1")]),
+        (true, vec![(Delete, "1"), (Insert, "1")]),
+        (false, vec![(Delete, "1")]),
+        (false, vec![(Insert, "1")]),
+    ] {
+        let place = Place::new(NOTES);
+        place.set("notes", Select, "1");
+        policies.iter().for_each(|(verb, text)| place.set("notes", *verb, text));
+        place.server.run("INSERT INTO notes VALUES('a', 'alice', 'x')");
+        let mut device = place.device(1);
+        server::sync(&mut device, &place.server);
+        device.run("DELETE FROM notes");
+        device.replica.fold().unwrap();
+        device.run("INSERT INTO notes VALUES('a', 'alice', 'y')");
+        assert_eq!(place.send(&mut device, "alice").rejected, u64::from(!granted), "{policies:?}");
+    }
+}
+
+#[test]
+fn a_policy_that_changes_holds_at_once() {
+    let place = journals();
+    let mut alice = place.device(1);
+    alice.run("INSERT INTO notes VALUES('a', 'alice', 'x')");
+    assert_eq!(place.send(&mut alice, "alice").rejected, 0);
+    place.set("notes", Insert, "0");
+    alice.run("INSERT INTO notes VALUES('b', 'alice', 'x')");
+    assert_eq!(place.send(&mut alice, "alice").rejected, 1);
+    place.set("notes", Insert, "owner = auth_userid()");
+    // Also when the table changes.
+    place.server.run("ALTER TABLE notes ADD COLUMN more");
+    alice.run("INSERT INTO notes VALUES('c', 'alice', 'x')");
+    assert_eq!(place.send(&mut alice, "alice").rejected, 0);
+}
+
+#[test]
+fn constraints_on_other_rows_are_not_told() {
+    let schema = "CREATE TABLE p(id TEXT PRIMARY KEY NOT NULL);
+        CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, mail TEXT UNIQUE, n INTEGER CHECK(n > 0), p TEXT REFERENCES p);";
+    let place = Place::new(schema);
+    place.set("t", Insert, "1");
+    place.server.run("INSERT INTO t VALUES('x', 'a@b', 1, NULL)");
+    let mut device = place.device_with(1, &schema.replace("CHECK(n > 0)", "").replace("UNIQUE", ""));
+    device.run("INSERT INTO t VALUES('a', 'a@b', 1, NULL), ('b', 'b@b', -1, NULL), ('c', 'c@b', 1, 'none'), ('d', 'd@b', 1, NULL)");
+    assert_eq!(place.send(&mut device, "alice").rejected, 3);
+    assert_eq!(
+        place.rejected(&device),
+        [
+            "t a: not allowed, or no such row",
+            "t b: CHECK constraint failed: n > 0",
+            "t c: not allowed, or no such row"
+        ]
+    );
+}
+
+#[test]
+fn a_round_that_is_repeated_is_judged_once() {
+    let place = journals();
+    let mut alice = place.device(1);
+    alice.run("INSERT INTO notes VALUES('a', 'alice', 'x'), ('f', 'bob', 'forged')");
+    // The answer is lost, and meanwhile the policy would allow everything.
+    let mut lost = 0;
+    let synced = place.send_losing(&mut alice, "alice", &mut |_| {
+        place.set("notes", Insert, "1");
+        lost += 1;
+        lost == 2
+    });
+    assert_eq!(synced.rejected, 1);
+    assert_eq!(place.server.rows("SELECT id FROM notes"), ["'a'"]);
+    assert_eq!(place.server.waiting(), 0);
+}
