@@ -14,7 +14,7 @@ use crate::storage;
 use crate::table::{Definition, Table, read_definition};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::merge::Algorithm;
-use cloudsync_protocol::schema::Affinity;
+use cloudsync_protocol::schema::{Affinity, ColumnSchema};
 use cloudsync_sqlite_ffi::{Connection, Value};
 
 /// Flag of [`Replica::init`]: a lone INTEGER primary key is wanted.
@@ -116,6 +116,16 @@ impl Replica {
         capture::create_triggers(&self.db, algorithm, &definition, layout, &cells, None)?;
         capture::note_all(&self.db, &definition, layout, "0", capture::NOTE_INSERT, "")?;
         Ok(true)
+    }
+
+    /// The stored columns of a table that could sync with these flags, or does. Nothing is changed.
+    ///
+    /// # Errors
+    /// When it cannot sync; the text names table, column and remedy.
+    pub fn check_table(&self, name: &str, flags: i64) -> Result<(String, Vec<ColumnSchema>)> {
+        let definition = self.checked_definition(name, flags)?;
+        let stored = definition.columns.into_iter().filter(|column| !column.generated);
+        Ok((definition.name, stored.map(|column| column.schema).collect()))
     }
 
     fn checked_definition(&self, name: &str, flags: i64) -> Result<Definition> {

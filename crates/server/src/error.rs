@@ -136,6 +136,14 @@ pub enum Error {
     /// A command that cannot be undone wants to be told so.
     #[error("`db delete {0}` removes its rows, keys and tokens for good: say so with --yes")]
     Unsaid(String),
+    /// Something is wrong, as was printed.
+    #[error("{database}: {count} things are wrong: the lines above say what to do")]
+    Found {
+        /// The database, or what else was looked at.
+        database: String,
+        /// How many.
+        count: usize,
+    },
     /// A statement of `db sql` failed.
     #[error("{database}, statement {statement}: {source}: what was not committed before is rolled back")]
     Sql {

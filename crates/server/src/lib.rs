@@ -1,7 +1,7 @@
 //! The peer that every device meets: databases and keys in one folder, the sync endpoint, and the command line.
 //!
 //! [`folder`] is the layout on disk, [`config`] what can be set, [`control`] the register of databases, keys and tokens,
-//! [`auth`] who asks, [`registry`] the open stores, [`store`] what a store is, [`policy`] who may see and write which rows,
+//! [`auth`] who asks, [`registry`] the open stores, [`store`] what a store is, [`policy`] who may see and write which rows, [`schema_check`] what stands in the way of a table's syncing,
 //! [`events`] what its listeners are told, [`http`] the doors to it, [`metrics`] what is counted and [`cli`] the commands. Commands and a running
 //! server share nothing but the files: the server asks [`control`] on every request, so what a command changes holds at once.
 #![deny(unsafe_code)]
@@ -20,6 +20,8 @@ pub mod http;
 pub mod metrics;
 pub mod policy;
 pub mod registry;
+pub mod schema_check;
+mod sql_text;
 pub mod store;
 
 pub use error::{Error, Result};

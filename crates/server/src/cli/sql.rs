@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{Place, print_line};
 use crate::error::{Error, Result};
+use crate::sql_text::token_bytes;
 
 /// How long the text waits for a server or another tool that writes.
 pub(super) const BUSY: Duration = Duration::from_secs(30);
@@ -135,26 +136,6 @@ fn first_words(text: &str) -> impl Iterator<Item = &str> {
         }
         None
     })
-}
-
-/// Bytes of the token at the beginning of a text that begins with `character`: a word, a quoted text, a comment, or
-/// the character itself.
-fn token_bytes(text: &str, character: char) -> usize {
-    let until =
-        |end: &str, skip: usize| text[skip..].find(end).map_or(text.len(), |at| skip + at + end.len());
-    match character {
-        '\'' => until("'", 1),
-        '"' => until("\"", 1),
-        '`' => until("`", 1),
-        '[' => until("]", 1),
-        '-' if text.starts_with("--") => until("\n", 2),
-        '/' if text.starts_with("/*") => until("*/", 2),
-        _ if character.is_alphanumeric() || character == '_' => {
-            let is_outside = |character: char| !character.is_alphanumeric() && character != '_';
-            text.find(is_outside).unwrap_or(text.len())
-        }
-        _ => character.len_utf8(),
-    }
 }
 
 #[cfg(test)]

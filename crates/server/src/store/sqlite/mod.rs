@@ -35,6 +35,7 @@ use self::turn::Outcome;
 use self::writer::Writer;
 use super::{Asker, Store, StoreError};
 use crate::events::Feed;
+use crate::schema_check::{self, Finding, Subject};
 use cloudsync_protocol::message::{Answer, Refusal, Request, Turn};
 use cloudsync_replica::FLAG_INTEGER_KEY;
 use std::path::{Path, PathBuf};
@@ -181,6 +182,25 @@ pub fn enable_table(path: &Path, table: &str, algorithm: &str) -> Result<(), Sto
         Ok(false) => Ok(file.replica.set_enabled(table, true)?),
         Err(_) => Ok(file.replica.init(table, algorithm, FLAG_INTEGER_KEY).map(drop)?),
     }
+}
+
+/// What stands in the way of a table's syncing, and what will surprise its owner. Nothing is changed. That it cannot sync
+/// at all is a finding too.
+///
+/// # Errors
+/// [`StoreError`] when the file cannot be read.
+pub fn check_table(path: &Path, table: &str) -> Result<Vec<Finding>, StoreError> {
+    let mut file = Wrapped::open(path)?;
+    let (name, columns) = match file.replica.check_table(table, FLAG_INTEGER_KEY) {
+        Ok(found) => found,
+        Err(cloudsync_replica::Error::Usage(text)) => return Ok(vec![Finding::cannot_sync(table, text)]),
+        Err(error) => return Err(error.into()),
+    };
+    let synced = if file.replica.exists()? { file.replica.schema()?.tables } else { Vec::new() };
+    let synced: Vec<_> = synced.into_iter().map(|table| table.name).collect();
+    let (policies, _, connection) = file.policies()?;
+    let (columns, synced) = (columns.as_slice(), synced.as_slice());
+    Ok(schema_check::check(&mut Subject { connection, table: &name, columns, synced, policies })?)
 }
 
 /// Switches a table off: its rows stay, and devices are told that it does not sync.
