@@ -1,53 +1,14 @@
 //! A device: a machine with a clock of its own, a file, and the processes that use it.
 
-use crate::host;
+use crate::disk::{self, disks};
+use crate::host::{self, Machine};
 use crate::random::Dice;
 use crate::workload;
 use anyhow::{Context, Result, bail};
-use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session};
+use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session, Totals};
 use cloudsync_protocol::message::{Answer, Reason};
 use cloudsync_replica::{Environment, Replica};
-use std::cell::{Cell, RefCell};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
-
-/// A machine's clock and randomness; both come from the seed.
-pub(crate) struct Machine {
-    world_ms: Rc<Cell<u64>>,
-    /// How far this clock is ahead of the world's, in milliseconds.
-    pub(crate) skew_ms: Cell<i64>,
-    dice: RefCell<Dice>,
-    /// Whether this machine's file system tells files apart, so that copies of them need no server to be found.
-    tells_files: bool,
-}
-
-impl Machine {
-    pub(crate) fn new(world_ms: Rc<Cell<u64>>, skew_ms: i64, mut dice: Dice) -> Rc<Self> {
-        let tells_files = dice.chance(600);
-        Rc::new(Self { world_ms, skew_ms: Cell::new(skew_ms), dice: RefCell::new(dice), tells_files })
-    }
-}
-
-impl Environment for Machine {
-    fn now_ms(&self) -> u64 {
-        self.world_ms.get().saturating_add_signed(self.skew_ms.get())
-    }
-
-    fn random(&self, buffer: &mut [u8]) {
-        self.dice.borrow_mut().fill(buffer);
-    }
-
-    fn pause(&self, pause_ms: u64) {
-        self.world_ms.set(self.world_ms.get() + pause_ms);
-    }
-
-    fn file_identity(&self, path: &str) -> Option<u64> {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        let identity =
-            name.bytes().fold(7_u64, |hash, byte| hash.wrapping_mul(257).wrapping_add(u64::from(byte)));
-        self.tells_files.then_some(identity)
-    }
-}
 
 /// What a session wants next of the world.
 #[derive(Debug)]
@@ -60,6 +21,54 @@ pub(crate) enum Wish {
     Over { received: u64, sent: u64, failed: bool },
 }
 
+/// How an app opens its file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opening {
+    settings: &'static str,
+    /// What was committed is there after a loss of power.
+    pub(crate) is_durable: bool,
+    /// The power of such a machine never goes: the app has asked for no safety.
+    pub(crate) keeps_power: bool,
+}
+
+const OPENINGS: &[Opening] = &[
+    Opening {
+        settings: "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF",
+        is_durable: true,
+        keeps_power: true,
+    },
+    Opening {
+        settings: "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
+        is_durable: true,
+        keeps_power: false,
+    },
+    Opening {
+        settings: "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL",
+        is_durable: false,
+        keeps_power: false,
+    },
+    Opening {
+        settings: "PRAGMA journal_mode = DELETE; PRAGMA synchronous = EXTRA",
+        is_durable: true,
+        keeps_power: false,
+    },
+    Opening {
+        settings: "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL",
+        is_durable: false,
+        keeps_power: false,
+    },
+    Opening {
+        settings: "PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = FULL",
+        is_durable: true,
+        keeps_power: false,
+    },
+    Opening {
+        settings: "PRAGMA journal_mode = PERSIST; PRAGMA synchronous = FULL; PRAGMA cache_size = 20",
+        is_durable: true,
+        keeps_power: false,
+    },
+];
+
 /// One process: a connection and perhaps a session on its way.
 pub(crate) struct Process {
     pub(crate) replica: Replica,
@@ -67,22 +76,31 @@ pub(crate) struct Process {
     session: Option<Session>,
     /// The attempt whose answer, timeout or wake-up the session waits for.
     pub(crate) attempt: Option<u64>,
+    /// Its name on the machine.
+    pub(crate) name: String,
     // Closed last.
     pub(crate) db: rusqlite::Connection,
 }
 
 impl Process {
-    fn open(path: &Path, machine: &Rc<Machine>) -> Result<Self> {
-        let db = host::open(path)?;
+    fn open(path: &str, name: String, machine: &Rc<Machine>, opening: Opening) -> Result<Self> {
+        machine.enter();
+        let db = host::open(path, opening.settings)?;
         // SAFETY: the replica is dropped before the connection, both by this value.
+        #[allow(unsafe_code)]
         let connection = unsafe { host::wrap(&db)? };
         let replica = Replica::open(connection, Rc::clone(machine) as Rc<dyn Environment>)?;
-        Ok(Self { replica, machine: Rc::clone(machine), session: None, attempt: None, db })
+        Ok(Self { replica, machine: Rc::clone(machine), session: None, attempt: None, name, db })
     }
 
     /// True when no session is on its way.
     pub(crate) fn is_idle(&self) -> bool {
         self.session.is_none()
+    }
+
+    /// Ends the session, as an error of the database does.
+    pub(crate) fn give_up(&mut self) {
+        (self.session, self.attempt) = (None, None);
     }
 
     /// Begins a session.
@@ -93,6 +111,7 @@ impl Process {
 
     /// Takes an answer.
     pub(crate) fn answered(&mut self, bytes: &[u8]) -> Result<Wish> {
+        self.machine.enter();
         match Answer::decode(bytes)? {
             Answer::Turn(turn) => {
                 let action = self.take(Event::Answered)?;
@@ -145,8 +164,9 @@ impl Process {
     }
 
     fn act(&mut self, action: Action) -> Result<Wish> {
+        self.machine.enter();
         self.attempt = None;
-        let over = |totals: cloudsync_protocol::client::Totals, failed| Wish::Over {
+        let over = |totals: Totals, failed| Wish::Over {
             received: totals.rows_received,
             sent: totals.rows_sent,
             failed,
@@ -179,45 +199,137 @@ impl Process {
 pub(crate) struct Device {
     /// Names the rows that only this device writes.
     pub(crate) name: String,
+    /// The name of the machine, which stays.
+    pub(crate) place: String,
     pub(crate) machine: Rc<Machine>,
-    path: PathBuf,
+    pub(crate) opening: Opening,
+    begun: usize,
     pub(crate) processes: Vec<Process>,
+    /// What the file was at some time.
+    backup: Option<Vec<(&'static str, Vec<u8>)>>,
 }
 
 impl Device {
+    /// A machine without any file.
+    fn empty(name: String, machine: Rc<Machine>, dice: &mut Dice) -> Self {
+        let opening = *dice.pick(OPENINGS);
+        disks().equip(&name, !opening.keeps_power, dice.chance(700));
+        Self { place: name.clone(), name, machine, opening, begun: 0, processes: Vec::new(), backup: None }
+    }
+
     /// A device with empty tables that sync.
-    pub(crate) fn create(folder: &Path, name: String, machine: Rc<Machine>) -> Result<Self> {
-        let path = folder.join(format!("{name}.db"));
-        let mut process = Process::open(&path, &machine)?;
+    pub(crate) fn create(name: String, machine: Rc<Machine>, dice: &mut Dice) -> Result<Self> {
+        let mut device = Self::empty(name, machine, dice);
+        device.add_process()?;
+        device.set_up()?;
+        Ok(device)
+    }
+
+    /// Makes what is missing of the tables, as apps do when they start: the power may have gone right after.
+    fn set_up(&mut self) -> Result<()> {
+        let process = &mut self.processes[0];
         for table in workload::TABLES {
-            process.db.execute_batch(table.create)?;
-            process.replica.init(table.name, table.algorithm, 0)?;
+            let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+            if !process.db.prepare(sql)?.exists([table.name])? {
+                process.db.execute_batch(table.create)?;
+            }
+            if process.replica.is_enabled(table.name).is_err() {
+                process.replica.init(table.name, table.algorithm, 0)?;
+            }
         }
-        host::compact_often(&process.db)?;
-        Ok(Self { name, machine, path, processes: vec![process] })
+        host::compact_often(&process.db)
+    }
+
+    fn path(&self, process: &str) -> String {
+        format!("/sim/{}/{process}/app.db", self.place)
     }
 
     /// Another machine with a copy of this device's file, which goes on under the same site id.
-    pub(crate) fn copy(&self, name: String, machine: Rc<Machine>) -> Result<Self> {
-        let path = self.path.with_file_name(format!("{name}.db"));
-        self.processes[0].db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
-            let busy: i64 = row.get(0)?;
-            Ok(busy)
-        })?;
-        std::fs::copy(&self.path, &path)?;
-        let process = Process::open(&path, &machine)?;
-        Ok(Self { name, machine, path, processes: vec![process] })
+    pub(crate) fn copy(&self, name: String, machine: Rc<Machine>, dice: &mut Dice) -> Result<Self> {
+        let mut copy = Self::empty(name, machine, dice);
+        copy.put(&self.files());
+        copy.add_process()?;
+        copy.set_up()?;
+        Ok(copy)
+    }
+
+    /// The file and what belongs to it, as they are.
+    fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let suffixes = ["", "-wal", "-journal"].into_iter();
+        let disks = disks();
+        suffixes
+            .filter_map(|suffix| Some((suffix, disks.content(&format!("{}{suffix}", self.path("any")))?)))
+            .collect()
+    }
+
+    fn put(&self, files: &[(&'static str, Vec<u8>)]) {
+        let mut disks = disks();
+        let path = self.path("any");
+        for suffix in ["", "-wal", "-journal", "-shm"] {
+            disks.remove(&format!("{path}{suffix}"));
+        }
+        for (suffix, bytes) in files {
+            disks.place(&format!("{path}{suffix}"), bytes.clone());
+        }
+    }
+
+    /// Keeps a copy of the file.
+    pub(crate) fn back_up(&mut self) {
+        self.backup = Some(self.files());
+    }
+
+    /// True when a copy of the file was kept.
+    pub(crate) const fn can_restore(&self) -> bool {
+        self.backup.is_some()
+    }
+
+    /// Puts the copy in the place of the file, if there is one.
+    pub(crate) fn restore(&mut self) -> Result<()> {
+        let Some(backup) = self.backup.take() else { return Ok(()) };
+        self.processes.clear();
+        self.put(&backup);
+        self.add_process()?;
+        self.set_up()
     }
 
     /// Opens the file in a further process.
     pub(crate) fn add_process(&mut self) -> Result<()> {
-        self.processes.push(Process::open(&self.path, &self.machine)?);
+        self.begun += 1;
+        let name = format!("p{}", self.begun);
+        self.processes.push(Process::open(&self.path(&name), name, &self.machine, self.opening)?);
         Ok(())
     }
 
     /// All processes end where they are; one begins anew.
     pub(crate) fn crash(&mut self) -> Result<()> {
-        self.processes.clear();
-        self.add_process()
+        {
+            let mut disks = disks();
+            for process in &self.processes {
+                disks.kill(&self.place, &process.name);
+            }
+        }
+        self.recover()
+    }
+
+    /// The power goes and comes back.
+    pub(crate) fn lose_power(&mut self) -> Result<()> {
+        disks().cut_power(&self.place);
+        self.recover()
+    }
+
+    /// Closes processes that are dead, and sees to it that there is one that lives.
+    pub(crate) fn recover(&mut self) -> Result<()> {
+        self.processes.retain(|process| !disks().is_dead(&self.place, &process.name));
+        disks().restart(&self.place);
+        if self.processes.is_empty() {
+            self.add_process()?;
+            self.set_up()?;
+        }
+        Ok(())
+    }
+
+    /// A connection that nothing befalls.
+    pub(crate) fn eye(&self) -> Result<rusqlite::Connection> {
+        host::open(&self.path(disk::faults::EYE), "")
     }
 }

@@ -1,14 +1,103 @@
-//! A connection that rusqlite owns and a replica uses.
+//! Machines, and connections that rusqlite owns and a replica uses.
+#![allow(unsafe_code)]
 
+use crate::disk;
+use crate::random::Dice;
 use anyhow::{Context, Result, bail};
+use cloudsync_replica::Environment;
+use cloudsync_server::store::sqlite::{FileId, Host};
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
 use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
 use rusqlite::ffi;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int};
+use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 type EntryPoint = unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const Sqlite3ApiRoutines) -> c_int;
+
+/// A machine's clock and randomness; both come from the seed.
+pub(crate) struct Machine {
+    /// How far this clock is ahead of the world's, in milliseconds.
+    pub(crate) skew_ms: Cell<i64>,
+    dice: RefCell<Dice>,
+    /// Whether this machine's file system tells files apart, so that copies of them need no server to be found.
+    tells_files: bool,
+}
+
+impl Machine {
+    pub(crate) fn new(skew_ms: i64, mut dice: Dice) -> Rc<Self> {
+        let tells_files = dice.chance(600);
+        Rc::new(Self { skew_ms: Cell::new(skew_ms), dice: RefCell::new(dice), tells_files })
+    }
+
+    /// This machine runs from here on, as far as SQLite's clock goes.
+    pub(crate) fn enter(&self) {
+        disk::run_with_skew(self.skew_ms.get());
+    }
+}
+
+impl Environment for Machine {
+    fn now_ms(&self) -> u64 {
+        disk::now_ms().saturating_add_signed(self.skew_ms.get())
+    }
+
+    fn random(&self, buffer: &mut [u8]) {
+        self.dice.borrow_mut().fill(buffer);
+    }
+
+    fn pause(&self, pause_ms: u64) {
+        disk::set_now_ms(disk::now_ms() + pause_ms);
+    }
+
+    fn file_identity(&self, path: &str) -> Option<u64> {
+        if self.tells_files { disk::disks().number(path) } else { None }
+    }
+}
+
+/// The machine of the server, whose clock is the world's.
+pub(crate) struct ServerHost {
+    dice: Arc<Mutex<Dice>>,
+}
+
+impl ServerHost {
+    pub(crate) fn new(dice: Dice) -> Arc<Self> {
+        Arc::new(Self { dice: Arc::new(Mutex::new(dice)) })
+    }
+}
+
+impl Host for ServerHost {
+    fn environment(&self, _db: Connection) -> Rc<dyn Environment> {
+        Rc::new(ServerEnvironment { dice: Arc::clone(&self.dice) })
+    }
+
+    fn file_id(&self, path: &Path) -> io::Result<FileId> {
+        // The shared memory of our disks has no name of its own.
+        let path = path.to_str().map(|path| path.trim_end_matches("-shm"));
+        let number = path.and_then(|path| disk::disks().number(path));
+        number.map(|number| FileId(0, number)).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+struct ServerEnvironment {
+    dice: Arc<Mutex<Dice>>,
+}
+
+impl Environment for ServerEnvironment {
+    fn now_ms(&self) -> u64 {
+        disk::now_ms()
+    }
+
+    fn random(&self, buffer: &mut [u8]) {
+        self.dice.lock().unwrap_or_else(PoisonError::into_inner).fill(buffer);
+    }
+
+    fn pause(&self, pause_ms: u64) {
+        disk::set_now_ms(disk::now_ms() + pause_ms);
+    }
+}
 
 /// Gives the API of the SQLite that is linked into this program.
 fn api() -> Result<Api> {
@@ -25,21 +114,25 @@ fn api() -> Result<Api> {
     if rc != ffi::SQLITE_OK {
         bail!("SQLite refused the registration of its API: code {rc}");
     }
+    if let Some(api) = captured_api() {
+        return Ok(api);
+    }
     rusqlite::Connection::open_in_memory()?;
     captured_api().context("SQLite did not hand out its API")
 }
 
-/// Opens a file for an app: nothing waits, since nothing else runs meanwhile.
-pub(crate) fn open(path: &Path) -> Result<rusqlite::Connection> {
+/// Opens a file for an app. Nothing waits, since nothing else runs meanwhile.
+pub(crate) fn open(path: &str, settings: &str) -> Result<rusqlite::Connection> {
     api()?;
     let owner = rusqlite::Connection::open(path)?;
-    owner.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;")?;
+    owner.execute_batch(settings)?;
     Ok(owner)
 }
 
 /// Makes compactions of the change list frequent, so that a short run sees many of them.
 pub(crate) fn compact_often(db: &rusqlite::Connection) -> Result<()> {
-    let sql = "INSERT INTO cloudsync_settings VALUES('history_ms', 3000), ('compaction_entries_min', 8)";
+    let sql =
+        "INSERT OR REPLACE INTO cloudsync_settings VALUES('history_ms', 3000), ('compaction_entries_min', 8)";
     Ok(db.execute_batch(sql)?)
 }
 
@@ -50,4 +143,17 @@ pub(crate) fn compact_often(db: &rusqlite::Connection) -> Result<()> {
 pub(crate) unsafe fn wrap(owner: &rusqlite::Connection) -> Result<Connection> {
     // SAFETY: open, of the only SQLite in the process; the caller keeps it open, in one thread.
     unsafe { Connection::from_raw(owner.handle().cast(), api()?) }.context("no connection")
+}
+
+/// Nothing may be open in a connection between two calls.
+pub(crate) fn check_closed(db: &rusqlite::Connection) -> Result<()> {
+    // SAFETY: an open connection; a null statement asks for the first one.
+    let statement = unsafe { ffi::sqlite3_next_stmt(db.handle(), std::ptr::null_mut()) };
+    if !statement.is_null() {
+        bail!("a statement was left open");
+    }
+    if !db.is_autocommit() {
+        bail!("a transaction was left open");
+    }
+    Ok(())
 }

@@ -1,95 +1,48 @@
-//! Runs the real replica, session and store from one seed over a hostile network, and checks what is left.
+//! Runs the real replica, session and store from one seed over a hostile network and hostile disks, and checks what is left.
 //!
-//! Time, randomness and the network come from the seed, so a failure happens again under the same seed.
+//! Time, randomness, disks and the network come from the seed, so a failure happens again under the same seed.
 
 mod device;
+mod disk;
 mod host;
+mod mishaps;
 mod network;
+mod options;
 mod oracle;
+mod plan;
 mod random;
 mod server;
 mod settle;
+mod shrink;
+mod stats;
 mod workload;
 mod world;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use options::{Case, HELP, Options};
+use stats::Stats;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use world::World;
 
-const HELP: &str = "usage: cloudsync-sim [--seed N] [--seconds S | --runs N] [--devices D] [--trace] [--watch ROW]
-  --seed N     the first seed, and the only one unless --seconds or --runs is given
-  --seconds S  runs seed after seed for that long; 10 without any option
-  --runs N     runs that many seeds
-  --devices D  devices at the start; the seed decides otherwise
-  --trace      prints what happens
-  --watch ROW  prints the clock of a row whenever it changes; ROW is table:key, the packed key in hexadecimal";
 /// Failures after which a run ends early.
 const FAILURES_MAX: u64 = 5;
+/// How long a shorter history of a failure is looked for.
+const SHRINKING: Duration = Duration::from_secs(90);
 
-struct Options {
-    seed: u64,
-    devices: Option<usize>,
-    trace: bool,
-    watched: Option<String>,
-    limit: Limit,
-}
-
-enum Limit {
-    Runs(u64),
-    Until(Instant),
-}
-
-impl Options {
-    fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let (mut seed, mut runs, mut seconds, mut devices, mut trace) = (None, None, None, None, false);
-        let mut watched = None;
-        while let Some(arg) = args.next() {
-            let mut number = || -> Result<u64> {
-                let value = args.next().with_context(|| format!("{arg} wants a number\n{HELP}"))?;
-                value.parse().with_context(|| format!("{arg} wants a number, not {value}"))
-            };
-            match arg.as_str() {
-                "--seed" => seed = Some(number()?),
-                "--runs" => runs = Some(number()?),
-                "--seconds" => seconds = Some(number()?),
-                "--devices" => devices = Some(number()?.clamp(1, 100) as usize),
-                "--trace" => trace = true,
-                "--watch" => watched = Some(args.next().context("--watch wants table:key")?),
-                "--help" | "-h" => return Ok(None),
-                other => bail!("unknown argument {other}\n{HELP}"),
-            }
-        }
-        let limit = match (runs, seconds, seed) {
-            (Some(runs), ..) => Limit::Runs(runs),
-            (None, None, Some(_)) => Limit::Runs(1),
-            (None, seconds, _) => Limit::Until(Instant::now() + Duration::from_secs(seconds.unwrap_or(10))),
-        };
-        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let seed = seed.unwrap_or(elapsed.as_millis() as u64 % 1_000_000_000_000);
-        Ok(Some(Self { seed, devices, trace, watched, limit }))
-    }
-
-    fn goes_on(&self, done: u64) -> bool {
-        match self.limit {
-            Limit::Runs(runs) => done < runs,
-            Limit::Until(end) => Instant::now() < end,
-        }
-    }
-
-    /// Runs one seed; gives what went wrong.
-    fn run(&self, seed: u64) -> Option<String> {
-        let run = || {
-            let mut world = World::new(seed, self.devices, self.trace)?;
-            world.watch(self.watched.clone());
-            world.run()
-        };
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("{error:#}")),
-            Err(_) => Some("it panicked".to_owned()),
-        }
+/// Runs one case; gives the hash of its history, or what went wrong.
+fn run(case: &Case, stats: &mut Stats) -> Result<u64, String> {
+    let act = || {
+        let mut world = World::new(case)?;
+        let hash = world.run()?;
+        stats.add(&world.stats);
+        anyhow::Ok(hash)
+    };
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(Ok(hash)) => Ok(hash),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(_) => Err("it panicked".to_owned()),
     }
 }
 
@@ -98,22 +51,54 @@ fn main() -> Result<ExitCode> {
         println!("{HELP}");
         return Ok(ExitCode::SUCCESS);
     };
-    println!("first seed: {}", options.seed);
+    println!("first seed: {}", options.case.seed);
+    let mut stats = Stats::default();
     let (mut passed, mut failed) = (0, 0);
     while options.goes_on(passed + failed) && failed < FAILURES_MAX {
-        let seed = options.seed.wrapping_add(passed + failed);
-        match options.run(seed) {
-            None => passed += 1,
-            Some(what) => {
+        let mut case = options.case.clone();
+        case.seed = case.seed.wrapping_add(passed + failed);
+        match run(&case, &mut stats) {
+            Ok(hash) => {
+                passed += 1;
+                if case.hashes {
+                    println!("seed {}: {hash:016x}", case.seed);
+                }
+            }
+            Err(what) => {
                 failed += 1;
-                let devices =
-                    options.devices.map_or_else(String::new, |devices| format!(" --devices {devices}"));
-                println!(
-                    "seed {seed} failed: {what}\nreplay: cargo run -p cloudsync-sim -- --seed {seed}{devices}"
-                );
+                println!("seed {} failed: {what}\nreplay: cargo xtask sim {case}", case.seed);
+                if options.shrinks {
+                    let shorter =
+                        shrink::shrink(&case, &what, SHRINKING, &mut |case| run(case, &mut Stats::default()));
+                    println!("shortened: cargo xtask sim {shorter}");
+                }
             }
         }
     }
+    print!("{stats}");
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same binary in the same process and in another one.
+    #[test]
+    fn one_seed_is_one_history() {
+        let case = Case { seed: 3, until: Some(80), hashes: true, ..Case::default() };
+        let _guard = disk::alone();
+        let first = run(&case, &mut Stats::default()).unwrap();
+        run(&Case { seed: 4, ..case.clone() }, &mut Stats::default()).unwrap();
+        assert_eq!(run(&case, &mut Stats::default()), Ok(first));
+        if std::env::var_os("SIM_PRINTS_ONLY").is_none() {
+            let test = std::env::current_exe().unwrap();
+            let mut command = std::process::Command::new(test);
+            command.args(["one_seed_is_one_history", "--nocapture"]).env("SIM_PRINTS_ONLY", "1");
+            let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+            assert!(output.contains(&format!("history {first:016x}")), "{output}");
+        }
+        println!("history {first:016x}");
+    }
 }

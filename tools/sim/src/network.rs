@@ -4,11 +4,10 @@
 use crate::random::Dice;
 use std::collections::BTreeMap;
 
-/// A process of a device.
+/// A device; which of its processes is meant the number of the attempt tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) device: usize,
-    pub(crate) process: usize,
 }
 
 /// What can happen.

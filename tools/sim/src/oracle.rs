@@ -7,12 +7,15 @@ use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{Clock, RowClock};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Rows as a transaction left them; `None` are gone.
+pub(crate) type Written = Vec<(RowName, Option<Vec<String>>)>;
 /// A row by its table and shown key.
-type RowName = (&'static str, String);
+pub(crate) type RowName = (&'static str, String);
 /// All rows of a file, with their shown values.
-type Rows = BTreeMap<RowName, Vec<String>>;
+pub(crate) type Rows = BTreeMap<RowName, Vec<String>>;
 
 /// What was written, as far as it bounds what may be there in the end.
 #[derive(Default)]
@@ -28,38 +31,31 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Notes what a row is after a write.
-    pub(crate) fn wrote(
-        &mut self,
-        db: &Connection,
-        table: &'static TableSpec,
-        key: &[Value],
-        writer: &str,
-        condition: &str,
-    ) -> Result<()> {
-        let placed = (1..=table.key.len()).map(|i| format!("?{i} AS {}", table.key[i - 1]));
-        let sql =
-            format!("SELECT {} FROM (SELECT {})", table.show_key(), placed.collect::<Vec<_>>().join(", "));
-        let shown: String = db.query_row(&sql, params_from_iter(key), |row| row.get(0))?;
-        let name = (table.name, shown);
-        let found = read_rows(db, table, condition, key)?;
-        let is_private = is_own(&name, writer);
-        if is_private {
-            self.private_names.insert(name.clone());
+    /// Takes over what a transaction wrote. If nobody knows whether it was committed, it may or may not be there.
+    pub(crate) fn wrote(&mut self, writer: &str, written: Written, is_certain: bool) {
+        for (name, values) in written {
+            let is_private = is_certain && is_own(&name, writer);
+            if is_private {
+                self.private_names.insert(name.clone());
+            } else {
+                self.private_names.remove(&name);
+                self.private.remove(&name);
+            }
+            let Some(values) = values else {
+                self.gone.insert(name.clone());
+                self.private.remove(&name);
+                continue;
+            };
+            if is_certain {
+                self.alive.insert(name.clone());
+            }
+            for (cell, value) in values.iter().enumerate() {
+                self.written.entry((name.clone(), cell)).or_default().insert(value.clone());
+            }
+            if is_private {
+                self.private.insert(name, values);
+            }
         }
-        let Some((_, values)) = found.into_iter().next() else {
-            self.gone.insert(name.clone());
-            self.private.remove(&name);
-            return Ok(());
-        };
-        self.alive.insert(name.clone());
-        for (cell, value) in values.iter().enumerate() {
-            self.written.entry((name.clone(), cell)).or_default().insert(value.clone());
-        }
-        if is_private {
-            self.private.insert(name, values);
-        }
-        Ok(())
     }
 
     /// The rows of this writer are nobody's own any more.
@@ -69,17 +65,32 @@ impl Model {
         self.private.retain(|name, _| !is_own(name));
     }
 
+    /// A file was lost, or became what it was before: what is nowhere else any more is not missed.
+    pub(crate) fn forget(&mut self, left: &[Rows]) {
+        self.alive.retain(|name| left.iter().any(|rows| rows.contains_key(name)));
+    }
+
+    /// The rows that only this writer has are in its file as it left them.
+    pub(crate) fn check_own(&self, writer: &str, rows: &Rows) -> Result<()> {
+        for name in self.private_names.iter().filter(|name| is_own(name, writer)) {
+            self.check_private(name, rows)?;
+        }
+        Ok(())
+    }
+
+    fn check_private(&self, name: &RowName, rows: &Rows) -> Result<()> {
+        let (expected, found) = (self.private.get(name), rows.get(name));
+        if expected != found {
+            let (expected, found) = (brief(expected), brief(found));
+            bail!("lost: only one writer has {name:?} and left it as {expected}, but it is {found}");
+        }
+        Ok(())
+    }
+
     /// Compares the final rows with what was written.
     pub(crate) fn check(&self, rows: &Rows) -> Result<()> {
         for name in &self.private_names {
-            let (expected, found) = (self.private.get(name), rows.get(name));
-            if expected != found {
-                bail!(
-                    "lost: only one writer has {name:?} and left it as {}, but it is {}",
-                    brief(expected),
-                    brief(found)
-                );
-            }
+            self.check_private(name, rows)?;
         }
         for name in self.alive.difference(&self.gone) {
             if !rows.contains_key(name) {
@@ -95,6 +106,19 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// What a row is for this connection.
+pub(crate) fn look(
+    db: &Connection,
+    table: &'static TableSpec,
+    key: &[Value],
+) -> Result<(RowName, Option<Vec<String>>)> {
+    let placed = (1..=table.key.len()).map(|i| format!("?{i} AS {}", table.key[i - 1]));
+    let sql = format!("SELECT {} FROM (SELECT {})", table.show_key(), placed.collect::<Vec<_>>().join(", "));
+    let shown: String = db.query_row(&sql, params_from_iter(key), |row| row.get(0))?;
+    let found = read_rows(db, table, &format!("{} AND 1", table.key_condition(1)), key)?;
+    Ok(((table.name, shown), found.into_iter().next().map(|(_, values)| values)))
 }
 
 /// True when the row's key says that only this writer uses it.
@@ -130,6 +154,13 @@ fn read_rows(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+/// All rows, or none in a file that has no tables yet.
+pub(crate) fn rows_if_any(db: &Connection) -> Result<Rows> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'gos_notes'";
+    let there: i64 = db.query_row(sql, [], |row| row.get(0))?;
+    if there > 0 { rows(db) } else { Ok(Rows::new()) }
+}
+
 /// All rows of the synced tables.
 pub(crate) fn rows(db: &Connection) -> Result<Rows> {
     let mut all = Rows::new();
@@ -140,8 +171,11 @@ pub(crate) fn rows(db: &Connection) -> Result<Rows> {
     Ok(all)
 }
 
+/// Clocks by table and packed key in hexadecimal, as `--watch` takes it.
+pub(crate) type Clocks = BTreeMap<String, NamedClock>;
+
 /// The clock of a row with names instead of numbers.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NamedClock {
     life: u64,
     /// Of a tombstone, or a row without cells.
@@ -150,8 +184,42 @@ pub(crate) struct NamedClock {
     marks: Vec<(u64, String)>,
 }
 
-/// All clocks, by table and packed key in hexadecimal, as `--watch` takes it.
-pub(crate) fn clocks(db: &Connection) -> Result<BTreeMap<String, NamedClock>> {
+impl NamedClock {
+    /// True when nothing of the other clock, of the same row and earlier, is lost in this one: the rule of each algorithm in
+    /// the plainest words.
+    pub(crate) fn is_at_least(&self, table: &str, before: &Self) -> bool {
+        let has_cells = || {
+            let mut cells = before.cells.iter();
+            before.row <= self.row.clone().or(before.row.clone())
+                && cells.all(|(name, clock)| self.cells.get(name).is_some_and(|now| now >= clock))
+        };
+        match table.get(..3) {
+            Some("dws") => {
+                // Where the era of the row began.
+                let boundary = |clock: &Self| {
+                    if clock.life.is_multiple_of(2) {
+                        clock.row.clone()
+                    } else {
+                        clock.marks.first().cloned()
+                    }
+                };
+                match boundary(self).cmp(&boundary(before)) {
+                    Ordering::Greater => true,
+                    Ordering::Less => false,
+                    Ordering::Equal => {
+                        before.life.is_multiple_of(2) || (!self.life.is_multiple_of(2) && has_cells())
+                    }
+                }
+            }
+            Some("aws" | "gos") => has_cells(),
+            _ if self.life == before.life && self.life.is_multiple_of(2) => self.row >= before.row,
+            _ => self.life > before.life || (self.life == before.life && has_cells()),
+        }
+    }
+}
+
+/// All clocks.
+pub(crate) fn clocks(db: &Connection) -> Result<Clocks> {
     let pairs = |sql: &str| -> Result<BTreeMap<i64, String>> {
         let mut select = db.prepare(sql)?;
         let pairs = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -220,12 +288,18 @@ pub(crate) fn check_at_rest(process: &mut Process, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The file is sound and nothing waits in its quarantine.
-pub(crate) fn check_file(db: &Connection, name: &str) -> Result<()> {
+/// The file is sound.
+pub(crate) fn check_integrity(db: &Connection, name: &str) -> Result<()> {
     let check: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
     if check != "ok" {
         bail!("{name}: {check}");
     }
+    Ok(())
+}
+
+/// The file is sound and nothing waits in its quarantine.
+pub(crate) fn check_file(db: &Connection, name: &str) -> Result<()> {
+    check_integrity(db, name)?;
     let waiting = "SELECT count(*), coalesce(max(tbl || ': ' || reason), '') FROM cloudsync_quarantine";
     let (count, reason): (i64, String) = db.query_row(waiting, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     if count > 0 {

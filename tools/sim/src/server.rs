@@ -1,63 +1,197 @@
 //! The server: the real store on a file, and somebody who works on that file with plain SQL.
 
-use crate::device::Machine;
-use crate::host;
-use anyhow::{Context, Result, anyhow};
+use crate::disk::{self, disks};
+use crate::host::{self, Machine, ServerHost};
+use crate::oracle::{self, Clocks};
+use crate::random::Dice;
+use crate::world::Outcome;
+use anyhow::{Context, Result, anyhow, bail};
 use cloudsync_protocol::message::Request;
 use cloudsync_replica::{Environment, Replica};
 use cloudsync_server::store::sqlite::SqliteStore;
 use cloudsync_server::store::{Rights, Store};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+
+/// The name of its machine.
+pub(crate) const SERVER: &str = "server";
+const PATH: &str = "/sim/server/main/server.db";
+const OWNERS_PATH: &str = "/sim/server/owner/server.db";
 
 /// The server of one run.
 pub(crate) struct Server {
     store: Option<SqliteStore>,
-    path: PathBuf,
-    /// A connection without any library of ours.
-    pub(crate) db: rusqlite::Connection,
+    host: Arc<ServerHost>,
+    /// A connection without any library of ours; `None` between a crash and the restart.
+    owner: Option<rusqlite::Connection>,
+    /// A connection that nothing befalls.
+    eye: Option<rusqlite::Connection>,
+    /// What was acknowledged, as clocks: none of it may ever go back.
+    acknowledged: Clocks,
+}
+
+/// The disks may be another world's next.
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The server's file at some time, with what was acknowledged by then.
+pub(crate) struct Backup {
+    files: Vec<(String, Vec<u8>)>,
+    acknowledged: Clocks,
 }
 
 impl Server {
     /// A server without tables: the first device brings them.
-    pub(crate) fn create(folder: &Path, machine: Rc<Machine>) -> Result<Self> {
-        let path = folder.join("server.db");
-        let db = host::open(&path)?;
+    pub(crate) fn create(mut dice: Dice, is_safe: bool) -> Result<Self> {
+        disks().equip(SERVER, true, is_safe);
+        disk::run_with_skew(0);
+        let machine = Machine::new(0, dice.fork());
+        let db = host::open(OWNERS_PATH, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")?;
         {
             // SAFETY: the replica ends with this block, the connection later.
+            #[allow(unsafe_code)]
             let connection = unsafe { host::wrap(&db)? };
             // So the server's site id comes from the seed.
             Replica::open(connection, machine as Rc<dyn Environment>)?.create()?;
         }
         host::compact_often(&db)?;
-        let store = Some(open_store(&path)?);
-        Ok(Self { store, path, db })
+        let (host, acknowledged) = (ServerHost::new(dice), Clocks::new());
+        let mut server = Self { store: None, host, owner: Some(db), eye: None, acknowledged };
+        server.open_store()?;
+        Ok(server)
+    }
+
+    fn open_store(&mut self) -> Result<()> {
+        disk::run_with_skew(0);
+        let store = SqliteStore::open_on(Path::new(PATH), Arc::clone(&self.host) as Arc<_>);
+        self.store = Some(store.map_err(|error| anyhow!("the store does not open: {error}"))?);
+        self.eye = Some(host::open(&format!("/sim/{SERVER}/{}/server.db", disk::faults::EYE), "")?);
+        Ok(())
+    }
+
+    /// The connection of the owner.
+    pub(crate) fn db(&self) -> Result<&rusqlite::Connection> {
+        self.owner.as_ref().context("the server is down")
+    }
+
+    /// A connection that nothing befalls.
+    pub(crate) fn eye(&self) -> Result<&rusqlite::Connection> {
+        self.eye.as_ref().context("the server is down")
     }
 
     /// Takes one request and gives the answer.
-    pub(crate) fn turn(&self, request: &[u8], now_ms: u64) -> Result<Vec<u8>> {
+    pub(crate) fn turn(&mut self, request: &[u8]) -> Result<Outcome<Vec<u8>>> {
+        disk::run_with_skew(0);
         let request = Request::decode(request)?;
         let store = self.store.as_ref().context("no store")?;
-        store
-            .turn(&request, &Rights { read: true, write: true, schema: true }.into(), now_ms)
-            .context("the store")
+        let before = disks().failures(SERVER);
+        let rights = Rights { read: true, write: true, schema: true };
+        let answer = store.turn(&request, &rights.into(), disk::now_ms());
+        if disks().is_dead(SERVER, "main") {
+            return Ok(Outcome::Died);
+        }
+        match answer {
+            Ok(answer) => {
+                if request.upload.is_some() {
+                    self.remember()?;
+                }
+                Ok(Outcome::Done(answer))
+            }
+            Err(_) if disks().failures(SERVER) > before => Ok(Outcome::Failed),
+            Err(error) => Err(error).context("the store"),
+        }
     }
 
-    /// Ends the server and starts it again on its file.
-    pub(crate) fn restart(&mut self) -> Result<()> {
-        self.store = None;
-        self.store = Some(open_store(&self.path)?);
+    /// Lets the owner write.
+    pub(crate) fn write(
+        &mut self,
+        act: impl FnOnce(&rusqlite::Connection) -> Result<bool>,
+    ) -> Result<Outcome<bool>> {
+        disk::run_with_skew(0);
+        let before = disks().failures(SERVER);
+        let outcome = act(self.db()?);
+        if disks().is_dead(SERVER, "owner") {
+            return Ok(Outcome::Died);
+        }
+        match outcome {
+            Ok(committed) => Ok(Outcome::Done(committed)),
+            Err(_) if disks().failures(SERVER) > before => Ok(Outcome::Failed),
+            Err(error) => Err(error).context("the owner"),
+        }
+    }
+
+    /// Whatever the server has by now is acknowledged, and not less than what was.
+    pub(crate) fn remember(&mut self) -> Result<()> {
+        let clocks = oracle::clocks(self.eye()?)?;
+        self.compare(&clocks)?;
+        self.acknowledged = clocks;
         Ok(())
+    }
+
+    fn compare(&self, clocks: &Clocks) -> Result<()> {
+        for (row, before) in &self.acknowledged {
+            let now = clocks.get(row);
+            if !now.is_some_and(|now| now.is_at_least(row, before)) {
+                bail!("the server lost what it had acknowledged of {row}: {before:?} became {now:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what is left of the server and starts it again on what is left of its file.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.stop();
+        disks().restart(SERVER);
+        self.start()?;
+        oracle::check_integrity(self.eye()?, SERVER)?;
+        self.compare(&oracle::clocks(self.eye()?)?)
+    }
+
+    fn stop(&mut self) {
+        (self.owner, self.eye, self.store) = (None, None, None);
+        // The writer is a thread, which closes its connection by itself.
+        while disks().handles(SERVER) > 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    fn start(&mut self) -> Result<()> {
+        // Opened by the owner first, so that the order in which the store's threads close theirs makes no difference.
+        let db = host::open(OWNERS_PATH, "PRAGMA synchronous = FULL; SELECT count(*) FROM sqlite_schema")?;
+        self.owner = Some(db);
+        self.open_store()
+    }
+
+    /// A copy of the file, as a backup makes it.
+    pub(crate) fn backup(&self) -> Backup {
+        let files = ["", "-wal"].iter().filter_map(|suffix| {
+            let path = format!("{PATH}{suffix}");
+            disks().content(&path).map(|bytes| (path, bytes))
+        });
+        Backup { files: files.collect(), acknowledged: self.acknowledged.clone() }
+    }
+
+    /// Puts a backup in the place of the file.
+    pub(crate) fn restore(&mut self, backup: &Backup) -> Result<()> {
+        self.stop();
+        for suffix in ["", "-wal", "-journal", "-shm"] {
+            disks().remove(&format!("{PATH}{suffix}"));
+        }
+        for (path, bytes) in &backup.files {
+            disks().place(path, bytes.clone());
+        }
+        self.acknowledged.clone_from(&backup.acknowledged);
+        self.start()
     }
 
     /// True once a device has brought the tables.
     pub(crate) fn has_tables(&self) -> Result<bool> {
         let sql = "SELECT count(*) FROM cloudsync_tables";
-        let count: i64 = self.db.query_row(sql, [], |row| row.get(0))?;
+        let count: i64 = self.eye()?.query_row(sql, [], |row| row.get(0))?;
         Ok(count == crate::workload::TABLES.len() as i64)
     }
-}
-
-fn open_store(path: &Path) -> Result<SqliteStore> {
-    SqliteStore::open(path).map_err(|error| anyhow!("the store does not open: {error}"))
 }

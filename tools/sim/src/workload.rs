@@ -1,6 +1,6 @@
 //! The tables, and what apps do to them.
 
-use crate::oracle::Model;
+use crate::oracle::{self, Written};
 use crate::random::Dice;
 use anyhow::Result;
 use rusqlite::types::Value;
@@ -166,7 +166,7 @@ impl TableSpec {
         self.cells.iter().copied().filter(|cell| !self.key.contains(cell)).collect()
     }
 
-    fn key_condition(&self, first: usize) -> String {
+    pub(crate) fn key_condition(&self, first: usize) -> String {
         let terms = self.key.iter().enumerate().map(|(i, column)| format!("{column} = ?{}", first + i));
         terms.collect::<Vec<_>>().join(" AND ")
     }
@@ -187,37 +187,38 @@ fn value(dice: &mut Dice) -> Value {
     }
 }
 
-/// Rows that a statement may have touched, by table and shown key.
+/// Rows that a statement may have touched.
 type Touched = Vec<(&'static TableSpec, Vec<Value>)>;
 
-/// Writes a few statements in one transaction, stamps their notes with `at_ms`, and tells the model what is there now.
-pub(crate) fn write(
-    db: &Connection,
-    dice: &mut Dice,
-    model: &mut Model,
-    writer: &str,
-    at_ms: u64,
-) -> Result<()> {
-    let before: i64 =
-        db.query_row("SELECT coalesce(max(rowid), 0) FROM cloudsync_log", [], |row| row.get(0))?;
+/// Writes a few statements in one transaction, which is undone if any of it fails. `written` has what the transaction leaves
+/// there, as far as it came; gives whether it was committed.
+pub(crate) fn write(db: &Connection, dice: &mut Dice, writer: &str, written: &mut Written) -> Result<bool> {
+    let outcome = write_within(db, dice, writer, written);
+    if !db.is_autocommit() {
+        // SQLite may be unable to; then it undoes it when the file is opened next.
+        let _ = db.execute_batch("ROLLBACK");
+    }
+    outcome
+}
+
+fn write_within(db: &Connection, dice: &mut Dice, writer: &str, written: &mut Written) -> Result<bool> {
     let mut touched = Touched::new();
-    db.execute_batch("BEGIN")?;
+    db.execute_batch("BEGIN IMMEDIATE")?;
     for _ in 0..1 + dice.below(3) {
         statement(db, dice, writer, &mut touched)?;
     }
     if dice.chance(5) {
         large_rows(db, dice, writer, &mut touched)?;
     }
-    // The seed decides the time, not the clock of the machine that the simulation runs on.
-    db.execute("UPDATE cloudsync_log SET at = ?1 WHERE rowid > ?2", (at_ms as i64, before))?;
     if dice.chance(80) {
-        return Ok(db.execute_batch("ROLLBACK")?);
+        db.execute_batch("ROLLBACK")?;
+        return Ok(false);
+    }
+    for (table, key) in touched {
+        written.push(oracle::look(db, table, &key)?);
     }
     db.execute_batch("COMMIT")?;
-    for (table, key) in touched {
-        model.wrote(db, table, &key, writer, &format!("{} AND 1", table.key_condition(1)))?;
-    }
-    Ok(())
+    Ok(true)
 }
 
 fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touched) -> Result<()> {

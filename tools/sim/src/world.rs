@@ -1,100 +1,79 @@
 //! One run: a server, devices, a network, and what happens to them.
 
-use crate::device::{Device, Machine, Process, Wish};
+use crate::device::{Device, Process, Wish};
+use crate::disk::{self, disks};
+use crate::host::{self, Machine};
 use crate::network::{Address, Event, Faults, Network};
+use crate::options::Case;
 use crate::oracle::{self, Model};
+use crate::plan::Plan;
 use crate::random::Dice;
-use crate::server::Server;
+use crate::server::{Backup, Server};
+use crate::stats::Stats;
 use crate::workload;
 use anyhow::{Context, Result};
 use cloudsync_protocol::client::{Goal, Retry};
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-const START_MS: u64 = 1_790_000_000_000;
+pub(crate) const START_MS: u64 = 1_790_000_000_000;
 pub(crate) const BOTH: Goal = Goal { push: true, pull: true };
 
-/// What a run may contain.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    ticks: u64,
-    devices_max: usize,
-    crashes: u64,
-    clock_jumps: u64,
-    copies: u64,
-    joins: u64,
-    processes: u64,
-    server_writes: bool,
-    skew_ms_max: i64,
-}
-
-impl Plan {
-    fn draw(dice: &mut Dice, devices: usize) -> Self {
-        Self {
-            ticks: 60 + dice.below(340),
-            devices_max: devices + 3,
-            crashes: *dice.pick(&[0, 20, 80]),
-            clock_jumps: *dice.pick(&[0, 0, 15]),
-            copies: *dice.pick(&[0, 0, 10]),
-            joins: *dice.pick(&[0, 10]),
-            processes: *dice.pick(&[0, 0, 20]),
-            server_writes: dice.chance(500),
-            skew_ms_max: *dice.pick(&[0, 3_000, 50_000, 4_000_000]),
-        }
-    }
+/// How a call ended that a fault may have met.
+#[derive(Debug)]
+pub(crate) enum Outcome<T> {
+    /// As if there were no faults.
+    Done(T),
+    /// It failed by a fault; the process goes on.
+    Failed,
+    /// A fault ended the process.
+    Died,
 }
 
 /// The world of one seed.
 pub(crate) struct World {
-    dice: Dice,
-    pub(crate) now_ms: Rc<Cell<u64>>,
+    pub(crate) case: Case,
+    pub(crate) plan: Plan,
     network: Network,
     pub(crate) server: Server,
+    pub(crate) backup: Option<Backup>,
     pub(crate) devices: Vec<Device>,
     names: usize,
     pub(crate) model: Model,
-    plan: Plan,
-    ticks: u64,
-    trace: bool,
-    watched: Option<String>,
+    pub(crate) ticks: u64,
+    pub(crate) stats: Stats,
+    history: u64,
     shown: BTreeMap<String, String>,
-    // Removed last.
-    folder: tempfile::TempDir,
 }
 
 impl World {
-    /// The world of a seed, before anything happened.
-    pub(crate) fn new(seed: u64, devices: Option<usize>, trace: bool) -> Result<Self> {
-        let mut dice = Dice::new(seed);
-        let count = devices.unwrap_or(1 + dice.below(4) as usize);
-        let plan = Plan::draw(&mut dice, count);
+    /// The world of a seed, before anything happened. There is one at a time.
+    pub(crate) fn new(case: &Case) -> Result<Self> {
+        let mut dice = Dice::new(case.seed);
+        disk::register();
+        disk::renew(dice.fork());
+        disk::set_now_ms(START_MS);
+        let plan = Plan::draw(&mut dice, case);
         let faults = Faults::draw(&mut dice);
-        if trace {
-            println!("{plan:?} {faults:?}");
-        }
-        let memory = std::path::Path::new("/dev/shm");
-        let folder = if memory.is_dir() { tempfile::tempdir_in(memory)? } else { tempfile::tempdir()? };
-        let now_ms = Rc::new(Cell::new(START_MS));
         let network = Network::new(faults, dice.fork());
-        let server = Server::create(folder.path(), Machine::new(Rc::clone(&now_ms), 0, dice.fork()))?;
+        let server = Server::create(dice.fork(), dice.chance(700))?;
         let mut world = Self {
-            dice,
-            now_ms,
+            case: case.clone(),
             network,
             server,
             plan,
-            trace,
-            folder,
-            watched: None,
+            backup: None,
             shown: BTreeMap::new(),
             devices: Vec::new(),
             names: 0,
             model: Model::default(),
             ticks: 0,
+            stats: Stats::default(),
+            history: 0,
         };
-        for _ in 0..count {
-            world.join()?;
+        world.note(|| format!("{plan:?} {faults:?}"));
+        for _ in 0..plan.devices {
+            world.join(&mut dice)?;
         }
         if plan.server_writes {
             world.network.plan(START_MS + 500, Event::ServerTick);
@@ -102,63 +81,74 @@ impl World {
         Ok(world)
     }
 
-    /// Prints the clock of this row, given as `table:key` with the packed key in hexadecimal, whenever it changes anywhere.
-    pub(crate) fn watch(&mut self, row: Option<String>) {
-        self.watched = row;
-    }
-
-    /// Lets everything happen, then checks what is left.
-    pub(crate) fn run(&mut self) -> Result<()> {
+    /// Lets everything happen, then checks what is left. Gives a hash of all that happened: every
+    /// message, and every change of a disk.
+    pub(crate) fn run(&mut self) -> Result<u64> {
         while let Some((at, event)) = self.network.next() {
-            self.now_ms.set(at.max(self.now_ms.get()));
+            disk::set_now_ms(at.max(disk::now_ms()));
+            self.stats.events += 1;
             self.happen(event)?;
             self.show_watched()?;
         }
+        self.stats.simulated_ms += self.now() - START_MS;
         self.note(|| "at rest".to_owned());
         self.settle()?;
-        self.check()
+        self.check()?;
+        self.stats.take_faults(&disks().injected);
+        Ok(self.history ^ disks().hash())
     }
 
     pub(crate) fn now(&self) -> u64 {
-        self.now_ms.get()
+        disk::now_ms()
     }
 
-    pub(crate) fn note(&self, text: impl FnOnce() -> String) {
-        if self.trace {
-            println!("{:>8} {}", self.now() - START_MS, text());
+    pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.case.trace || self.case.hashes {
+            let text = text();
+            self.remember(text.as_bytes());
+            if self.case.trace {
+                println!("{:>8} {text}", self.now() - START_MS);
+            }
         }
     }
 
-    fn machine(&mut self) -> Rc<Machine> {
-        let skew = self.skew();
-        Machine::new(Rc::clone(&self.now_ms), skew, self.dice.fork())
+    fn remember(&mut self, bytes: &[u8]) {
+        self.history = xxh3_64_with_seed(bytes, self.history);
     }
 
-    fn skew(&mut self) -> i64 {
-        self.dice.between(-self.plan.skew_ms_max, self.plan.skew_ms_max)
+    /// The choices of one step, whatever other steps there are.
+    fn dice_of_tick(&self) -> Dice {
+        Dice::new(self.case.seed ^ self.ticks.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    fn name(&mut self) -> String {
+    pub(crate) fn name(&mut self) -> String {
         self.names += 1;
         format!("d{}", self.names)
     }
 
-    fn join(&mut self) -> Result<()> {
-        let (name, machine) = (self.name(), self.machine());
+    pub(crate) fn skew(&self, dice: &mut Dice) -> i64 {
+        dice.between(-self.plan.skew_ms_max, self.plan.skew_ms_max)
+    }
+
+    pub(crate) fn join(&mut self, dice: &mut Dice) -> Result<()> {
+        let name = self.name();
+        let machine = Machine::new(self.skew(dice), dice.fork());
         self.note(|| format!("{name} joins, skew {}", machine.skew_ms.get()));
-        self.devices.push(Device::create(self.folder.path(), name, machine)?);
-        self.plan_tick(self.devices.len() - 1);
+        let device = Device::create(name, machine, dice)?;
+        self.add(device, dice);
         Ok(())
     }
 
-    fn plan_tick(&mut self, device: usize) {
-        let pause = 1 + self.dice.below(self.pause_ms_max());
-        self.network.plan(self.now() + pause, Event::Tick { device });
+    pub(crate) fn add(&mut self, device: Device, dice: &mut Dice) {
+        self.note(|| format!("{}: {:?}", device.name, device.opening));
+        self.devices.push(device);
+        self.plan_tick(self.devices.len() - 1, dice);
     }
 
-    /// Bursts and quiet times.
-    fn pause_ms_max(&self) -> u64 {
-        if self.ticks % 64 < 32 { 300 } else { 20_000 }
+    fn plan_tick(&mut self, device: usize, dice: &mut Dice) {
+        // Bursts and quiet times.
+        let pause_max = if self.ticks % 64 < 32 { 300 } else { self.plan.pause_ms_max };
+        self.network.plan(self.now() + 1 + dice.below(pause_max), Event::Tick { device });
     }
 
     fn happen(&mut self, event: Event) -> Result<()> {
@@ -166,11 +156,12 @@ impl World {
             Event::Tick { device } => self.tick(device),
             Event::ServerTick => self.server_tick(),
             Event::Request { from, attempt, bytes, is_copy } => {
-                self.note(|| {
-                    format!("server takes {from:?} #{attempt}{}", if is_copy { " (a copy)" } else { "" })
-                });
-                let answer = self.server.turn(&bytes, self.now())?;
-                self.network.answer(self.now(), from, attempt, answer);
+                self.remember(&bytes);
+                self.note(|| format!("server takes {from:?} #{attempt}, copy: {is_copy}"));
+                if let Some(answer) = self.ask(&bytes)? {
+                    self.remember(&answer);
+                    self.network.answer(self.now(), from, attempt, answer);
+                }
                 Ok(())
             }
             Event::Answer { to, attempt, bytes } => {
@@ -181,6 +172,21 @@ impl World {
         }
     }
 
+    /// Asks the server, which may come to harm by it.
+    fn ask(&mut self, request: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.server.turn(request)? {
+            Outcome::Done(answer) => Ok(Some(answer)),
+            Outcome::Failed => {
+                self.note(|| "the server fails".to_owned());
+                Ok(None)
+            }
+            Outcome::Died => {
+                self.server_recovers()?;
+                Ok(None)
+            }
+        }
+    }
+
     /// Hands something to a session that still waits for it.
     fn wake(
         &mut self,
@@ -188,26 +194,70 @@ impl World {
         attempt: u64,
         act: impl FnOnce(&mut Process) -> Result<Wish>,
     ) -> Result<()> {
-        let device = &mut self.devices[to.device];
-        let name = device.name.clone();
-        let waiting = device.processes.get_mut(to.process).filter(|process| process.attempt == Some(attempt));
+        let waiting =
+            self.devices[to.device].processes.iter().position(|process| process.attempt == Some(attempt));
         let Some(process) = waiting else { return Ok(()) };
-        let wish = act(process).with_context(|| format!("device {name}"))?;
-        self.fulfil(to, wish);
-        Ok(())
+        self.step(to.device, process, act)
     }
 
-    fn fulfil(&mut self, to: Address, wish: Wish) {
+    /// Lets a session take a step, and sees to what it wants next.
+    fn step(
+        &mut self,
+        at: usize,
+        process: usize,
+        act: impl FnOnce(&mut Process) -> Result<Wish>,
+    ) -> Result<()> {
+        self.stats.steps += 1;
+        let address = Address { device: at };
         let now = self.now();
-        let attempt = match wish {
-            Wish::Send(bytes) => Some(self.network.send(now, to, bytes)),
-            Wish::Pause(pause_ms) => Some(self.network.pause(now, to, pause_ms)),
-            Wish::Over { received, sent, failed } => {
-                self.note(|| format!("{to:?} is done: received {received}, sent {sent}, failed {failed}"));
-                None
+        match self.guarded(at, process, act)? {
+            Outcome::Done(wish) => {
+                let attempt = match wish {
+                    Wish::Send(bytes) => Some(self.network.send(now, address, bytes)),
+                    Wish::Pause(pause_ms) => Some(self.network.pause(now, address, pause_ms)),
+                    Wish::Over { received, sent, failed } => {
+                        self.note(|| {
+                            format!("{address:?} is done: received {received}, sent {sent}, failed {failed}")
+                        });
+                        None
+                    }
+                };
+                self.devices[at].processes[process].attempt = attempt;
+                Ok(())
             }
+            Outcome::Failed => Ok(()),
+            Outcome::Died => self.recovers(at),
+        }
+    }
+
+    /// Runs something in a process that a fault may meet. Whatever else goes wrong is an error.
+    fn guarded<T>(
+        &mut self,
+        at: usize,
+        process: usize,
+        act: impl FnOnce(&mut Process) -> Result<T>,
+    ) -> Result<Outcome<T>> {
+        let device = &mut self.devices[at];
+        device.machine.enter();
+        let before = disks().failures(&device.place);
+        let running = &mut device.processes[process];
+        let outcome = act(running);
+        if disks().is_dead(&device.place, &running.name) {
+            return Ok(Outcome::Died);
+        }
+        host::check_closed(&running.db)
+            .with_context(|| format!("device {}, after {:?}", device.name, outcome.is_ok()))?;
+        let error = match outcome {
+            Ok(value) => return Ok(Outcome::Done(value)),
+            Err(error) => error,
         };
-        self.devices[to.device].processes[to.process].attempt = attempt;
+        if disks().failures(&device.place) == before {
+            return Err(error).with_context(|| format!("device {}", device.name));
+        }
+        running.give_up();
+        let name = device.name.clone();
+        self.note(|| format!("{name} fails: {error:#}"));
+        Ok(Outcome::Failed)
     }
 
     fn tick(&mut self, at: usize) -> Result<()> {
@@ -215,113 +265,103 @@ impl World {
         if self.ticks > self.plan.ticks {
             return Ok(());
         }
-        self.chaos(at)?;
-        if self.dice.chance(600) {
-            self.write(at)?;
+        let mut dice = self.dice_of_tick();
+        self.plan_tick(at, &mut dice);
+        if self.case.is_skipped(self.ticks) {
+            return Ok(());
         }
-        if self.dice.chance(400) {
-            self.start(at)?;
+        self.mishap(at, &mut dice)?;
+        let process = dice.below(self.devices[at].processes.len() as u64) as usize;
+        if dice.chance(600) {
+            self.write(at, process, &mut dice)?;
         }
-        self.plan_tick(at);
+        let process = dice.below(self.devices[at].processes.len() as u64) as usize;
+        if dice.chance(400) {
+            self.start(at, process, &mut dice)?;
+        }
         Ok(())
     }
 
-    fn write(&mut self, at: usize) -> Result<()> {
-        let device = &self.devices[at];
-        let at_ms = cloudsync_replica::Environment::now_ms(&*device.machine);
-        let process = &device.processes[self.dice.below(device.processes.len() as u64) as usize];
-        workload::write(&process.db, &mut self.dice, &mut self.model, &device.name, at_ms)
-            .with_context(|| format!("device {} writes", device.name))?;
-        self.note(|| format!("{} writes", self.devices[at].name));
+    fn write(&mut self, at: usize, process: usize, dice: &mut Dice) -> Result<()> {
+        let name = self.devices[at].name.clone();
+        let mut written = Vec::new();
+        let outcome =
+            self.guarded(at, process, |process| workload::write(&process.db, dice, &name, &mut written))?;
+        self.note(|| format!("{name} writes: {outcome:?}"));
+        self.stats.rows += written.len() as u64;
+        match outcome {
+            Outcome::Done(true) => self.model.wrote(&name, written, true),
+            Outcome::Done(false) => {}
+            Outcome::Failed => self.model.wrote(&name, written, false),
+            Outcome::Died => {
+                self.model.wrote(&name, written, false);
+                self.recovers(at)?;
+            }
+        }
         Ok(())
     }
 
-    fn start(&mut self, device: usize) -> Result<()> {
-        let process = self.dice.below(self.devices[device].processes.len() as u64) as usize;
-        let goal = *self.dice.pick(&[
+    fn start(&mut self, at: usize, process: usize, dice: &mut Dice) -> Result<()> {
+        let goal = *dice.pick(&[
             BOTH,
             BOTH,
             BOTH,
             Goal { push: true, pull: false },
             Goal { push: false, pull: true },
         ]);
-        let retry = Retry {
-            attempts_max: self.dice.below(3) as u32,
-            pause_ms: 200,
-            awaits_news: true,
-            ..Retry::none()
-        };
-        let name = self.devices[device].name.clone();
-        let starting = &mut self.devices[device].processes[process];
-        if !starting.is_idle() {
+        let retry =
+            Retry { attempts_max: dice.below(3) as u32, pause_ms: 200, awaits_news: true, ..Retry::none() };
+        if !self.devices[at].processes[process].is_idle() {
             return Ok(());
         }
-        let wish = starting.start(goal, retry).with_context(|| format!("device {name}"))?;
+        let name = self.devices[at].name.clone();
         self.note(|| format!("{name} begins {goal:?}"));
-        self.fulfil(Address { device, process }, wish);
-        Ok(())
-    }
-
-    fn chaos(&mut self, at: usize) -> Result<()> {
-        let (plan, room) = (self.plan, self.devices.len() < self.plan.devices_max);
-        if self.dice.chance(plan.crashes) {
-            self.note(|| format!("{} crashes", self.devices[at].name));
-            self.devices[at].crash()?;
-        }
-        if self.dice.chance(plan.clock_jumps) {
-            let skew = self.skew();
-            self.note(|| format!("{} jumps to skew {skew}", self.devices[at].name));
-            self.devices[at].machine.skew_ms.set(skew);
-        }
-        if room && self.dice.chance(plan.copies) {
-            let name = self.name();
-            let skew = self.devices[at].machine.skew_ms.get();
-            let machine = Machine::new(Rc::clone(&self.now_ms), skew, self.dice.fork());
-            self.note(|| format!("{name} is a copy of {}", self.devices[at].name));
-            let copy = self.devices[at].copy(name, machine)?;
-            // What the copy holds unsent is its own from here on.
-            let fresh = self.name();
-            let original = std::mem::replace(&mut self.devices[at].name, fresh);
-            self.note(|| format!("{original} goes on as {}", self.devices[at].name));
-            self.model.share(&original);
-            self.devices.push(copy);
-            self.plan_tick(self.devices.len() - 1);
-        }
-        if room && self.dice.chance(plan.joins) {
-            self.join()?;
-        }
-        if self.dice.chance(plan.processes) && self.devices[at].processes.len() < 2 {
-            self.note(|| format!("{} has a second process", self.devices[at].name));
-            self.devices[at].add_process()?;
-        }
-        Ok(())
+        self.stats.rounds += 1;
+        self.step(at, process, |process| process.start(goal, retry))
     }
 
     fn server_tick(&mut self) -> Result<()> {
-        if self.ticks >= self.plan.ticks {
+        self.ticks += 1;
+        if self.ticks > self.plan.ticks {
             return Ok(());
         }
-        if self.dice.chance(50) {
-            self.note(|| "the server restarts".to_owned());
-            self.server.restart()?;
-        } else if self.server.has_tables()? {
-            self.note(|| "somebody writes on the server".to_owned());
-            let now = self.now();
-            workload::write(&self.server.db, &mut self.dice, &mut self.model, "server", now)?;
+        let mut dice = self.dice_of_tick();
+        self.network.plan(self.now() + 1 + dice.below(self.plan.pause_ms_max), Event::ServerTick);
+        if self.case.is_skipped(self.ticks) {
+            return Ok(());
         }
-        let pause = 1 + self.dice.below(3_000);
-        self.network.plan(self.now() + pause, Event::ServerTick);
+        self.server_mishap(&mut dice)?;
+        if self.server.has_tables()? {
+            self.owner_writes(&mut dice)?;
+        }
+        Ok(())
+    }
+
+    fn owner_writes(&mut self, dice: &mut Dice) -> Result<()> {
+        let mut written = Vec::new();
+        let outcome = self.server.write(|db| workload::write(db, dice, "server", &mut written))?;
+        self.note(|| format!("somebody writes on the server: {outcome:?}"));
+        self.stats.rows += written.len() as u64;
+        match outcome {
+            Outcome::Done(true) => self.model.wrote("server", written, true),
+            Outcome::Done(false) => {}
+            Outcome::Failed => self.model.wrote("server", written, false),
+            Outcome::Died => {
+                self.model.wrote("server", written, false);
+                self.server_recovers()?;
+            }
+        }
         Ok(())
     }
 
     /// Prints the clock of the watched row wherever it changed.
     pub(crate) fn show_watched(&mut self) -> Result<()> {
-        let Some(row) = &self.watched else { return Ok(()) };
+        let Some(row) = self.case.watched.clone() else { return Ok(()) };
         let files = self.devices.iter().map(|device| (device.name.as_str(), &device.processes[0].db));
-        for (name, db) in files.chain([("server", &self.server.db)]) {
-            let shown = oracle::clocks(db)?.get(row).map(|clock| format!("{clock:?}")).unwrap_or_default();
+        for (name, db) in files.chain([("server", self.server.eye()?)]) {
+            let shown = oracle::clocks(db)?.get(&row).map(|clock| format!("{clock:?}")).unwrap_or_default();
             if self.shown.get(name) != Some(&shown) {
-                println!("{:>8} {name}: {shown}", self.now_ms.get() - START_MS);
+                println!("{:>8} {name}: {shown}", disk::now_ms() - START_MS);
                 self.shown.insert(name.to_owned(), shown);
             }
         }

@@ -2,13 +2,13 @@
 #![allow(unsafe_code)]
 
 use super::StoreError;
+use super::host::Located;
 use crate::policy::{self, Identity, Law, Policies};
-use cloudsync_replica::{Environment, Replica, SystemEnvironment};
+use cloudsync_replica::Replica;
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
 use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
 use std::ffi::{c_char, c_int};
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -24,7 +24,12 @@ impl Wrapped {
     /// Opens a file for reading and writing, with what is committed flushed to disk, and a replica on it. Foreign keys
     /// are on: those that the owner declared are kept.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let owner = rusqlite::Connection::open(path)?;
+        Self::open_on(&Located::here(path))
+    }
+
+    /// The same in another world than this machine.
+    pub(super) fn open_on(file: &Located) -> Result<Self, StoreError> {
+        let owner = rusqlite::Connection::open(&file.path)?;
         owner.busy_timeout(Duration::from_secs(10))?;
         // language=SQLite
         owner.execute_batch(
@@ -35,12 +40,7 @@ impl Wrapped {
         // long as this value, which is used by one thread at a time because it is not Sync.
         let db = unsafe { Connection::from_raw(owner.handle().cast::<sqlite3>(), api) };
         let db = db.ok_or_else(|| StoreError::Failed("no database handle".to_owned()))?;
-        let environment: Rc<dyn Environment> = Rc::new(SystemEnvironment::new(move |buffer: &mut [u8]| {
-            // The system's generator fails on no platform that this server runs on; SQLite's is the second best.
-            if getrandom::fill(buffer).is_err() {
-                db.randomness(buffer);
-            }
-        }));
+        let environment = file.host.environment(db);
         let replica = Replica::open(db, environment)?;
         Ok(Self { replica, db, law: Law::new(owner)? })
     }

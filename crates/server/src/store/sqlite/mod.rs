@@ -16,6 +16,7 @@
 //! | `cloudsync_server_schemas` | fingerprints of device schemas that were found to fit |
 
 mod connection;
+mod host;
 mod observer;
 mod place;
 mod policies;
@@ -27,6 +28,8 @@ mod turn;
 mod writer;
 
 use self::connection::Wrapped;
+use self::host::Located;
+pub use self::host::{FileId, Host, SystemHost};
 use self::observer::Observer;
 use self::place::Place;
 pub use self::policies::{Visible, change_policies, policies, visible};
@@ -38,7 +41,7 @@ use crate::events::Feed;
 use crate::schema_check::{self, Finding, Subject};
 use cloudsync_protocol::message::{Answer, Refusal, Request, Turn};
 use cloudsync_replica::FLAG_INTEGER_KEY;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 // language=SQLite
@@ -79,11 +82,20 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError`] when the file cannot be opened or was written by a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let path = PathBuf::from(path);
+        Self::open_on(path, Arc::new(SystemHost))
+    }
+
+    /// Opens the file in a world of the caller's: a path that its SQLite understands, and its own time and chance.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(path: &Path, host: Arc<dyn Host>) -> Result<Self, StoreError> {
+        let file = Located { path: path.to_owned(), host };
         let feed = Arc::new(Feed::default());
-        let writer = Writer::start(&path, Arc::clone(&feed))?;
-        let place = Place::remember(&path)?;
-        Ok(Self { writer, readers: Readers::new(path.clone()), observer: Observer::new(path), feed, place })
+        let writer = Writer::start(&file, Arc::clone(&feed))?;
+        let place = Place::remember(&file)?;
+        let observer = Observer::new(file.path.clone());
+        Ok(Self { writer, readers: Readers::new(file), observer, feed, place })
     }
 
     fn answer(&self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Vec<u8>, StoreError> {

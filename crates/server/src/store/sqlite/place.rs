@@ -4,14 +4,14 @@
 //! when the process ends, and readers that open the path anew see something else. So the path is looked up before a turn
 //! and again before its answer is given: a few microseconds.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::Connection;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use super::host::{FileId, Host, Located};
 use crate::store::StoreError;
 
 /// What SQLite appends to the names of the files that belong to a database in WAL mode.
@@ -20,38 +20,42 @@ const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 /// The files of an open database, as they were found.
 pub(super) struct Place {
     files: Vec<(PathBuf, FileId)>,
+    host: Arc<dyn Host>,
     lost: AtomicBool,
     /// Keeps the WAL where it is when the writer's connection is opened anew.
     _anchor: Mutex<Connection>,
 }
 
-/// Device and number of a file. The number is not given again while the file is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileId(u64, u64);
-
 impl Place {
     /// Remembers the files of a database that is open and in WAL mode.
-    pub(super) fn remember(path: &Path) -> Result<Self, StoreError> {
-        let anchor = Connection::open(path)?;
+    pub(super) fn remember(file: &Located) -> Result<Self, StoreError> {
+        let anchor = Connection::open(&file.path)?;
         // Opens the WAL.
         // language=SQLite
         anchor.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         let files = SUFFIXES.iter().map(|suffix| {
-            let mut name = path.as_os_str().to_owned();
+            let mut name = file.path.as_os_str().to_owned();
             name.push(suffix);
             let path = PathBuf::from(name);
-            let id =
-                file_id(&path).map_err(|error| StoreError::Failed(format!("{}: {error}", path.display())))?;
+            let id = file
+                .host
+                .file_id(&path)
+                .map_err(|error| StoreError::Failed(format!("{}: {error}", path.display())))?;
             Ok((path, id))
         });
         let files = files.collect::<Result<_, StoreError>>()?;
-        Ok(Self { files, lost: AtomicBool::new(false), _anchor: Mutex::new(anchor) })
+        Ok(Self {
+            files,
+            host: Arc::clone(&file.host),
+            lost: AtomicBool::new(false),
+            _anchor: Mutex::new(anchor),
+        })
     }
 
     /// Refuses when a file was removed or replaced; from then on for ever, since nobody knows what is in which.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         for (path, id) in &self.files {
-            match file_id(path) {
+            match self.host.file_id(path) {
                 Ok(found) if found == *id => {}
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StoreError::Busy(format!("{}: {error}", path.display())));
@@ -70,23 +74,12 @@ impl Place {
     }
 }
 
-#[cfg(unix)]
-fn file_id(path: &Path) -> io::Result<FileId> {
-    use std::os::unix::fs::MetadataExt as _;
-    fs::metadata(path).map(|metadata| FileId(metadata.dev(), metadata.ino()))
-}
-
-/// Elsewhere an open file can be neither removed nor replaced.
-#[cfg(not(unix))]
-fn file_id(path: &Path) -> io::Result<FileId> {
-    fs::metadata(path).map(|_| FileId(0, 0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::Store as _;
     use crate::store::sqlite::SqliteStore;
+    use std::fs;
 
     #[test]
     fn files_that_went_or_were_replaced_are_noticed_for_good() {

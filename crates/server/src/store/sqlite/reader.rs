@@ -1,6 +1,7 @@
 //! Reading beside the writer: what is new for a device.
 
 use super::connection::Wrapped;
+use super::host::Located;
 use super::{schema, standing};
 use crate::metrics::METRICS;
 use crate::store::{Asker, StoreError};
@@ -9,7 +10,6 @@ use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
 use cloudsync_protocol::message::{Answer, Request, Turn};
 use cloudsync_protocol::server::{self, Standing, is_skewed};
 use cloudsync_replica::{Extraction, Filter, Position};
-use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Readers that work at one time; each has a connection with its own page cache.
@@ -17,7 +17,7 @@ const READERS_MAX: usize = 4;
 
 /// A pool of connections that read.
 pub(super) struct Readers {
-    path: PathBuf,
+    file: Located,
     pool: Mutex<Pool>,
     returned: Condvar,
 }
@@ -56,8 +56,8 @@ pub(super) struct Pulled {
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, pool: Mutex::default(), returned: Condvar::new() }
+    pub(super) fn new(file: Located) -> Self {
+        Self { file, pool: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Answers a turn that brings nothing; `None` if the writer must see it.
@@ -112,7 +112,7 @@ impl Readers {
         let idle = self.pool().idle.pop();
         let mut file = match idle {
             Some(Parked(file)) => file,
-            None => Wrapped::open(&self.path)?,
+            None => Wrapped::open_on(&self.file)?,
         };
         let outcome = file.db.execute("BEGIN").map_err(StoreError::from).and_then(|()| act(&mut file));
         // A connection in an unknown state is closed.

@@ -5,6 +5,7 @@
 
 use super::CREATE;
 use super::connection::Wrapped;
+use super::host::Located;
 use super::standing;
 use super::turn::{self, Outcome};
 use crate::events::Feed;
@@ -15,7 +16,6 @@ use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
 use cloudsync_replica::{Error, Replica};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -71,15 +71,15 @@ impl Drop for Ended {
 }
 
 impl Writer {
-    pub(super) fn start(path: &Path, feed: Arc<Feed>) -> Result<Self, StoreError> {
+    pub(super) fn start(located: &Located, feed: Arc<Feed>) -> Result<Self, StoreError> {
         let (jobs, queue) = channel();
         let (opened, outcome) = channel();
-        let path = path.to_owned();
-        let name = format!("writer {}", path.file_stem().unwrap_or_default().to_string_lossy());
+        let located = located.clone();
+        let name = format!("writer {}", located.path.file_stem().unwrap_or_default().to_string_lossy());
         let thread = thread::Builder::new()
             .name(name)
             .spawn(move || {
-                let mut file = match open(&path) {
+                let mut file = match open(&located) {
                     Ok(file) => file,
                     Err(error) => return drop(opened.send(Err(error))),
                 };
@@ -89,7 +89,7 @@ impl Writer {
                 drop(opened.send(Ok(())));
                 // A panic costs the turns of its group: their transaction is undone when the file is closed.
                 while catch_unwind(AssertUnwindSafe(|| run(file, &queue, &feed))).is_err() {
-                    file = match reopen(&path, &queue) {
+                    file = match reopen(&located, &queue) {
                         Some(file) => file,
                         None => return,
                     };
@@ -127,17 +127,17 @@ fn broken_off() -> StoreError {
 }
 
 /// Opens the file again. While that fails, turns fail; `None` once nobody is there to ask for any.
-fn reopen(path: &Path, queue: &Receiver<Job>) -> Option<Wrapped> {
+fn reopen(located: &Located, queue: &Receiver<Job>) -> Option<Wrapped> {
     loop {
-        match open(path) {
+        match open(located) {
             Ok(file) => return Some(file),
             Err(error) => queue.recv().ok()?.fail(error),
         }
     }
 }
 
-fn open(path: &Path) -> Result<Wrapped, StoreError> {
-    let mut file = Wrapped::open(path)?;
+fn open(located: &Located) -> Result<Wrapped, StoreError> {
+    let mut file = Wrapped::open_on(located)?;
     file.replica.create()?;
     file.prepare_policies()?;
     file.replica.transact(|replica| {
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn a_panic_costs_one_group_of_turns_only() {
         let folder = tempfile::tempdir().unwrap();
-        let writer = Writer::start(&folder.path().join("store.db"), Arc::default()).unwrap();
+        let writer = Writer::start(&Located::here(&folder.path().join("store.db")), Arc::default()).unwrap();
         writer.fold().unwrap();
         writer.jobs.send(Job::Panic).unwrap();
         // This one may have been in the panic's group.
@@ -275,7 +275,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let folder = temp.path().join("folder");
         std::fs::create_dir(&folder).unwrap();
-        let writer = Writer::start(&folder.join("store.db"), Arc::default()).unwrap();
+        let writer = Writer::start(&Located::here(&folder.join("store.db")), Arc::default()).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         writer.jobs.send(Job::Panic).unwrap();
         // The first may have been in the panic's group.

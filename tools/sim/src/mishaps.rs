@@ -1,0 +1,216 @@
+//! What goes wrong: with machines, their files, clocks and disks; and how one recovers.
+
+use crate::disk::disks;
+use crate::disk::faults::Fault;
+use crate::host::Machine;
+use crate::oracle;
+use crate::random::Dice;
+use crate::server::SERVER;
+use crate::world::World;
+use anyhow::{Context, Result};
+
+impl World {
+    /// Draws what befalls a device in this step.
+    pub(crate) fn mishap(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
+        let plan = self.plan;
+        let name = self.devices[at].name.clone();
+        let room = self.devices.len() < plan.devices_max;
+        if dice.chance(plan.crashes) {
+            self.note(|| format!("{name} crashes"));
+            self.stats.fault("crash");
+            disks().disarm(&self.devices[at].place);
+            self.devices[at].crash()?;
+            self.recovered(at, false)?;
+        }
+        if dice.chance(plan.power_losses) && !self.devices[at].opening.keeps_power {
+            self.note(|| format!("{name} loses its power"));
+            self.stats.fault("power cut");
+            disks().disarm(&self.devices[at].place);
+            self.devices[at].lose_power()?;
+            self.recovered(at, true)?;
+        }
+        if dice.chance(plan.clock_jumps) {
+            let skew = self.skew(dice);
+            self.note(|| format!("{name} jumps to skew {skew}"));
+            self.stats.fault("clock jump");
+            self.devices[at].machine.skew_ms.set(skew);
+        }
+        if room && dice.chance(plan.copies) {
+            self.copy(at, dice)?;
+        }
+        if dice.chance(plan.restores) {
+            self.restore(at, dice)?;
+        }
+        if room && dice.chance(plan.joins) {
+            self.join(dice)?;
+        }
+        if dice.chance(plan.processes) && self.devices[at].processes.len() < 2 {
+            self.note(|| format!("{name} has a second process"));
+            self.second_process(at)?;
+        }
+        self.disk_fault(at, dice);
+        Ok(())
+    }
+
+    fn second_process(&mut self, at: usize) -> Result<()> {
+        let device = &mut self.devices[at];
+        let before = disks().failures(&device.place);
+        let opened = device.add_process();
+        if disks().failures(&device.place) == before {
+            return opened;
+        }
+        if disks().has_dead(&device.place) { self.recovers(at) } else { Ok(()) }
+    }
+
+    fn disk_fault(&mut self, at: usize, dice: &mut Dice) {
+        let place = self.devices[at].place.clone();
+        if disks().is_armed(&place) {
+            if dice.chance(300) {
+                disks().disarm(&place);
+            }
+            return;
+        }
+        if dice.chance(self.plan.disk_faults) {
+            let (fault, after) = draw_fault(dice, self.devices[at].opening.keeps_power);
+            self.note(|| format!("{place} will meet {fault:?} after {after} calls"));
+            disks().arm(&place, fault, after);
+        }
+    }
+
+    fn copy(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
+        let name = self.name();
+        let machine = Machine::new(self.devices[at].machine.skew_ms.get(), dice.fork());
+        let original = self.devices[at].name.clone();
+        self.note(|| format!("{name} is a copy of {original}"));
+        self.stats.fault("copied file");
+        let copy = self.devices[at].copy(name, machine, dice)?;
+        // What the copy holds unsent is its own from here on.
+        self.rename(at);
+        self.add(copy, dice);
+        Ok(())
+    }
+
+    /// The rows that only this device wrote are nobody's own from here on.
+    fn rename(&mut self, at: usize) {
+        let fresh = self.name();
+        let old = std::mem::replace(&mut self.devices[at].name, fresh.clone());
+        self.note(|| format!("{old} goes on as {fresh}"));
+        self.model.share(&old);
+    }
+
+    fn restore(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
+        if dice.chance(500) {
+            self.devices[at].back_up();
+        } else if self.devices[at].can_restore() {
+            disks().disarm(&self.devices[at].place);
+            self.devices[at].restore()?;
+            let name = self.devices[at].name.clone();
+            self.note(|| format!("{name} is restored from a backup"));
+            self.stats.fault("restored device");
+            self.forget(at)?;
+        }
+        Ok(())
+    }
+
+    /// A device's file is what it was before: what only it had is lost.
+    fn forget(&mut self, at: usize) -> Result<()> {
+        self.rename(at);
+        self.miss_nothing_that_is_nowhere()
+    }
+
+    fn miss_nothing_that_is_nowhere(&mut self) -> Result<()> {
+        let mut left = vec![oracle::rows_if_any(self.server.eye()?)?];
+        for device in &self.devices {
+            left.push(oracle::rows_if_any(&device.eye()?)?);
+        }
+        self.model.forget(&left);
+        Ok(())
+    }
+
+    /// A fault ended a process, or all of a machine.
+    pub(crate) fn recovers(&mut self, at: usize) -> Result<()> {
+        let device = &mut self.devices[at];
+        disks().disarm(&device.place);
+        let lost_power = disks().lost_power(&device.place);
+        let name = device.name.clone();
+        device.recover().with_context(|| format!("device {name}, after its end"))?;
+        self.note(|| format!("{name} ended, power lost: {lost_power}"));
+        self.recovered(at, lost_power)
+    }
+
+    /// Checks the file of a device that begins anew.
+    fn recovered(&mut self, at: usize, lost_power: bool) -> Result<()> {
+        let device = &self.devices[at];
+        let eye = device.eye()?;
+        oracle::check_integrity(&eye, &device.name)?;
+        if lost_power && !device.opening.is_durable {
+            drop(eye);
+            return self.forget(at);
+        }
+        self.model.check_own(&device.name, &oracle::rows_if_any(&eye)?).context("after a crash")
+    }
+
+    /// Draws what befalls the server.
+    pub(crate) fn server_mishap(&mut self, dice: &mut Dice) -> Result<()> {
+        if dice.chance(30) {
+            self.note(|| "the server restarts".to_owned());
+            disks().disarm(SERVER);
+            self.server.restart()?;
+        }
+        if dice.chance(self.plan.power_losses) {
+            self.note(|| "the server loses its power".to_owned());
+            self.stats.fault("power cut of the server");
+            disks().cut_power(SERVER);
+            self.server_recovers()?;
+        }
+        if dice.chance(self.plan.server_restores) {
+            match self.backup.take() {
+                None => self.backup = Some(self.server.backup()),
+                Some(backup) => {
+                    self.note(|| "the server is restored from a backup".to_owned());
+                    self.stats.fault("restored server");
+                    disks().disarm(SERVER);
+                    self.server.restore(&backup)?;
+                    self.model.share("server");
+                    self.miss_nothing_that_is_nowhere()?;
+                }
+            }
+        }
+        if disks().is_armed(SERVER) {
+            if dice.chance(300) {
+                disks().disarm(SERVER);
+            }
+        } else if dice.chance(self.plan.server_faults) {
+            let (fault, after) = draw_fault(dice, false);
+            self.note(|| format!("the server will meet {fault:?} after {after} calls"));
+            disks().arm(SERVER, fault, after);
+        }
+        Ok(())
+    }
+
+    /// A fault ended the server.
+    pub(crate) fn server_recovers(&mut self) -> Result<()> {
+        self.note(|| "the server ended".to_owned());
+        disks().disarm(SERVER);
+        disks().lost_power(SERVER);
+        self.server.restart().context("the server, after its end")?;
+        self.model
+            .check_own("server", &oracle::rows_if_any(self.server.eye()?)?)
+            .context("the server, after its end")
+    }
+}
+
+fn draw_fault(dice: &mut Dice, keeps_power: bool) -> (Fault, u64) {
+    let times = 1 + dice.below(3);
+    let fault = match dice.below(8) {
+        0 | 1 if !keeps_power => Fault::PowerLoss,
+        0..=2 => Fault::Kill,
+        3 => Fault::WriteError(times),
+        4 => Fault::SyncError(times),
+        5 => Fault::ReadError(times),
+        6 => Fault::OpenError(times),
+        _ => Fault::Full,
+    };
+    let reach = *dice.pick(&[4, 30, 300]);
+    (fault, dice.below(reach))
+}

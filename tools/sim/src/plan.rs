@@ -1,0 +1,51 @@
+//! What a run may contain, drawn from its seed.
+
+use crate::options::Case;
+use crate::random::Dice;
+
+/// How often things go wrong in a run. Rates are of a thousand steps of a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) ticks: u64,
+    pub(crate) devices: usize,
+    pub(crate) devices_max: usize,
+    pub(crate) pause_ms_max: u64,
+    pub(crate) crashes: u64,
+    pub(crate) power_losses: u64,
+    pub(crate) disk_faults: u64,
+    pub(crate) server_faults: u64,
+    pub(crate) clock_jumps: u64,
+    pub(crate) copies: u64,
+    pub(crate) restores: u64,
+    pub(crate) server_restores: u64,
+    pub(crate) joins: u64,
+    pub(crate) processes: u64,
+    pub(crate) server_writes: bool,
+    pub(crate) skew_ms_max: i64,
+}
+
+impl Plan {
+    pub(crate) fn draw(dice: &mut Dice, case: &Case) -> Self {
+        let devices = 5 + dice.below(3) as usize;
+        let mut plan = Self {
+            ticks: 300 + dice.below(700),
+            devices,
+            devices_max: devices + 3,
+            pause_ms_max: *dice.pick(&[20_000, 90_000, 180_000]),
+            crashes: *dice.pick(&[0, 20, 80]),
+            power_losses: *dice.pick(&[0, 10, 40]),
+            disk_faults: *dice.pick(&[0, 20, 60, 150]),
+            server_faults: *dice.pick(&[0, 30, 100, 250]),
+            clock_jumps: *dice.pick(&[0, 0, 15]),
+            copies: *dice.pick(&[0, 0, 10]),
+            restores: *dice.pick(&[0, 0, 5]),
+            server_restores: *dice.pick(&[0, 0, 0, 10]),
+            joins: *dice.pick(&[0, 10]),
+            processes: *dice.pick(&[0, 0, 20]),
+            server_writes: dice.chance(700),
+            skew_ms_max: *dice.pick(&[0, 3_000, 50_000, 4_000_000]),
+        };
+        case.limit(&mut plan);
+        plan
+    }
+}

@@ -1,0 +1,90 @@
+//! What a run did, for the figures that are published.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+const MS_PER_HOUR: f64 = 3_600_000.0;
+
+/// Counts of one run, or of many.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Stats {
+    pub(crate) events: u64,
+    /// Calls of sessions.
+    pub(crate) steps: u64,
+    /// Syncs that devices began.
+    pub(crate) rounds: u64,
+    /// Rows that apps wrote.
+    pub(crate) rows: u64,
+    pub(crate) simulated_ms: u64,
+    pub(crate) device_ms: u64,
+    /// Sweeps of syncs until everybody was at rest, at most.
+    pub(crate) sweeps_max: usize,
+    pub(crate) faults: BTreeMap<String, u64>,
+}
+
+impl Stats {
+    /// Counts a fault.
+    pub(crate) fn fault(&mut self, kind: &str) {
+        *self.faults.entry(kind.to_owned()).or_default() += 1;
+    }
+
+    /// Takes over faults that were counted elsewhere.
+    pub(crate) fn take_faults(&mut self, counts: &BTreeMap<&'static str, u64>) {
+        for (kind, count) in counts {
+            *self.faults.entry((*kind).to_owned()).or_default() += count;
+        }
+    }
+
+    /// Adds another run.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.steps += other.steps;
+        self.rounds += other.rounds;
+        self.rows += other.rows;
+        self.simulated_ms += other.simulated_ms;
+        self.device_ms += other.device_ms;
+        self.sweeps_max = self.sweeps_max.max(other.sweeps_max);
+        for (kind, count) in &other.faults {
+            *self.faults.entry(kind.clone()).or_default() += count;
+        }
+    }
+
+    fn hours(&self) -> f64 {
+        self.simulated_ms as f64 / MS_PER_HOUR
+    }
+}
+
+/// Processor time that this process has used, in minutes; 0 where the system does not tell.
+fn processor_minutes() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After the name, which may contain anything: user and system time in ticks, of which Linux has 100 a second.
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0 / 60.0
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (hours, minutes) = (self.hours(), processor_minutes());
+        let rate = |count: f64| if minutes > 0.0 { count / minutes } else { 0.0 };
+        writeln!(
+            out,
+            "{hours:.1} simulated hours, {:.1} device-hours, {} rounds, {} rows, {} events; at rest after {} sweeps at most",
+            self.device_ms as f64 / MS_PER_HOUR,
+            self.rounds,
+            self.rows,
+            self.events,
+            self.sweeps_max
+        )?;
+        writeln!(
+            out,
+            "per minute of one core: {:.1} simulated hours, {:.0} events, {:.0} rounds, {:.0} rows",
+            rate(hours),
+            rate(self.events as f64),
+            rate(self.rounds as f64),
+            rate(self.rows as f64)
+        )?;
+        let faults = self.faults.iter().map(|(kind, count)| format!("{kind} {count}"));
+        writeln!(out, "faults: {}", faults.collect::<Vec<_>>().join(", "))
+    }
+}
