@@ -77,6 +77,8 @@ pub(crate) enum Triggers {
     Fit,
     /// All writes were noted, but perhaps not the victims of a UNIQUE index that was created since.
     Outdated,
+    /// A trigger of the app was created since that may end the row's triggers by RAISE(IGNORE) before ours have run.
+    Preceded,
     /// All writes were noted or failed, but not by triggers of these columns: one may have been dropped, or renamed by a
     /// way that leaves triggers as they are.
     Strange,
@@ -97,9 +99,15 @@ pub(crate) fn find_triggers(
 ) -> Result<Triggers> {
     let (mut names, mut stored) = (Vec::new(), Vec::new());
     // language=SQLite
-    let sql = "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
-               AND name LIKE 'cloudsync\\_%' ESCAPE '\\'";
+    let sql = "SELECT name, sql, name LIKE 'cloudsync\\_%' ESCAPE '\\' FROM main.sqlite_master \
+               WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE ORDER BY rowid";
+    let mut is_preceded = false;
     db.prepare(sql)?.for_each(&[Value::from(definition.name.as_str())], |row| -> Result<()> {
+        if row.column_i64(2) == 0 {
+            // The newest trigger of a table runs first.
+            is_preceded |= !names.is_empty() && row.column(1).as_str().is_some_and(may_ignore);
+            return Ok(());
+        }
         names.extend(row.column(0).as_str().map(str::to_owned));
         stored.extend(row.column(1).as_str().map(str::to_owned));
         Ok(())
@@ -112,10 +120,17 @@ pub(crate) fn find_triggers(
     let wanted = wanted.iter().map(|sql| sql.replacen("CREATE TRIGGER main.", "CREATE TRIGGER ", 1));
     let found: Vec<_> = wanted.map(|sql| stored.contains(&sql)).collect();
     Ok(match found.iter().take(NOTE_TRIGGERS).all(|found| *found) {
+        true if is_preceded => Triggers::Preceded,
         true if found.len() == stored.len() && found.iter().all(|found| *found) => Triggers::Fit,
         true => Triggers::Outdated,
         false => Triggers::Strange,
     })
+}
+
+/// True when a trigger may say RAISE(IGNORE): the row stays as it is then, and its other triggers do not run.
+fn may_ignore(trigger: &str) -> bool {
+    let text = trigger.to_ascii_uppercase();
+    text.contains("RAISE") && text.contains("IGNORE")
 }
 
 /// The table that the triggers of a table watch, which SQLite lets follow it to another name.
@@ -357,10 +372,16 @@ pub(crate) fn victim_notes(
     copy: &dyn Fn(&str, &str) -> String,
 ) -> (String, Vec<String>) {
     let (table, columns) = (quote_identifier(&definition.name), log_columns(definition));
-    let other_row: Vec<_> = Table::key_columns(definition)
+    let mut other_row: Vec<_> = Table::key_columns(definition)
         .iter()
         .map(|column| format!("{table}.{0} IS NOT NEW.{0}", quote_identifier(column.name())))
         .collect();
+    if let [key] = Table::key_columns(definition)[..]
+        && key.schema.declared_type.eq_ignore_ascii_case("INTEGER")
+    {
+        // Before SQLite has drawn a new rowid it says -1, and there may be a row of that key.
+        other_row.push(format!("NEW.{} = -1", quote_identifier(key.name())));
+    }
     let (mut notes, mut changes) = (String::new(), Vec::new());
     for unique in &definition.uniques {
         let (equal, changed) = victim_terms(definition, unique);
@@ -381,23 +402,26 @@ pub(crate) fn victim_notes(
 fn victim_terms(definition: &Definition, unique: &Unique) -> (Vec<String>, Vec<String>) {
     let table = quote_identifier(&definition.name);
     let (mut equal, mut changed) = (Vec::new(), Vec::new());
-    if unique.expressions.is_empty() {
-        for (column, collation) in &unique.terms {
-            let (column, collation) = (quote_identifier(column), quote_identifier(collation));
-            equal.push(format!("{table}.{column} = NEW.{column} COLLATE {collation}"));
-            changed.push(format!("OLD.{column} IS NOT NEW.{column} COLLATE {collation}"));
-        }
-    } else {
+    for (column, collation) in &unique.terms {
+        let new = definition.columns.iter().find(|known| known.name() == column).map(Column::of_new_row);
+        let (column, collation) = (quote_identifier(column), quote_identifier(collation));
+        let new = new.unwrap_or_else(|| format!("NEW.{column}"));
+        equal.push(format!("{table}.{column} = {new} COLLATE {collation}"));
+        changed.push(format!("OLD.{column} IS NOT NEW.{column} COLLATE {collation}"));
+    }
+    let named = named_columns(definition, &unique.expressions.join(" "));
+    if unique.terms.is_empty() {
         // The expressions name columns as if the table stood alone: for the new row a table of its columns is put
         // together.
-        let named = named_columns(definition, &unique.expressions.join(" "));
-        let row: Vec<_> = named.iter().map(|column| quote_identifier(column.name())).collect();
-        let row: Vec<_> = row.iter().map(|name| format!("NEW.{name} AS {name}")).collect();
+        let row = named
+            .iter()
+            .map(|column| format!("{} AS {}", column.of_new_row(), quote_identifier(column.name())));
+        let row: Vec<_> = row.collect();
         let from = if row.is_empty() { String::new() } else { format!(" FROM (SELECT {})", row.join(", ")) };
         let terms = unique.expressions.iter();
         equal.extend(terms.map(|term| format!("({term}\n) = (SELECT ({term}\n){from})")));
-        changed.extend(named.into_iter().map(|column| format!("NOT ({})", same(column))));
     }
+    changed.extend(named.into_iter().map(|column| format!("NOT ({})", same(column))));
     if let Some(condition) = &unique.condition {
         // Only a query that has the condition of a partial index can use it.
         equal.push(format!("({condition}\n)"));

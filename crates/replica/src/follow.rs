@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | are those of the present columns | a column may have come; one with another name was renamed |
 //! | watch a table of another name, and the old one is gone | the table was renamed |
+//! | are older than one of the app with RAISE(IGNORE) | they may not have run: it is put behind them |
 //! | are those of other columns | one was dropped, or renamed under `legacy_alter_table` |
 //! | are gone | the table was dropped, and perhaps made again: `rebuilt` |
 //!
@@ -89,6 +90,7 @@ impl Replica {
             match triggers {
                 Triggers::Fit => {}
                 Triggers::Outdated | Triggers::Strange => rebuilt::note_vanished(&db, table, present)?,
+                Triggers::Preceded => rebuilt::note_strangers(&db, table, present)?,
                 Triggers::Lost => rebuilt::look_through(&db, table, &layout)?,
             }
         }

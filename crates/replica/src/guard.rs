@@ -4,7 +4,7 @@
 //!
 //! Each synced table that a trigger of the app may write gets three temporary triggers which ask a function of ours about
 //! every write. The function lets pass the one statement that the apply announced, once, and what is no write of a
-//! trigger: a cascade, found by its parent being gone, and rows with NULL in their key, which never sync. All else is
+//! trigger: a cascade, found by its parent being gone, and rows with NULL in their key, which never sync, where the table has such. All else is
 //! ignored, and the statement around it goes on. Temporary triggers fire before those of the file, so a write that is
 //! cancelled fires none of them.
 //!
@@ -111,9 +111,11 @@ impl Guard {
         let Some(table) = self.tables.get(&id) else { return false };
         let Announced { write, key, scratch } = &mut *self.announced.borrow_mut();
         scratch.clear();
-        // A row without a whole key never syncs.
+        // A row without a whole key never syncs. Where there can be none, the write would only fail, and the row that the
+        // trigger belongs to with it.
         if table.pack_key(scratch, |i| from_sqlite(args.get(2 + i))).is_err() {
-            return false;
+            return (0..table.key.len())
+                .any(|i| matches!(args.get(2 + i), Value::Null) && table.key_is_not_null(i));
         }
         let announced = write.is_some_and(|(table, write)| table == id && write as i64 == verb);
         if announced && scratch == key {

@@ -15,7 +15,7 @@ use crate::clocks::NEXT_ORDINAL;
 use crate::error::Result;
 use crate::replica::Replica;
 use crate::storage;
-use cloudsync_core::clock::Clock;
+use cloudsync_core::clock::{Clock, TIME_INITIAL, TIME_MAX, Time};
 use cloudsync_sqlite_ffi::Value;
 
 /// The setting that holds the identity of the file as it was last seen.
@@ -76,7 +76,15 @@ impl Replica {
         // Later ones of the old id came by file, and are the copy's.
         let floor = storage::get_u64(&self.db, "floor")?;
         let is_ours = |clock: &Clock| clock.site == old && clock.time.0 <= floor;
-        self.restamp_unsent(old, |clock| if is_ours(&clock) { Clock::new(clock.time, new) } else { clock })?;
+        // Others may have such a cell under its old stamp. If the new one were earlier, a deletion here would not count
+        // as having seen the cell there.
+        let later = u64::from(self.sites.id(new)? < self.sites.id(old)?);
+        let again = |clock: Clock| match clock.time {
+            TIME_INITIAL => Clock::new(TIME_INITIAL, new),
+            time => Clock::new(Time((time.0 + later).min(TIME_MAX.0)), new),
+        };
+        self.restamp_unsent(old, |clock| if is_ours(&clock) { again(clock) } else { clock })?;
+        storage::set_u64(&self.db, "floor", floor + later)?;
         storage::set_u64(&self.db, PARTED_AT, self.server_now_ms()?)?;
         storage::set(&self.db, PARTED_WHY, Value::from(why))
     }

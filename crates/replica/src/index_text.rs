@@ -66,6 +66,23 @@ fn condition(rest: &str) -> Option<String> {
     None
 }
 
+/// True when an expression may call a function, or name something: a parenthesis after a word, or a quoted name.
+pub(crate) fn may_call(sql: &str) -> bool {
+    let (mut at, mut after_word) = (0, false);
+    while at < sql.len() {
+        let length = token_length(&sql[at..]);
+        let token = &sql[at..at + length];
+        if token.starts_with(['"', '`', '[']) || (token == "(" && after_word) {
+            return true;
+        }
+        if !token.starts_with(|c: char| c.is_ascii_whitespace()) {
+            after_word = token.starts_with(is_word);
+        }
+        at += length;
+    }
+    false
+}
+
 /// Bytes of the token at the start of `text`, which is not empty: a quoted string or name, a comment, a word, or one
 /// character.
 fn token_length(text: &str) -> usize {
@@ -116,6 +133,17 @@ mod tests {
         assert_eq!(terms, ["lower(a) /* , */ COLLATE NOCASE", "b || ',)'''", "(c)"]);
         assert_eq!(condition.as_deref(), Some("d = 'x)' AND e"));
         assert_eq!(parts("CREATE UNIQUE INDEX i ON t(cascade)"), (vec!["cascade".to_owned()], None));
+    }
+
+    #[test]
+    fn calls_are_told_from_literals() {
+        for literal in ["1", "-1.5e3", "'f(x)'", "x'00'", "(1 + 1)", "CURRENT_TIMESTAMP", "(('a') || ('b'))"]
+        {
+            assert!(!may_call(literal), "{literal}");
+        }
+        for call in ["f(1)", "(1 + f (2))", "(datetime('now'))", "\"f\"(1)", "\"f\"", "[f](1)"] {
+            assert!(may_call(call), "{call}");
+        }
     }
 
     #[test]

@@ -136,6 +136,12 @@ pub(crate) fn note_vanished(db: &Connection, table: &Table, layout: i64) -> Resu
     Ok(())
 }
 
+/// Notes all rows that came or went unseen. Of those that changed nothing tells.
+pub(crate) fn note_strangers(db: &Connection, table: &Table, layout: i64) -> Result<()> {
+    capture::note_all(db, &table.definition, layout, "0", 0, "")?;
+    note_vanished(db, table, layout)
+}
+
 /// A statement over the rows of one table, by their keys in the tree.
 pub(crate) fn select_range(db: &Connection, table: &Table, select: &str) -> Result<Statement> {
     let (first, beyond) = pk_range(table.id);

@@ -40,6 +40,19 @@ impl Column {
         format!("({name} IS NOT ({default}) COLLATE BINARY OR typeof({name}) <> typeof({default}))")
     }
 
+    /// The column of a row that is about to be written, as the row gets it: REPLACE puts the default in the place of a
+    /// NULL that may not be, after the triggers that run before it. A default that calls a function is not looked at,
+    /// since the function may be missing where the triggers run.
+    pub(crate) fn of_new_row(&self) -> String {
+        let name = quote_identifier(self.name());
+        match &self.schema.default {
+            Some(default) if self.schema.not_null && !index_text::may_call(default) => {
+                format!("coalesce(NEW.{name}, {default})")
+            }
+            _ => format!("NEW.{name}"),
+        }
+    }
+
     /// True when the column stores numbers as they come, so that 1 and 1.0, 0.0 and -0.0 differ.
     pub(crate) fn keeps_kinds(&self) -> bool {
         Affinity::of(&self.schema.declared_type) == Affinity::Blob
@@ -65,7 +78,7 @@ pub(crate) struct Definition {
 pub(crate) struct Unique {
     /// Column and collation of each term; expressions are left out.
     pub(crate) terms: Vec<(String, String)>,
-    /// All terms as they were written, if every one of them is an expression.
+    /// All terms as they were written, if any of them is an expression.
     pub(crate) expressions: Vec<String>,
     /// Which rows are in a partial index, as it was written.
     pub(crate) condition: Option<String>,
@@ -160,7 +173,7 @@ fn read_uniques(db: &Connection, table: &str) -> Result<Vec<Unique>> {
             terms.push((text(0), text(1)));
             Ok(())
         })?;
-        let expressions = if terms.is_empty() { written.terms } else { Vec::new() };
+        let expressions = if terms.len() < written.terms.len() { written.terms } else { Vec::new() };
         uniques.push(Unique { terms, expressions, condition: written.condition, is_constraint });
     }
     Ok(uniques)
@@ -318,6 +331,15 @@ impl Table {
     ) -> Result<(), key::KeyError> {
         let last = self.key.len() - 1;
         (0..=last).try_for_each(|i| key::pack_part(out, value(i), self.key[i].collation, i == last))
+    }
+
+    /// True when no row has NULL in that part of its key.
+    pub(crate) fn key_is_not_null(&self, part: usize) -> bool {
+        let name = &self.key[part].name;
+        let column = self.definition.columns.iter().find(|column| column.name() == name);
+        self.definition.without_rowid
+            || self.definition.strict
+            || column.is_some_and(|column| column.schema.not_null)
     }
 
     /// What the other side is told of the table.

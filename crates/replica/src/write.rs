@@ -43,6 +43,13 @@ impl From<cloudsync_sqlite_ffi::Error> for Refused {
     }
 }
 
+impl Refused {
+    /// Of a failed step that writes one row.
+    fn of_row(error: cloudsync_sqlite_ffi::Error) -> Self {
+        if error.is_of_values() { Self::Constraint(error.message) } else { Self::Error(error.into()) }
+    }
+}
+
 /// One row of a payload on its way in.
 pub(crate) struct Row<'p> {
     pub(crate) group: &'p Group<'p>,
@@ -185,7 +192,7 @@ impl Writer {
         }
         let outcome = self.delete.step();
         self.delete.reset()?;
-        outcome?;
+        outcome.map_err(Refused::of_row)?;
         if self.settle() && self.db.changes() == 0 { Err(ignored()) } else { Ok(()) }
     }
 
@@ -214,7 +221,7 @@ impl Writer {
                 self.update(row, columns)?;
                 Ok(())
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(Refused::of_row(error)),
         }
     }
 
@@ -255,7 +262,7 @@ impl Writer {
         announce(self.guard.as_ref(), row, Verb::Insert);
         let outcome = insert.step();
         self.settle();
-        outcome?;
+        outcome.map_err(Refused::of_row)?;
         if self.db.changes() == 0 { Err(ignored()) } else { Ok(()) }
     }
 
@@ -274,7 +281,7 @@ impl Writer {
         let outcome = update.step();
         update.reset()?;
         let found = self.settle();
-        outcome?;
+        outcome.map_err(Refused::of_row)?;
         let changed = self.db.changes() > 0;
         if found && !changed { Err(ignored()) } else { Ok(changed) }
     }

@@ -195,3 +195,28 @@ fn payloads_that_bring_nothing_unknown_of_this_site_change_nothing() {
     }
     assert_eq!(a.replica.site_id().unwrap(), site);
 }
+
+#[test]
+fn a_copy_that_deletes_what_the_original_had_handed_out_deletes_it_for_others() {
+    // Site ids are drawn, and either may be the greater one.
+    for seed in 0..8 {
+        let folder = Folder::new();
+        let mut a = Device::open(&folder.file("a.db"), 100 + seed);
+        a.world.identity.set(Some(11));
+        let mut other = Device::empty(200);
+        for device in [&mut a, &mut other] {
+            device.run(NOTES);
+            device.init_all_as("aws");
+        }
+        a.run("INSERT INTO notes VALUES('1', 'handed out')");
+        exchange(&mut a, &mut other);
+        assert_eq!(other.dump("notes").len(), 1);
+        drop(a);
+        std::fs::copy(folder.file("a.db"), folder.file("b.db")).unwrap();
+        let mut b = Device::open(&folder.file("b.db"), 300 + seed);
+        b.world.identity.set(Some(22));
+        b.run("DELETE FROM notes");
+        exchange(&mut b, &mut other);
+        assert_eq!(other.dump("notes"), [""; 0], "seed {seed}");
+    }
+}

@@ -131,3 +131,53 @@ fn what_waits_too_long_goes_and_is_counted() {
     assert_eq!(b.quarantine(), 1);
     assert_eq!(b.replica.status().unwrap()["dropped_from_quarantine"], 1);
 }
+
+#[test]
+fn victims_that_only_the_row_as_it_is_stored_shows_are_found() {
+    // The schema, rows, and the statement that throws one out.
+    let cases = [
+        // REPLACE puts the default in the place of a NULL.
+        (
+            "u INT NOT NULL DEFAULT 7 UNIQUE, v",
+            "('1', 7, 0)",
+            "INSERT OR REPLACE INTO t VALUES('2', NULL, 0)",
+        ),
+        (
+            "u INT NOT NULL DEFAULT (3 + 4) UNIQUE, v",
+            "('1', 7, 0), ('2', 8, 0)",
+            "UPDATE OR REPLACE t SET u = NULL WHERE id = '2'",
+        ),
+        (
+            "u TEXT NOT NULL DEFAULT 'X(', v",
+            "('1', 'X(', 0)",
+            "CREATE UNIQUE INDEX i ON t(lower(u)); REPLACE INTO t VALUES('2', NULL, 0)",
+        ),
+        // Only the part of an index that is an expression changes.
+        (
+            "u, v",
+            "('1', 1, 'a'), ('2', 1, 'b')",
+            "CREATE UNIQUE INDEX i ON t(u, lower(v)); UPDATE OR REPLACE t SET v = 'A' WHERE id = '2'",
+        ),
+    ];
+    for (columns, rows, replace) in cases {
+        let (index, replace) = replace.rsplit_once("; ").unwrap_or(("SELECT 1", replace));
+        let (mut a, mut b) =
+            pair(&format!("CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, {columns}); {index}"));
+        a.run(&format!("INSERT INTO t VALUES{rows}"));
+        exchange(&mut a, &mut b);
+        a.run(replace);
+        assert_eq!(a.column::<String>("SELECT id FROM t"), ["2"], "{replace}");
+        exchange(&mut a, &mut b);
+        assert_same(&mut a, &mut b, "t");
+    }
+}
+
+#[test]
+fn the_row_with_the_key_that_stands_for_none_is_a_victim_too() {
+    let (mut a, mut b) = pair("CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE)");
+    a.run("INSERT INTO t VALUES(-1, 'x')");
+    exchange(&mut a, &mut b);
+    a.run("INSERT OR REPLACE INTO t(u) VALUES('x')");
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "t");
+}

@@ -329,3 +329,61 @@ fn rows_with_null_in_their_key_stay_what_they_are_local_rows() {
     assert_eq!(b.dump("local"), ["NULL,'1'"]);
     assert_eq!(a.dump("local"), b.dump("local"));
 }
+
+#[test]
+fn rows_that_cannot_be_for_want_of_a_key_do_not_keep_others_out() {
+    let schema = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v UNIQUE ON CONFLICT REPLACE);
+        CREATE TABLE u(id TEXT PRIMARY KEY, v) WITHOUT ROWID;
+        CREATE TRIGGER i AFTER INSERT ON t BEGIN INSERT OR IGNORE INTO t(v) VALUES(9); INSERT OR IGNORE INTO u(v) VALUES(9); END";
+    let (mut a, mut b) = pair(schema);
+    a.run("INSERT INTO t VALUES('1', 1)");
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "t");
+    assert_eq!((b.dump("t").len(), b.quarantine()), (1, 0));
+}
+
+#[test]
+fn a_row_that_an_expression_of_the_schema_cannot_take_waits_and_the_others_come() {
+    let (mut a, _) = pair("CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v)");
+    let schemas = [
+        "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v CHECK(v = 1 OR json(v) IS NOT NULL))",
+        "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v); CREATE TABLE seen(n INTEGER PRIMARY KEY);
+         CREATE TRIGGER came BEFORE INSERT ON t BEGIN SELECT json(NEW.v); END",
+        "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v); CREATE INDEX i ON t(json_extract(v, '$.a'))",
+        "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v, g AS (json(v)) STORED)",
+    ];
+    a.run("INSERT INTO t VALUES('1', 1), ('2', '{'), ('3', '[]')");
+    for schema in schemas {
+        let mut b = Device::new(2, schema);
+        sync_by_payload(&mut a, &mut b);
+        assert_eq!(b.column::<String>("SELECT id FROM t ORDER BY id"), ["1", "3"], "{schema}");
+        assert_eq!(b.rows("SELECT reason FROM cloudsync_quarantine"), ["'malformed JSON'"], "{schema}");
+        // It is tried again, and waits on.
+        sync_by_payload(&mut a, &mut b);
+        assert_eq!(b.quarantine(), 1, "{schema}");
+    }
+}
+
+#[test]
+fn a_trigger_that_ignores_the_other_triggers_of_its_row_is_put_behind_ours() {
+    let (mut a, mut b) = pair("CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v)");
+    a.run("INSERT INTO t VALUES('gone', 0), ('kept', 0)");
+    exchange(&mut a, &mut b);
+    let verbs = ["INSERT", "UPDATE", "DELETE"];
+    for verb in verbs {
+        a.run(&format!("CREATE TRIGGER quiet_{verb} AFTER {verb} ON t BEGIN SELECT Raise(ignore); END"));
+    }
+    // Nothing of ours runs until the library is used again.
+    a.run("INSERT INTO t VALUES('early', 1); DELETE FROM t WHERE id = 'gone'");
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_log"), 0);
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "t");
+    a.run("INSERT INTO t VALUES('late', 2); UPDATE t SET v = 3 WHERE id = 'kept'; DELETE FROM t WHERE id = 'early'");
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_log"), 3);
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "t");
+    assert_eq!(b.dump("t").len(), 2);
+    // What is put right once stays so.
+    a.run("CREATE INDEX i ON t(v)");
+    assert_eq!(a.replica.fold().unwrap().rows, 0);
+}

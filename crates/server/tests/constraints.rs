@@ -36,6 +36,13 @@ fn one_bad_row_is_refused_with_its_reason_and_all_others_go_on() {
             "not today",
             "'bad'",
         ),
+        ("v CHECK(v <> 'bad' OR json(v) IS NOT NULL), w", "", "malformed JSON", "'bad'"),
+        (
+            "v, w",
+            "CREATE TRIGGER guard AFTER INSERT ON t WHEN NEW.v = 'bad' BEGIN SELECT abs(-9223372036854775807 - 1); END;",
+            "integer overflow",
+            "'bad'",
+        ),
     ];
     for (columns, more, reason, bad) in constraints {
         let schema = format!("CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, {columns});");

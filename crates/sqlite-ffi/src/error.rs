@@ -38,6 +38,14 @@ impl Error {
         self.primary_code() == bindings::SQLITE_CONSTRAINT
     }
 
+    /// Tells whether the values that were to be written made the statement fail: a constraint, or an expression of the
+    /// schema that cannot be computed from them (`malformed JSON` in a CHECK, `integer overflow` in a trigger). Other
+    /// values may succeed. Only of a failed step: a statement that cannot be prepared fails with every value.
+    pub fn is_of_values(&self) -> bool {
+        use bindings::{SQLITE_CONSTRAINT, SQLITE_ERROR, SQLITE_MISMATCH, SQLITE_TOOBIG};
+        matches!(self.primary_code(), SQLITE_CONSTRAINT | SQLITE_ERROR | SQLITE_MISMATCH | SQLITE_TOOBIG)
+    }
+
     /// Tells whether the statement was stopped by `sqlite3_interrupt` or a progress handler.
     pub fn is_interrupt(&self) -> bool {
         self.primary_code() == bindings::SQLITE_INTERRUPT

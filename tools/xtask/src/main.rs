@@ -13,6 +13,7 @@ mod python;
 mod server;
 mod sim;
 mod test;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -69,6 +70,12 @@ const COMMANDS: &[Command] = &[
         args: "[ARGS...]",
         about: "runs replicas and server from one seed over a hostile network",
         run: sim::run,
+    },
+    Command {
+        name: "torture",
+        args: "[--minutes N] [--seed S] [--every-sqlite]",
+        about: "random schemas and statements with and without tracking, over the shipped library",
+        run: torture::run,
     },
 ];
 

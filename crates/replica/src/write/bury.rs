@@ -66,7 +66,7 @@ impl Writer {
             outcome = update.step();
             self.settle();
         }
-        outcome?;
+        outcome.map_err(Refused::of_row)?;
         if self.db.changes() == 0 {
             return Err(ignored());
         }
