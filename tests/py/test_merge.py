@@ -80,6 +80,34 @@ def test_a_row_that_is_deleted_and_inserted_again_lives(pair):
     assert a.query("SELECT * FROM notes") == b.query("SELECT * FROM notes") == [("n", None, "at once", 0)]
 
 
+def test_a_key_that_was_deleted_elsewhere_can_be_inserted_by_who_never_knew_it(server, device):
+    notes = "CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, title TEXT, body TEXT)"
+    a, b, c = (device(name, server, notes, ["notes"]) for name in "abc")
+    b.sync()
+    b.script("INSERT INTO notes VALUES ('about', 'before', 'offline')")
+    a.script("INSERT INTO notes VALUES ('about', 'first', 'gone'), ('home', 'first', 'gone')")
+    a.sync()
+    a.script("DELETE FROM notes")
+    a.sync()
+    c.script("INSERT INTO notes VALUES ('home', 'after', 'never synced')")
+    for late in (b, c):
+        late.sync()
+        assert len(late.rows("notes")) >= 1
+        late.script("UPDATE notes SET title = 'edited' WHERE title IN ('before', 'after')")
+    sync_until_still(a, b, c)
+    assert_same("notes", a, b, c)
+    assert a.query("SELECT * FROM notes ORDER BY id") == [
+        ("about", "edited", "offline"),
+        ("home", "edited", "never synced"),
+    ]
+    for late in (b, c):
+        assert late.value("SELECT count(*) FROM cloudsync_conflicts") == 0
+        assert late.value("SELECT count(*) FROM cloudsync_rejected") == 0
+    a.script("DELETE FROM notes")
+    sync_until_still(a, b, c)
+    assert b.rows("notes") == c.rows("notes") == []
+
+
 def test_insert_or_replace_replaces_the_whole_row(pair):
     a, b = pair
     a.script("INSERT OR REPLACE INTO notes (id, title) VALUES ('n', 'replaced')")

@@ -18,7 +18,7 @@ use self::refused::Waits;
 pub(crate) use self::target::Target;
 use crate::buried;
 use crate::capture;
-use crate::changes::{ChangeWriter, Origin};
+use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::conflicts::Conflicts;
 use crate::error::{Error, Result};
@@ -157,6 +157,8 @@ pub(crate) struct Applier {
     privacy: Option<Privacy>,
     /// Tables that were written unseen, so that other values under equal clocks are edits of this replica.
     doubtful: HashSet<i64>,
+    /// Rows of which the other side is to hear: it does not know them in the life into which they were moved.
+    moved: Vec<(i64, Vec<u8>)>,
     /// The edits that were found.
     edits: Vec<(Rc<Table>, Vec<u8>, ColumnSet)>,
     dropped_before: i64,
@@ -192,6 +194,7 @@ impl Applier {
             privacy: None,
             doubtful: rebuilt::doubtful_tables(&db)?,
             edits: Vec::new(),
+            moved: Vec::new(),
             own: replica.own_site()?,
             clone_seen: false,
             log_before: db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?.unwrap_or(0),
@@ -252,6 +255,7 @@ impl Applier {
     pub(crate) fn finish(self, replica: &mut Replica) -> Result<Applied> {
         self.changes.finish(&self.db, self.source.origin, self.source.base)?;
         self.clocks.finish(&self.db)?;
+        tell_moved(replica, &self.moved, self.source.base)?;
         if self.raises_floor {
             storage::set_u64(&self.db, "floor", self.floor.0)?;
         }
@@ -294,6 +298,19 @@ pub(crate) fn in_order(payload: &Payload<'_>) -> Vec<(usize, usize)> {
         rows.extend(order.into_iter().map(|row| (at, row)));
     }
     rows
+}
+
+/// Puts rows into the list as changes of this replica's own: where they came from is not sent them otherwise.
+fn tell_moved(replica: &Replica, moved: &[(i64, Vec<u8>)], base: u64) -> Result<()> {
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let mut changes = ChangeWriter::begin(&replica.db, replica.now_ms())?;
+    for (table, key) in moved {
+        changes.push(*table, key, &Mask::Whole)?;
+    }
+    changes.finish(&replica.db, Origin::Local, base)?;
+    Ok(())
 }
 
 /// The writer of a table, made when it is first needed.

@@ -5,7 +5,8 @@
 //! made, and where its entries begin; `cloudsync_entries` holds keys with masks, up to a page together:
 //!
 //! ```text
-//! keys   for each: key (bytes), then 0 for the whole row, or 1 and the bitmap of column numbers
+//! keys   for each: key (bytes), then 0 for the whole row, 1 and the bitmap of column numbers, or 2 for a row that was
+//!        inserted here while nothing was known of it
 //! ```
 //! "Whole row" stands for insertions, new lives and deletions alike: what it is says the row's clock.
 
@@ -60,17 +61,24 @@ impl Origin {
 pub(crate) enum Mask {
     /// Everything: the row was inserted, deleted, or began a new life.
     Whole,
+    /// Everything: the row was inserted here, and nothing was known of it.
+    Inserted,
     /// These columns.
     Columns(ColumnSet),
 }
 
 impl Mask {
-    /// Adds what `other` says changed.
+    /// True for the whole row, however it came.
+    pub(crate) const fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole | Self::Inserted)
+    }
+
+    /// Adds what `other`, which came later, says changed.
     pub(crate) fn union_with(&mut self, other: &Self) {
         match (&mut *self, other) {
             (Self::Columns(known), Self::Columns(more)) => known.union_with(more),
-            (Self::Whole, _) => {}
-            (Self::Columns(_), Self::Whole) => *self = Self::Whole,
+            (Self::Whole | Self::Inserted, _) => {}
+            (Self::Columns(_), Self::Whole | Self::Inserted) => *self = Self::Whole,
         }
     }
 
@@ -81,6 +89,7 @@ impl Mask {
                 out.push(1);
                 columns.encode_bitmap(out);
             }
+            Self::Inserted => out.push(2),
         }
     }
 
@@ -88,6 +97,7 @@ impl Mask {
         match reader.byte()? {
             0 => Ok(Self::Whole),
             1 => Ok(Self::Columns(ColumnSet::decode_bitmap(reader)?)),
+            2 => Ok(Self::Inserted),
             _ => Err(Error::corrupt("cloudsync_entries")),
         }
     }

@@ -40,9 +40,14 @@ impl Replica {
     pub fn chunks_after(&mut self, since: u64) -> Result<Chunks> {
         self.require()?;
         self.fold_for_chunks()?;
+        let last_version = changes::last_version(&self.db)?;
+        // In a file that is read-only nothing can be noted, and nothing is sent.
+        if !self.is_given(last_version)? && !self.db.is_readonly("main")? {
+            self.transact(|replica| replica.note_given(last_version))?;
+        }
         Ok(Chunks {
             first_version: since.saturating_add(1),
-            last_version: changes::last_version(&self.db)?,
+            last_version,
             next: Some(self.position_after(since)?),
         })
     }

@@ -118,13 +118,19 @@ impl Replica {
     }
 }
 
+/// What was written to a row that nobody has seen, and the first version in which it was.
+pub(crate) struct Unseen {
+    pub(crate) mask: Mask,
+    pub(crate) version: u64,
+}
+
 /// Finds and notes what an apply makes us lose.
 pub(crate) struct Conflicts {
     db: Connection,
     own: SiteOrdinal,
     from: UnseenFrom,
     /// Own writes that nobody has seen, read when first asked for; `None` inside if there are too many.
-    unseen: Option<Option<HashMap<Vec<u8>, Mask>>>,
+    unseen: Option<Option<HashMap<Vec<u8>, Unseen>>>,
     insert: Option<Statement>,
     /// Set when the journal grew.
     grew: bool,
@@ -179,7 +185,7 @@ impl Conflicts {
         }
         let unseen = match self.unseen(row)? {
             None => return Ok(None),
-            Some(Mask::Whole) => own,
+            Some(Mask::Whole | Mask::Inserted) => own,
             Some(Mask::Columns(columns)) => own.iter().filter(|column| columns.contains(*column)).collect(),
         };
         if unseen.is_empty() && !own_row {
@@ -203,18 +209,28 @@ impl Conflicts {
                 || stored.exceptions.iter().any(|(_, clock)| clock.site == self.own))
     }
 
+    /// What of a row is unsent, or not answered yet; `None` if nothing is, or too much to tell.
+    pub(crate) fn unsent(&mut self, pk: &[u8]) -> Result<Option<&Unseen>> {
+        Ok(self.read_unseen()?.and_then(|rows| rows.get(pk)))
+    }
+
+    /// Own writes that nobody has seen; `None` if there are too many.
+    fn read_unseen(&mut self) -> Result<Option<&HashMap<Vec<u8>, Unseen>>> {
+        if self.unseen.is_none() {
+            self.unseen = Some(read_unseen(&self.db, self.from)?);
+        }
+        Ok(self.unseen.as_ref().and_then(Option::as_ref))
+    }
+
     /// The part of a row that the change's author had not seen; `None` if there is none.
     fn unseen(&mut self, row: &Row<'_>) -> Result<Option<Mask>> {
         if row.group.concurrent() {
             return Ok(Some(Mask::Whole));
         }
-        if self.unseen.is_none() {
-            self.unseen = Some(read_unseen(&self.db, self.from)?);
-        }
         let pk = clocks::pk(row.target.table.id, row.packed);
-        Ok(match &self.unseen {
-            Some(Some(rows)) => rows.get(&pk).cloned(),
-            _ => Some(Mask::Whole),
+        Ok(match self.read_unseen()? {
+            Some(rows) => rows.get(&pk).map(|unseen| unseen.mask.clone()),
+            None => Some(Mask::Whole),
         })
     }
 
@@ -369,15 +385,15 @@ fn removed(
 }
 
 /// The rows of the app's own writes from there on; `None` if there are too many.
-fn read_unseen(db: &Connection, from: UnseenFrom) -> Result<Option<HashMap<Vec<u8>, Mask>>> {
+fn read_unseen(db: &Connection, from: UnseenFrom) -> Result<Option<HashMap<Vec<u8>, Unseen>>> {
     // language=SQLite
-    let sql = "SELECT e.id, e.table_id, e.keys FROM main.cloudsync_entries AS e \
+    let sql = "SELECT e.id, e.table_id, e.keys, e.version FROM main.cloudsync_entries AS e \
                JOIN main.cloudsync_versions AS v ON v.version = e.version WHERE e.id > ?1 AND v.origin = ?2 ORDER BY e.id";
     let (after, sent) = from.entry(db)?;
     let mut select = db.prepare(sql)?;
     select.bind(1, Value::Integer(after))?;
     select.bind(2, Value::Integer(Origin::Local.code()))?;
-    let mut rows: HashMap<Vec<u8>, Mask> = HashMap::new();
+    let mut rows: HashMap<Vec<u8>, Unseen> = HashMap::new();
     while select.step()? {
         let keys = select.column(2).as_blob().ok_or_else(|| Error::corrupt("cloudsync_entries"))?;
         let mut reader = Reader::new(keys);
@@ -390,8 +406,8 @@ fn read_unseen(db: &Connection, from: UnseenFrom) -> Result<Option<HashMap<Vec<u
                 continue;
             }
             rows.entry(clocks::pk(select.column_i64(1), key))
-                .and_modify(|known| known.union_with(&mask))
-                .or_insert(mask);
+                .and_modify(|known| known.mask.union_with(&mask))
+                .or_insert(Unseen { mask, version: select.column_i64(3) as u64 });
         }
         if rows.len() > UNSEEN_ROWS_MAX {
             return Ok(None);

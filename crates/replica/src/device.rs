@@ -188,6 +188,7 @@ impl Replica {
         storage::set_u64(&self.db, "fingerprint", sent.fingerprint & i64::MAX as u64)?;
         // What this very answer acknowledges was not seen by the authors of what it brings.
         self.unseen_from = Some(self.first_unsent()?);
+        self.offered_version = self.version_on_its_way()?;
         let mut more = self.take_acceptance(sent, turn, &mut absorbed)?;
         if sent.goal.pull {
             more |= self.take_download(sent, turn, &mut absorbed)?;
@@ -235,6 +236,12 @@ impl Replica {
         storage::set_u64(&self.db, "cursor", turn.cursor)?;
         storage::unset(&self.db, "progressive")?;
         Ok(false)
+    }
+
+    /// The last version that the server may have, though it has not said so.
+    pub(crate) fn version_on_its_way(&self) -> Result<u64> {
+        let round = storage::get_blob(&self.db, "round")?.map(|bytes| Round::decode(&bytes)).transpose()?;
+        Ok(round.map_or(0, |round| round.last))
     }
 
     /// True when no row of a synced table was ever known here.

@@ -14,6 +14,7 @@ use crate::codec::Zstd;
 use crate::compaction::COMPACTIONS;
 use crate::concurrent::{Sent, Uploads};
 use crate::error::{Error, Result};
+use crate::given::GIVEN_VERSION;
 use crate::position::Position;
 use crate::replica::Replica;
 use crate::row_scan::RowScan;
@@ -54,7 +55,12 @@ impl Filter {
     fn takes_row(self, clock: &RowClock) -> bool {
         let Self::ForSite { site, echo: false } = self else { return true };
         let is_foreign = |(_, clock): &(_, Clock)| clock.site != site;
-        clock.common.site != site || clock.exceptions.iter().any(is_foreign) || clock.marks.is_some()
+        // Of a later life than the first, the site may not know that its row was moved there.
+        let may_be_moved = clock.life > 2;
+        clock.common.site != site
+            || clock.exceptions.iter().any(is_foreign)
+            || clock.marks.is_some()
+            || may_be_moved
     }
 
     fn takes_table(self, table: &Table) -> bool {
@@ -193,6 +199,7 @@ impl Replica {
                 },
             };
             let last = changes::last_version(&replica.db)?;
+            replica.note_given(last)?;
             let from = replica.position_after(since)?;
             let chunk = replica.extract_in_transaction(&Extraction { from, last, filter, bytes_target: CHUNK_BYTES_MAX / 2 })?;
             if let Some((table, _)) = chunk.oversized.first() {
@@ -226,6 +233,8 @@ struct Shape {
     marks: [bool; 3],
     /// Their authors had not seen what the receiver wrote there.
     concurrent: bool,
+    /// They were inserted here while nothing was known of them.
+    inserted: bool,
 }
 
 /// A group of the payload, and the statement that reads its rows' values.
@@ -260,6 +269,8 @@ pub(crate) struct Builder<'r> {
     base: u64,
     /// How often the list was compacted.
     compactions: u64,
+    /// The last version that was given to others by hand, or may be in a copy of this file.
+    given: u64,
     oversized: &'r [(String, Vec<u8>)],
     /// The row that made the chunk too large.
     overflow: Option<(String, Vec<u8>)>,
@@ -294,6 +305,7 @@ impl<'r> Builder<'r> {
             concurrent: false,
             base: u64::MAX,
             compactions: storage::get_u64(&replica.db, COMPACTIONS)?,
+            given: storage::get_u64(&replica.db, GIVEN_VERSION)?,
             oversized,
             overflow: None,
             buried: None,
@@ -382,6 +394,7 @@ impl<'r> Builder<'r> {
                 self.base = self.base.min(entry.base);
                 for (at, row) in entry.rows().enumerate().skip(skip as usize) {
                     let (key, mask) = row?;
+                    let mask = self.told(&entry, mask);
                     self.entry_row(&entry, &table, key, mask)?;
                     let position = self.place(after, at as u64 + 1);
                     if self.ends_at(&position) {
@@ -397,6 +410,12 @@ impl<'r> Builder<'r> {
             }
         }
         Ok(None)
+    }
+
+    /// Only the server is told of insertions as such, and only of those that cannot have gone another way.
+    fn told(&self, entry: &Entry, mask: Mask) -> Mask {
+        let is_first = self.extraction.filter == Filter::Unsent && entry.version > self.given;
+        if mask == Mask::Inserted && !is_first { Mask::Whole } else { mask }
     }
 
     /// What an entry says of a row, in two parts if the receiver wrote there, too.
@@ -439,7 +458,7 @@ impl<'r> Builder<'r> {
         if let Mask::Columns(changed) = mask {
             columns.intersect_with(changed);
         }
-        let mut whole = *mask == Mask::Whole;
+        let mut whole = mask.is_whole();
         if let Filter::BySite(site) = self.extraction.filter {
             let own: ColumnSet =
                 columns.iter().filter(|c| clock.cell(*c).is_some_and(|c| c.site == site)).collect();
@@ -449,7 +468,8 @@ impl<'r> Builder<'r> {
         if columns.is_empty() && !whole {
             return Ok(());
         }
-        self.alive(table, key, clock, columns, whole)
+        let inserted = *mask == Mask::Inserted && table.algorithm == Algorithm::Cls;
+        self.alive(table, key, clock, columns, (whole, inserted))
     }
 
     fn tombstone(&mut self, table: &Rc<Table>, key: &[u8], clock: &RowClock) -> Result<()> {
@@ -463,6 +483,7 @@ impl<'r> Builder<'r> {
             alive: false,
             marks: [false; 3],
             concurrent: self.concurrent,
+            inserted: false,
         };
         let group = self.group(table, shape, None)?;
         let common = self.wire_clock(clock.common)?;
@@ -477,7 +498,7 @@ impl<'r> Builder<'r> {
         key: &[u8],
         clock: &RowClock,
         columns: ColumnSet,
-        whole: bool,
+        (whole, inserted): (bool, bool),
     ) -> Result<()> {
         let (mut common, mut exceptions) = (clock.common, Vec::new());
         if !clock.exceptions.is_empty() {
@@ -499,7 +520,8 @@ impl<'r> Builder<'r> {
         };
         let kinds = marks.map_or([false; 3], |marks| marks.kinds());
         let concurrent = self.concurrent;
-        let shape = Shape { table: table.id, columns, whole, alive: true, marks: kinds, concurrent };
+        let shape =
+            Shape { table: table.id, columns, whole, alive: true, marks: kinds, concurrent, inserted };
         let group = self.group(table, shape, marks.as_ref())?;
         let open = &mut self.groups[group];
         let (id, life, marks) = (open.id, clock.life, marks.as_ref());
@@ -558,6 +580,9 @@ impl<'r> Builder<'r> {
         let id = self.encoder.marked_group(&table.name, &names, shape.whole, marks);
         if shape.concurrent {
             self.encoder.mark_concurrent(id);
+        }
+        if shape.inserted {
+            self.encoder.mark_inserted(id);
         }
         Ok(Open { id, select: self.db.prepare(&sql)?, places, shape })
     }

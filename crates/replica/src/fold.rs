@@ -428,7 +428,12 @@ impl Folder {
                 let time = self.time(last.unwrap_or(0)).max(Time(self.floor_before));
                 (self.deleted(table, pk, stored.as_ref(), Clock::new(time, self.own), &touch)?, Mask::Whole)
             }
-            (true, false) => (self.inserted(table, pk, stored.as_ref(), &touch)?, Mask::Whole),
+            (true, false) => {
+                let clock = self.inserted(table, pk, stored.as_ref(), &touch)?;
+                // Rows from before the table synced are not known to be new to others.
+                let is_new = stored.is_none() && clock.time_max() > Time(1);
+                (clock, if is_new { Mask::Inserted } else { Mask::Whole })
+            }
             (true, true) => match self.same_life(table, stored.as_ref(), &touch) {
                 Some((clock, mask)) => (clock, if touch.entered { Mask::Whole } else { mask }),
                 None => return Ok(touch.entered.then_some(Mask::Whole)),

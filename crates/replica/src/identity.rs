@@ -13,6 +13,7 @@
 
 use crate::clocks::NEXT_ORDINAL;
 use crate::error::Result;
+use crate::given::GIVEN_VERSION;
 use crate::replica::Replica;
 use crate::storage;
 use cloudsync_core::clock::{Clock, TIME_INITIAL, TIME_MAX, Time};
@@ -25,6 +26,8 @@ const CLONE_SEEN: &str = "clone_seen";
 /// The settings that say when and why this replica last took another site id.
 const PARTED_AT: &str = "parted_at";
 const PARTED_WHY: &str = "parted_why";
+/// What was noted before parting is folded within this time, in milliseconds.
+const PARTING_MS: u64 = 60_000;
 
 impl Replica {
     /// Takes another site id if this file is a copy, or a copy of it is known. The caller holds a transaction of ours.
@@ -86,6 +89,7 @@ impl Replica {
         self.restamp_unsent(old, |clock| if is_ours(&clock) { again(clock) } else { clock })?;
         storage::set_u64(&self.db, "floor", floor + later)?;
         storage::set_u64(&self.db, PARTED_AT, self.server_now_ms()?)?;
+        storage::set_u64(&self.db, GIVEN_VERSION, self.now_ms().saturating_add(PARTING_MS))?;
         storage::set(&self.db, PARTED_WHY, Value::from(why))
     }
 

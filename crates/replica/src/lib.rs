@@ -33,6 +33,7 @@ mod filter;
 mod fold;
 mod follow;
 mod foreign_keys;
+mod given;
 mod guard;
 mod identity;
 mod index_text;

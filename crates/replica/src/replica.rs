@@ -31,6 +31,8 @@ pub struct Replica {
     pub(crate) checks_parents: bool,
     /// Set while an answer is taken in: where the own writes begin that were not sent before its request.
     pub(crate) unseen_from: Option<crate::conflicts::UnseenFrom>,
+    /// The last version in the round that the answer which is taken in belongs to.
+    pub(crate) offered_version: u64,
     /// Rows that the apply at hand leaves out.
     pub(crate) rolling_back: crate::rollback::RollingBack,
     /// Set while an apply runs beside triggers of the app.
@@ -59,6 +61,7 @@ impl Replica {
             unsettled: crate::settle::Unsettled::default(),
             checks_parents: false,
             unseen_from: None,
+            offered_version: 0,
             rolling_back: crate::rollback::RollingBack::default(),
             guard: None,
         };

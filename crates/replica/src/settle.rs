@@ -18,8 +18,9 @@ use std::collections::{HashMap, HashSet};
 /// Bytes of changes that are kept until the end of an apply; further ones go into the quarantine at once.
 const DEFERRED_BYTES_MAX: usize = 32 << 20;
 
-/// Table, columns and completeness of the rows of a group, which marks they have, and whether they are concurrent.
-type Shape = (String, Vec<String>, bool, [bool; 3], bool);
+/// Table, columns and completeness of the rows of a group, which marks they have, and whether they are concurrent and
+/// inserted.
+type Shape = (String, Vec<String>, bool, [bool; 3], [bool; 2]);
 
 /// Rows of payloads, gathered into one payload of our own.
 #[derive(Default)]
@@ -33,12 +34,16 @@ impl Gathered {
         let columns = group.columns().iter().map(|name| (*name).to_owned()).collect();
         let like = group.marks(row);
         let kinds = like.map_or([false; 3], |marks| marks.kinds());
-        let shape = (group.table().to_owned(), columns, group.whole(), kinds, group.concurrent());
+        let shape =
+            (group.table().to_owned(), columns, group.whole(), kinds, [group.concurrent(), group.inserted()]);
         let encoder = &mut self.encoder;
         let id = self.groups.entry(shape).or_insert_with(|| {
             let id = encoder.marked_group(group.table(), group.columns(), group.whole(), like.as_ref());
             if group.concurrent() {
                 encoder.mark_concurrent(id);
+            }
+            if group.inserted() {
+                encoder.mark_inserted(id);
             }
             id
         });

@@ -19,7 +19,7 @@ use cloudsync_sqlite_ffi::Value;
 pub(crate) struct Round {
     pub(crate) id: RoundId,
     /// The last version that the round takes.
-    last: u64,
+    pub(crate) last: u64,
     /// Number of the next chunk.
     chunk: u32,
     /// Rows in the chunks before.

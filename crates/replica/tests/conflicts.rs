@@ -237,19 +237,69 @@ fn a_row_that_goes_leaves_enough_to_put_it_back() {
 }
 
 #[test]
-fn a_row_without_cells_and_an_insertion_under_a_deleted_key_are_noted() {
+fn a_row_without_cells_is_noted() {
     let schema = "CREATE TABLE notes(a INT NOT NULL, b TEXT NOT NULL, PRIMARY KEY(a, b)) WITHOUT ROWID";
     let mut hub = Hub::new(schema);
     let (mut a, mut b) = pair(schema);
-    a.run_at(T, "INSERT INTO notes VALUES(1, 'x')");
+    b.run_at(T, "INSERT INTO notes VALUES(1, 'x')");
+    hub.sync(&mut b);
     hub.sync(&mut a);
     a.run_at(T + 1, "DELETE FROM notes");
     hub.sync(&mut a);
-    // Never heard of it.
-    b.run_at(T + 2, "INSERT INTO notes VALUES(1, 'x')");
+    // It knew the row, and never heard of the deletion.
+    b.run_at(T + 2, "REPLACE INTO notes VALUES(1, 'x')");
     hub.sync(&mut b);
     assert_eq!(b.dump("notes"), [""; 0]);
     assert_eq!(journal(&b), ["'deleted',NULL,NULL"]);
+}
+
+#[test]
+fn an_insertion_under_a_deleted_key_lives_and_nothing_is_noted() {
+    for hears_first in [false, true] {
+        for order in [1, 3] {
+            let mut hub = Hub::new(NOTES);
+            let (mut a, mut b) = pair(NOTES);
+            a.run_at(T, "INSERT INTO notes VALUES('n', 'first', 'body')");
+            hub.sync(&mut a);
+            a.run_at(T + 2, "DELETE FROM notes");
+            hub.sync(&mut a);
+            b.run_at(T + order, "INSERT INTO notes VALUES('n', 'late', 'body')");
+            if hears_first {
+                hub.turn(&mut b, PULL);
+                assert_eq!(b.dump("notes"), ["'n','late','body'"]);
+            }
+            hub.sync(&mut b);
+            assert_eq!(b.dump("notes"), ["'n','late','body'"]);
+            // In step: an edit does not get lost in an older life.
+            b.run_at(T + 4, "UPDATE notes SET title = 'edited'");
+            assert_in_step(&mut hub, &mut [&mut a, &mut b]);
+            assert_eq!(a.dump("notes"), ["'n','edited','body'"]);
+            assert_eq!(journal(&b), [""; 0]);
+            assert_eq!(b.get::<i64>("SELECT count(*) FROM cloudsync_rejected"), 0);
+        }
+    }
+}
+
+#[test]
+fn an_insertion_that_was_given_away_by_hand_may_have_been_deleted_knowingly() {
+    let mut hub = Hub::new(NOTES);
+    let (mut a, mut b) = pair(NOTES);
+    b.run_at(T, "INSERT INTO notes VALUES('n', 'b', 'body')");
+    let payload = b.encode();
+    a.apply(&payload).unwrap();
+    a.run_at(T + 1, "DELETE FROM notes");
+    hub.sync(&mut a);
+    assert_in_step(&mut hub, &mut [&mut a, &mut b]);
+    assert_eq!(b.dump("notes"), [""; 0]);
+    // Whoever deleted this one cannot have seen the insertion, which is later.
+    a.run_at(T + 2, "INSERT INTO notes VALUES('m', 'a', 'body')");
+    hub.sync(&mut a);
+    a.run_at(T + 3, "DELETE FROM notes");
+    hub.sync(&mut a);
+    b.run_at(T + 4, "INSERT INTO notes VALUES('m', 'b', 'body')");
+    b.encode();
+    assert_in_step(&mut hub, &mut [&mut b, &mut a]);
+    assert_eq!(a.dump("notes"), ["'m','b','body'"]);
 }
 
 #[test]

@@ -23,6 +23,8 @@ mod feed;
 mod file;
 #[path = "conformance/merging.rs"]
 mod merging;
+#[path = "conformance/moving.rs"]
+mod moving;
 #[path = "conformance/principals.rs"]
 mod principals;
 #[path = "conformance/refusing.rs"]

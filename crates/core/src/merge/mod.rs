@@ -9,6 +9,7 @@ mod algorithm;
 mod aws;
 mod dws;
 pub mod local;
+pub mod rebase;
 
 pub use algorithm::Algorithm;
 

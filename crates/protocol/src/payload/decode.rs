@@ -1,7 +1,7 @@
 //! Reading a payload: everything is checked here, so that rows can be taken from it without errors.
 
 use super::column::Column;
-use super::encode::{FLAG_CONCURRENT, FLAG_WHOLE};
+use super::encode::{FLAG_CONCURRENT, FLAG_INSERTED, FLAG_WHOLE};
 use super::evicted::{Evicted, FLAG_EVICTED};
 use super::frame::{self, Codec, Header};
 use super::ints::Ints;
@@ -207,6 +207,7 @@ pub struct Group<'a> {
     names: Vec<&'a str>,
     whole: bool,
     concurrent: bool,
+    inserted: bool,
     rows: usize,
     keys: Strings<'a>,
     lives: Ints<'a>,
@@ -242,6 +243,12 @@ impl<'a> Group<'a> {
     #[must_use]
     pub const fn concurrent(&self) -> bool {
         self.concurrent
+    }
+
+    /// True when the sender inserted the rows without knowing anything of them.
+    #[must_use]
+    pub const fn inserted(&self) -> bool {
+        self.inserted
     }
 
     /// Number of rows, at least 1.
@@ -313,6 +320,10 @@ impl<'a> Group<'a> {
     ) -> Result<Self, PayloadError> {
         let name = |index: u64| names.get(index as usize).copied().ok_or(malformed("name index"));
         let (concurrent, flags) = (flags & FLAG_CONCURRENT != 0, flags & !FLAG_CONCURRENT);
+        let (inserted, flags) = (flags & FLAG_INSERTED != 0, flags & !FLAG_INSERTED);
+        if inserted && flags != FLAG_WHOLE {
+            return Err(malformed("group flags"));
+        }
         if flags & !FLAG_WHOLE != 0 && !marks::may_follow(flags & !FLAG_WHOLE, flags & FLAG_WHOLE != 0) {
             return Err(malformed("group flags"));
         }
@@ -340,11 +351,11 @@ impl<'a> Group<'a> {
         let mut group = Self::read_rows(reader, rows, columns_count, flags, budget)?;
         group.table = table;
         group.names = column_names;
-        group.concurrent = concurrent;
+        (group.concurrent, group.inserted) = (concurrent, inserted);
         Ok(group)
     }
 
-    /// All after the names, which are left empty, as is the flag for concurrent rows.
+    /// All after the names, which are left empty, as are the flags for concurrent and inserted rows.
     fn read_rows(
         reader: &mut Reader<'a>,
         rows: usize,
@@ -380,12 +391,13 @@ impl<'a> Group<'a> {
         for _ in 0..columns_count {
             columns.push(Column::read(reader, rows, &mut budget.unfolded_bytes)?);
         }
-        let (table, names, concurrent) = ("", Vec::new(), false);
+        let (table, names, concurrent, inserted) = ("", Vec::new(), false, false);
         Ok(Self {
             table,
             names,
             whole,
             concurrent,
+            inserted,
             rows,
             keys,
             lives,

@@ -26,6 +26,8 @@ use cloudsync_core::value::ValueRef;
 pub(super) const FLAG_WHOLE: u8 = 1;
 /// Set in a group's flags: the authors of its rows had not seen what the receiver wrote there.
 pub(super) const FLAG_CONCURRENT: u8 = 16;
+/// Set in a group's flags beside `FLAG_WHOLE`: the sender inserted its rows, knowing nothing of them.
+pub(super) const FLAG_INSERTED: u8 = 64;
 
 /// A group of an [`Encoder`], valid for that encoder only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,6 +151,14 @@ impl Encoder {
         self.evicted[at].keys.push(key);
         self.size_bytes += key.len() + 2;
         self.rows += 1;
+    }
+
+    /// Says that the sender inserted the group's rows, which are whole, without knowing anything of them.
+    ///
+    /// # Panics
+    /// When `group` is of another encoder.
+    pub fn mark_inserted(&mut self, group: GroupId) {
+        self.groups[group.0 as usize].flags |= FLAG_INSERTED;
     }
 
     fn name(&mut self, name: &str) -> u32 {

@@ -28,9 +28,10 @@
 //!   table        varint: index into the names
 //!   flags        1 byte: 1 = whole: the rows carry every cell that the sender knows; 2 = boundaries follow; 4 = writes
 //!                follow; 8 = deletions follow: the rows are dead; 16 = concurrent: their authors had not seen what
-//!                the receiver wrote there; 32 = evicted, which stands alone; other bits are 0. 2 stands without 4 and
-//!                8, and 8 with 1. Of an evicted group only rows and keys follow: rows that the receiver may no longer
-//!                hold. They go before any row of the chunk comes, and only a server says so to a device
+//!                the receiver wrote there; 32 = evicted, which stands alone; 64 = inserted: the sender inserted the
+//!                rows, knowing nothing of them; other bits are 0. 2 stands without 4 and 8, 8 with 1, and 64 with 1
+//!                and without 2, 4 and 8. Of an evicted group only rows and keys follow: rows that the receiver may no
+//!                longer hold. They go before any row of the chunk comes, and only a server says so to a device
 //!   columns      varint count (at most COLUMNS_MAX), for each a varint index into the names; all differ
 //!   rows         varint count, at least 1
 //!   keys         strings, one for each row: the packed key, 1 to KEY_BYTES_MAX bytes

@@ -26,6 +26,7 @@ fn small_chunk() -> Chunk {
         columns: vec!["body".into(), "weight".into()],
         whole: false,
         concurrent: false,
+        inserted: false,
         rows: (0..3).map(row).collect(),
     };
     let header = Header { first_version: 7, last_version: 9, is_final: true };
@@ -214,6 +215,11 @@ fn marks_outside_their_bounds_are_refused() {
     assert!(read(9, dead, &two) && read(13, dead, &three), "deletions");
     assert!(!read(9, alive, &two), "a deletion of a living row");
     assert!(!read(8, dead, &two) && !read(12, dead, &three), "a part of a dead row");
+    assert!(read(65, alive, &[]) && read(81, alive, &[]), "inserted rows");
+    assert!(
+        !read(67, alive, &CLOCK) && !read(73, dead, &two) && !read(64, alive, &[]),
+        "inserted rows that are not whole, or with marks"
+    );
     assert!(!read(11, dead, &three) && !read(32, alive, &[]) && !read(128, alive, &[]), "unknown flags");
     assert!(!read(2, alive, &CLOCK[..3]) && !read(9, dead, &two[..6]), "cut short");
     assert!(!read(2, alive, &[0, 1, 0, 0]), "time 0");

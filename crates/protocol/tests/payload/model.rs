@@ -25,6 +25,7 @@ pub(crate) struct Rows {
     pub(crate) columns: Vec<String>,
     pub(crate) whole: bool,
     pub(crate) concurrent: bool,
+    pub(crate) inserted: bool,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -59,6 +60,9 @@ impl Chunk {
             let id = encoder.marked_group(&group.table, &columns, group.whole, like.as_ref());
             if group.concurrent {
                 encoder.mark_concurrent(id);
+            }
+            if group.inserted {
+                encoder.mark_inserted(id);
             }
             for row in &group.rows {
                 let values = row.values.iter().map(Value::borrow);
@@ -103,6 +107,7 @@ impl Chunk {
                 columns: group.columns().iter().map(|name| (*name).to_owned()).collect(),
                 whole: group.whole(),
                 concurrent: group.concurrent(),
+                inserted: group.inserted(),
                 rows: rows.collect(),
             }
         });

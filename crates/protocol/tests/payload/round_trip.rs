@@ -111,6 +111,7 @@ fn any_group(sites: u32) -> impl Strategy<Value = Rows> {
                     columns: (0..columns_count).map(|column| format!("column {column}")).collect(),
                     whole,
                     concurrent: keys == 2,
+                    inserted: whole && kinds == 0 && keys == 1,
                     rows: rows
                         .into_iter()
                         .enumerate()
@@ -261,6 +262,7 @@ fn a_codec_is_asked_only_where_it_can_win() {
             columns: vec!["c".into()],
             whole: true,
             concurrent: false,
+            inserted: false,
             rows: vec![row(text)],
         }],
         evicted: vec![],
@@ -292,7 +294,14 @@ fn column_bytes_per_row(value: impl Fn(u64) -> Value) -> f64 {
             values: if values { vec![value(row)] } else { vec![] },
             references: vec![],
         });
-        Rows { table: "t".into(), columns, whole: true, concurrent: false, rows: rows.collect() }
+        Rows {
+            table: "t".into(),
+            columns,
+            whole: true,
+            concurrent: false,
+            inserted: false,
+            rows: rows.collect(),
+        }
     };
     let bytes = |values| {
         let sites = vec![SiteId([1; 16])];
@@ -372,8 +381,14 @@ fn row_bytes(key: impl Fn(u64) -> Vec<u8>, time: impl Fn(u64) -> u64) -> f64 {
         values: vec![],
         references: vec![],
     });
-    let group =
-        Rows { table: "t".into(), columns: vec![], whole: true, concurrent: false, rows: rows.collect() };
+    let group = Rows {
+        table: "t".into(),
+        columns: vec![],
+        whole: true,
+        concurrent: false,
+        inserted: false,
+        rows: rows.collect(),
+    };
     let sites = vec![SiteId([1; 16])];
     let chunk =
         Chunk { header: Header::default(), sites, groups: vec![group], evicted: vec![], pieces: vec![] };

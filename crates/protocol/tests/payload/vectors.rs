@@ -34,6 +34,7 @@ fn rows(table: &str, columns: &[&str], whole: bool, rows: Vec<Row>) -> Rows {
         columns: columns.iter().map(|name| (*name).into()).collect(),
         whole,
         concurrent: false,
+        inserted: false,
         rows,
     }
 }
@@ -182,6 +183,16 @@ fn concurrent() -> Chunk {
     update
 }
 
+/// Rows that their sender inserted, knowing nothing of them: with cells, and with a key only.
+fn inserted() -> Chunk {
+    let cells = row(integer_key(4), clock(1_700_000_001_000, 0), vec![text("new")]);
+    let key = row(integer_key(5), clock(1_700_000_001_001, 0), vec![]);
+    let mut groups = vec![rows("notes", &["body"], true, vec![cells]), rows("tags", &[], true, vec![key])];
+    groups.iter_mut().for_each(|group| group.inserted = true);
+    let header = Header { first_version: 0, last_version: 7, is_final: true };
+    Chunk { header, sites: vec![site(0xa1)], evicted: vec![], groups, pieces: vec![] }
+}
+
 /// A chunk that holds nothing but the beginning of a large value.
 fn first_pieces() -> Chunk {
     let header = Header { first_version: 0, last_version: 9, is_final: false };
@@ -224,6 +235,7 @@ fn cases() -> Vec<(&'static str, Chunk)> {
         ("v1-every-form", every_form()),
         ("v1-marks", marks()),
         ("v1-concurrent", concurrent()),
+        ("v1-inserted", inserted()),
         ("v1-first-pieces", first_pieces()),
         ("v1-last-pieces", last_pieces()),
         ("v1-evicted", evicted()),

@@ -3,15 +3,18 @@
 use super::{Applier, Target, WAITS_FOR_REST, writer};
 use crate::changes::{Mask, Origin};
 use crate::clocks;
-use crate::conflicts::{outdone, unstamped};
+use crate::conflicts::{Conflicts, outdone, unstamped};
 use crate::error::{Error, Result};
 use crate::filter::{Privacy, Yielded, make_way};
+use crate::given::GIVEN_VERSION;
 use crate::replica::Replica;
+use crate::storage;
 use crate::table::Table;
 use crate::write::{Refused, Row, Writer};
 use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, Time};
 use cloudsync_core::id::SiteId;
-use cloudsync_core::merge::{Action, Decision, decide};
+use cloudsync_core::merge::rebase::{Unsent, keep_unsent, rebase};
+use cloudsync_core::merge::{Action, Algorithm, Decision, decide};
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::payload::Group;
 use std::cmp::Ordering;
@@ -23,6 +26,8 @@ struct Arrival<'p> {
     pk: Vec<u8>,
     stored: Option<RowClock>,
     incoming: RowClock,
+    /// True when the other side does not know the row in this life.
+    is_moved: bool,
 }
 
 /// What a row that came would do.
@@ -63,6 +68,29 @@ impl Arrival<'_> {
         writer.end_ties()?;
         failed.map_or(Ok((decision, edited)), Err)
     }
+
+    /// What becomes of a row that the server sends in a later life than ours, where we have written to it and the server
+    /// does not know. Of what it may have had before it sent this it hears once more, as a change of the row's present life.
+    fn keep_unsent(&mut self, conflicts: &mut Conflicts, replica: &Replica) -> Result<Option<Decision>> {
+        let Self { row, pk, stored, incoming, .. } = self;
+        let is_cls = row.target.table.algorithm == Algorithm::Cls;
+        let Some(stored) = stored.as_ref().filter(|stored| is_cls && stored.life < incoming.life) else {
+            return Ok(None);
+        };
+        let Some(unsent) = conflicts.unsent(pk)?.filter(|_| row.group.whole()) else { return Ok(None) };
+        let given = storage::get_u64(&replica.db, GIVEN_VERSION)?;
+        let may_be_known = unsent.version <= replica.offered_version.max(replica.version_on_its_way()?);
+        let what = match &unsent.mask {
+            Mask::Columns(columns) => Unsent::Cells(columns),
+            Mask::Whole => Unsent::Whole,
+            Mask::Inserted if may_be_known || unsent.version <= given => Unsent::Offered,
+            Mask::Inserted => Unsent::Inserted,
+        };
+        let kept = keep_unsent(stored, incoming, what, replica.own_site()?, replica.sites.ids());
+        let differs = kept.as_ref().is_some_and(|kept| kept.clock.as_ref() != Some(incoming));
+        self.is_moved = may_be_known && differs;
+        Ok(kept)
+    }
 }
 
 impl Applier {
@@ -75,8 +103,8 @@ impl Applier {
         row: usize,
     ) -> Result<Option<String>> {
         let devices = self.is_devices();
-        let arrival = self.arrival(replica, group, target, row)?;
-        let Arrival { row, pk, stored, incoming } = &arrival;
+        let mut arrival = self.arrival(replica, group, target, row)?;
+        let pk = &arrival.pk;
         if let Some(reason) = replica.rolling_back.reason(pk) {
             return Ok(Some(reason));
         }
@@ -88,10 +116,16 @@ impl Applier {
             Some(privacy) => privacy.is_marked(pk)?,
             None => false,
         };
+        let in_doubt = self.doubtful.contains(&target.table.id);
+        let is_servers = self.source.origin == Origin::Server && !private && !in_doubt;
+        let kept = if is_servers { arrival.keep_unsent(&mut self.conflicts, replica)? } else { None };
         let guard = replica.guard.as_ref();
         let writer = writer(&mut self.writers, self.db, &target.table, replica.checks_parents, guard)?;
-        let in_doubt = self.doubtful.contains(&target.table.id);
-        let (decision, edited) = arrival.decide(writer, private, in_doubt, replica.sites.ids())?;
+        let Arrival { row, pk, stored, incoming, .. } = &arrival;
+        let (decision, edited) = match kept {
+            Some(decision) => (decision, ColumnSet::new()),
+            None => arrival.decide(writer, private, in_doubt, replica.sites.ids())?,
+        };
         let yielded = match &privacy {
             Some(_) => make_way(row, private, &decision.action, writer)?,
             None => None,
@@ -170,29 +204,42 @@ impl Applier {
             let table = &target.table.name;
             return Err(Error::Protocol(format!("payload refused: a key of table \"{table}\" is damaged")));
         }
-        let incoming = target.clock(group, at, replica)?;
+        let mut incoming = target.clock(group, at, replica)?;
         if !self.retries {
             self.check_time(&incoming, &target.table)?;
         }
         let pk = clocks::pk(target.table.id, packed);
         let stored = self.clocks.read(&pk)?;
         self.clone_seen |= self.is_of_clone(&incoming);
-        Ok(Arrival { row: Row { group, target, packed, at }, pk, stored, incoming })
+        let mut is_moved = false;
+        if let (Origin::Site(sender), Some(stored), Algorithm::Cls) =
+            (self.source.origin, &stored, target.table.algorithm)
+            && let Some(moved) = rebase(stored, &incoming, group.inserted(), sender, replica.sites.ids())
+        {
+            (incoming, is_moved) = (moved, group.inserted());
+        }
+        Ok(Arrival { row: Row { group, target, packed, at }, pk, stored, incoming, is_moved })
     }
 
     /// Writes clock and list of changes for a row that was carried out.
     fn note(&mut self, replica: &Replica, arrival: Arrival<'_>, decision: &Decision) -> Result<()> {
-        let Arrival { row, pk, stored, incoming } = arrival;
+        let Arrival { row, pk, stored, incoming, is_moved } = arrival;
         let table = row.target.table.id;
         let latest = incoming.time_max();
         self.floor = self.floor.max(latest);
         self.applied.time_max = self.applied.time_max.max(latest);
+        if is_moved {
+            self.moved.push((table, row.packed.to_vec()));
+        }
         if let Some(mask) = self.outdone(replica, stored.as_ref(), &incoming, &decision.action) {
             self.changes.push(table, row.packed, &mask)?;
         }
+        let stays = |clock: &RowClock| stored.as_ref().is_some_and(|stored| stored.life == clock.life);
         let mask = match (&decision.action, &decision.clock) {
             (Action::Keep, None) | (Action::NeedWhole | Action::RefuseJump, _) => return Ok(()),
-            (Action::Update(columns), _) => Mask::Columns(columns.clone()),
+            (Action::Update(columns), clock) if clock.as_ref().is_none_or(stays) => {
+                Mask::Columns(columns.clone())
+            }
             _ => Mask::Whole,
         };
         if let Some(clock) = &decision.clock {

@@ -70,8 +70,15 @@ impl Builder<'_> {
         }
         let Some(marks) = self.wire_marks(table, &sent)? else { return Ok(()) };
         let (marks_of, concurrent) = (marks.kinds(), self.concurrent);
-        let shape =
-            Shape { table: table.id, columns, whole: true, alive: false, marks: marks_of, concurrent };
+        let shape = Shape {
+            table: table.id,
+            columns,
+            whole: true,
+            alive: false,
+            marks: marks_of,
+            concurrent,
+            inserted: false,
+        };
         let group = self.group(table, shape, Some(&marks))?;
         let id = self.groups[group].id;
         let values = cells.iter().filter_map(|(column, _)| values.get(column)).map(|value| value.borrow());

@@ -52,8 +52,15 @@ struct Row {
     values: BTreeMap<ColumnNumber, Value>,
 }
 
-/// What changed of a row; `None` stands for all of it.
-type Part = Option<ColumnSet>;
+/// What changed of a row.
+#[derive(Debug, Clone)]
+enum Part {
+    /// It was inserted, and nothing was known of it.
+    Inserted,
+    /// All of it.
+    Whole,
+    Cells(ColumnSet),
+}
 
 /// One device with the first table of `schema`.
 #[derive(Clone)]
@@ -73,6 +80,8 @@ pub(crate) struct Device {
     waiting: Vec<(Vec<u8>, Row, bool)>,
     unsent: BTreeMap<Vec<u8>, Part>,
     round: Option<(RoundId, Vec<u8>)>,
+    /// What the round on its way is made of.
+    offered: BTreeMap<Vec<u8>, Part>,
     rounds: u8,
     /// Key and reason of what the server refused.
     pub(crate) rejected: Vec<(Vec<u8>, String)>,
@@ -112,6 +121,7 @@ impl Device {
             waiting: Vec::new(),
             unsent: BTreeMap::new(),
             round: None,
+            offered: BTreeMap::new(),
             rounds: 0,
             rejected: Vec::new(),
         }
@@ -133,8 +143,9 @@ impl Device {
         let stored = self.rows.get(&key(id)).map(|row| &row.clock);
         let clock = local::insert(self.algorithm, stored, at, columns, &self.sites);
         let values = [(TITLE, text(title)), (BODY, text(body))].into();
+        let part = if stored.is_none() { Part::Inserted } else { Part::Whole };
         self.rows.insert(key(id), Row { clock, values });
-        self.unsent.insert(key(id), None);
+        self.unsent.entry(key(id)).and_modify(|known| *known = Part::Whole).or_insert(part);
     }
 
     /// Writes one cell of a row that exists.
@@ -144,7 +155,8 @@ impl Device {
         assert!(row.clock.is_alive());
         row.clock = overlay(&row.clock, &[(column, now)], &self.sites);
         row.values.insert(column, text(value));
-        if let Some(part) = self.unsent.entry(key(id)).or_insert_with(|| Some(ColumnSet::new())) {
+        let part = self.unsent.entry(key(id)).or_insert_with(|| Part::Cells(ColumnSet::new()));
+        if let Part::Cells(part) = part {
             part.insert(column);
         }
     }
@@ -158,7 +170,7 @@ impl Device {
         if row.clock.columns.is_empty() {
             row.values.clear();
         }
-        self.unsent.insert(key(id), None);
+        self.unsent.insert(key(id), Part::Whole);
     }
 
     /// Everything that the device has, for comparison.
@@ -215,7 +227,7 @@ impl Device {
         if self.round.is_none() && !self.unsent.is_empty() {
             let payload = self.payload();
             self.round = Some((self.new_round(), payload));
-            self.unsent.clear();
+            self.offered = std::mem::take(&mut self.unsent);
         }
         let upload = self.round.as_ref();
         let upload = upload.map(|(round, payload)| Upload {
@@ -242,7 +254,7 @@ impl Device {
         for (key, part) in &self.unsent {
             let row = &self.rows[key];
             let mut columns = row.clock.columns.clone();
-            if let Some(part) = part.as_ref().filter(|_| row.clock.is_alive()) {
+            if let (Part::Cells(part), true) = (part, row.clock.is_alive()) {
                 columns.intersect_with(part);
             }
             let numbers: Vec<_> = columns.iter().collect();
@@ -255,9 +267,12 @@ impl Device {
                 numbers.iter().map(|number| wire(row.clock.cell(*number).unwrap())).collect();
             let exceptions: Vec<_> = (0..).zip(clocks).filter(|(_, clock)| *clock != common).collect();
             // Somebody else may have deleted it meanwhile; a tombstone is always whole.
-            let whole = part.is_none() || !row.clock.is_alive();
+            let whole = !matches!(part, Part::Cells(_)) || !row.clock.is_alive();
             let marks = row.clock.marks.as_deref().map(|marks| marks.map(&mut wire));
             let group = encoder.marked_group(&table.name, &names, whole, marks.as_ref());
+            if matches!(part, Part::Inserted) && row.clock.is_alive() && self.algorithm == Algorithm::Cls {
+                encoder.mark_inserted(group);
+            }
             let values = numbers.iter().map(|number| row.values[number].borrow());
             encoder.push_marked(group, key, row.clock.life, common, marks.as_ref(), &exceptions, values);
         }

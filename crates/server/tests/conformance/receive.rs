@@ -1,10 +1,11 @@
 //! A device takes answers in.
 
-use super::{Device, Row};
+use super::{Device, Part, Row};
 use crate::subject::Took;
-use cloudsync_core::clock::{Clock, ColumnNumber, SiteOrdinal};
+use cloudsync_core::clock::{Clock, ColumnNumber, RowClock, SiteOrdinal};
 use cloudsync_core::id::SiteId;
-use cloudsync_core::merge::{Action, Algorithm, Travelled, decide, received};
+use cloudsync_core::merge::rebase::{Unsent, keep_unsent};
+use cloudsync_core::merge::{Action, Algorithm, Decision, Travelled, decide, received};
 use cloudsync_protocol::payload::{Opened, Payload};
 use cloudsync_protocol::verdict::{State, Verdicts};
 use cloudsync_replica::Zstd;
@@ -17,6 +18,7 @@ impl Device {
         if took.accepted.is_some_and(|accepted| accepted.committed) {
             self.round = None;
         }
+        let is_answered = self.round.is_none();
         self.lay(&took.verdicts);
         let mut rows = 0;
         if !took.payload.is_empty() {
@@ -24,6 +26,9 @@ impl Device {
             let payload = opened.payload().unwrap();
             rows = payload.rows();
             self.merge(&payload);
+        }
+        if is_answered {
+            self.offered.clear();
         }
         self.position.clone_from(&took.position);
         if took.drained {
@@ -43,7 +48,7 @@ impl Device {
         for verdict in &verdicts.list {
             if verdict.state == State::Wanted {
                 if self.rows.contains_key(verdict.key) {
-                    self.unsent.insert(verdict.key.to_vec(), None);
+                    self.unsent.insert(verdict.key.to_vec(), Part::Whole);
                 }
                 continue;
             }
@@ -64,7 +69,7 @@ impl Device {
             let before = std::mem::take(&mut self.waiting);
             let count = before.len();
             for incoming in before {
-                if !merge_row(self.algorithm, &mut self.rows, &self.sites, &incoming) {
+                if !self.merge_row(&incoming) {
                     self.waiting.push(incoming);
                 }
             }
@@ -110,31 +115,44 @@ impl Device {
         }
         SiteOrdinal(at as u32)
     }
-}
 
-/// Merges a row; false if it must wait for the rest of it.
-fn merge_row(
-    algorithm: Algorithm,
-    rows: &mut BTreeMap<Vec<u8>, Row>,
-    sites: &[SiteId],
-    (key, incoming, whole): &(Vec<u8>, Row, bool),
-) -> bool {
-    let stored = rows.get(key).map(|row| &row.clock);
-    let decision = decide(algorithm, stored, &incoming.clock, *whole, sites, &mut |_| false);
-    let mut values = rows.get(key).map(|row| row.values.clone()).unwrap_or_default();
-    match decision.action {
-        Action::Keep => {}
-        Action::Delete => values.clear(),
-        Action::Insert | Action::Replace => values = incoming.values.clone(),
-        Action::Update(columns) | Action::Bury(columns) | Action::Revive(columns) => {
-            let written = incoming.values.iter().filter(|(column, _)| columns.contains(**column));
-            values.extend(written.map(|(column, value)| (*column, value.clone())));
+    /// What becomes of a row of a later life in which the device has written what the server does not know.
+    fn keep_unsent(&self, key: &[u8], incoming: &RowClock, whole: bool) -> Option<Decision> {
+        let stored = &self.rows.get(key)?.clock;
+        if self.algorithm != Algorithm::Cls || stored.life >= incoming.life || !whole {
+            return None;
         }
-        Action::NeedWhole => return false,
-        Action::RefuseJump => panic!("a device got what nobody sent"),
+        let unsent = match (self.offered.get(key), self.unsent.get(key)) {
+            (Some(Part::Inserted), _) => Unsent::Offered,
+            (_, Some(Part::Inserted)) => Unsent::Inserted,
+            (Some(Part::Whole), _) | (_, Some(Part::Whole)) => Unsent::Whole,
+            (_, Some(Part::Cells(cells))) | (Some(Part::Cells(cells)), _) => Unsent::Cells(cells),
+            (None, None) => return None,
+        };
+        keep_unsent(stored, incoming, unsent, SiteOrdinal(0), &self.sites)
     }
-    if let Some(clock) = decision.clock {
-        rows.insert(key.clone(), Row { clock, values });
+
+    /// Merges a row; false if it must wait for the rest of it.
+    fn merge_row(&mut self, (key, incoming, whole): &(Vec<u8>, Row, bool)) -> bool {
+        let stored = self.rows.get(key).map(|row| &row.clock);
+        let decision = self.keep_unsent(key, &incoming.clock, *whole).unwrap_or_else(|| {
+            decide(self.algorithm, stored, &incoming.clock, *whole, &self.sites, &mut |_| false)
+        });
+        let mut values = self.rows.get(key).map(|row| row.values.clone()).unwrap_or_default();
+        match decision.action {
+            Action::Keep => {}
+            Action::Delete => values.clear(),
+            Action::Insert | Action::Replace => values = incoming.values.clone(),
+            Action::Update(columns) | Action::Bury(columns) | Action::Revive(columns) => {
+                let written = incoming.values.iter().filter(|(column, _)| columns.contains(**column));
+                values.extend(written.map(|(column, value)| (*column, value.clone())));
+            }
+            Action::NeedWhole => return false,
+            Action::RefuseJump => panic!("a device got what nobody sent"),
+        }
+        if let Some(clock) = decision.clock {
+            self.rows.insert(key.clone(), Row { clock, values });
+        }
+        true
     }
-    true
 }

@@ -4,6 +4,7 @@ use super::{Stop, damaged, refuse};
 use cloudsync_core::clock::{Clock, ColumnNumber, RowClock, SiteOrdinal, Time};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::key::{self, KeyCollation};
+use cloudsync_core::merge::rebase::rebase;
 use cloudsync_core::merge::{Action, Algorithm, Travelled, decide, received};
 use cloudsync_core::value::Value;
 use cloudsync_protocol::message::{Reason, Request};
@@ -42,6 +43,7 @@ struct Change {
     from: SiteId,
     algorithm: Algorithm,
     whole: bool,
+    inserted: bool,
     clock: RowClock,
     values: BTreeMap<ColumnNumber, Value>,
 }
@@ -172,7 +174,8 @@ impl Rows {
             );
         };
         let id = (table.name.clone(), group.key(row).to_vec());
-        Ok(Change { id, from, algorithm, whole: group.whole(), clock, values })
+        let (whole, inserted) = (group.whole(), group.inserted());
+        Ok(Change { id, from, algorithm, whole, inserted, clock, values })
     }
 
     /// Merges what waits while that brings any of it in.
@@ -200,7 +203,14 @@ impl Rows {
             (theirs, _) => theirs.is_some(),
         };
         let stored = stored.map(|row| row.clock.clone());
-        let (incoming, whole) = (&change.clock, change.whole);
+        let sender = self.sites.iter().position(|site| *site == change.from);
+        let moved = match (&stored, sender, change.algorithm) {
+            (Some(stored), Some(sender), Algorithm::Cls) => {
+                rebase(stored, &change.clock, change.inserted, SiteOrdinal(sender as u32), &self.sites)
+            }
+            _ => None,
+        };
+        let (incoming, whole) = (moved.as_ref().unwrap_or(&change.clock), change.whole);
         let decision = decide(change.algorithm, stored.as_ref(), incoming, whole, &self.sites, &mut tie);
         match &decision.action {
             Action::NeedWhole => return Err(String::new()),
@@ -214,6 +224,10 @@ impl Rows {
             }
         }
         self.check_unique(schema, &change.id, &values)?;
+        if moved.is_some() && change.inserted {
+            // By nobody, so that its author hears of it too.
+            self.changes.push((self.version, SiteId([0; 16]), change.id.clone()));
+        }
         self.time_max = self.time_max.max(change.clock.time_max());
         if decision.action == Action::Keep && decision.clock.is_none() {
             return Ok(());
@@ -275,7 +289,9 @@ impl Rows {
                 .collect();
         }
         let own = |clock: Clock| self.sites[clock.site.0 as usize] == request.site;
-        let only_own = |row: &Row| row.clock.clocks().all(own) && row.clock.marks.is_none();
+        let in_its_life = |row: &Row| row.clock.life <= 2;
+        let only_own =
+            |row: &Row| row.clock.clocks().all(own) && row.clock.marks.is_none() && in_its_life(row);
         self.rows.iter().filter(|(_, row)| request.echo || !only_own(row)).map(|(id, _)| id).collect()
     }
 

@@ -65,6 +65,13 @@ fn gave_version(db: &Connection, version: u64) -> Result<bool, Error> {
     Ok(db.query_i64(sql, &[Value::Integer(version)])?.is_some())
 }
 
+/// True for a version that no site brought.
+pub(super) fn is_own(db: &Connection, version: u64) -> Result<bool, Error> {
+    // language=SQLite
+    let sql = "SELECT 1 FROM main.cloudsync_versions WHERE version = ?1 AND origin < 0";
+    Ok(db.query_i64(sql, &[Value::Integer(version as i64)])?.is_some())
+}
+
 /// Adds what files of earlier versions do not have.
 pub(super) fn add_user(db: &Connection) -> Result<(), Error> {
     // language=SQLite

@@ -217,6 +217,8 @@ impl Unsaid {
         let version = replica.version()?;
         if version > self.newest {
             self.newest = version;
+            // What the server did itself, the site has not heard of either.
+            let site = site.filter(|_| !standing::is_own(&replica.connection(), version).unwrap_or(false));
             self.versions.push((site, version));
         }
         Ok(())

@@ -1,0 +1,24 @@
+//! Which changes others may know though the server never told them: those that were handed out by hand, and those in a
+//! file that was copied. Insertions among them are not new to everybody (`docs/merge.md`).
+
+use crate::error::Result;
+use crate::replica::Replica;
+use crate::storage;
+
+/// The setting that says up to which version.
+pub(crate) const GIVEN_VERSION: &str = "given_version";
+
+impl Replica {
+    /// Notes that changes up to this version may be known to others.
+    pub(crate) fn note_given(&self, version: u64) -> Result<()> {
+        if self.is_given(version)? {
+            return Ok(());
+        }
+        storage::set_u64(&self.db, GIVEN_VERSION, version)
+    }
+
+    /// False if that is to be noted still; where nothing is unsent it makes no difference.
+    pub(crate) fn is_given(&self, version: u64) -> Result<bool> {
+        Ok(storage::get_u64(&self.db, GIVEN_VERSION)? >= version || !self.is_anything_unsent()?)
+    }
+}
