@@ -157,6 +157,9 @@ pub enum Error {
     /// The text of `db sql` began a transaction and did not end it.
     #[error("{0}: the text leaves its transaction open, which was rolled back: end it with COMMIT")]
     OpenTransaction(String),
+    /// What is asked of policies makes no sense, or they failed.
+    #[error("{0}")]
+    Policy(String),
     /// A store failed.
     #[error("{database}: {source}")]
     Store {
@@ -165,6 +168,12 @@ pub enum Error {
         /// What the store said.
         source: StoreError,
     },
+}
+
+impl From<crate::policy::PolicyError> for Error {
+    fn from(error: crate::policy::PolicyError) -> Self {
+        Self::Policy(error.to_string())
+    }
 }
 
 impl Error {

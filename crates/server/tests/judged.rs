@@ -3,8 +3,12 @@
 
 #[path = "../../replica/tests/bench/mod.rs"]
 mod bench;
+#[path = "judged/documented.rs"]
+mod documented;
 #[path = "judged/fixed_point.rs"]
 mod fixed_point;
+#[path = "judged/model.rs"]
+mod model;
 #[path = "judged/place.rs"]
 mod place;
 #[path = "constraints/server.rs"]

@@ -39,7 +39,7 @@ fn user(id: &str) -> User {
 
 impl Place {
     fn set(&mut self, table: &str, verb: Verb, text: &str) -> Result<Policy, String> {
-        let wanted = Change { table, verb, text: Some(text), by: "test", now_ms: 1 };
+        let wanted = Change { table, verb, text: Some(text), by: "test", now_ms: 1_000 };
         change(&mut self.connection, &wanted).map(Option::unwrap).map_err(|error| error.to_string())
     }
 
@@ -190,20 +190,20 @@ fn the_last_change_holds_and_all_are_kept() {
     let mut policies = Policies::load(&mut place.connection).unwrap();
     assert_eq!(policies.select_of("Tasks").unwrap().text(), "n = 2");
     assert!(!policies.refresh(&mut place.connection).unwrap());
-    let clear = Change { table: "tasks", verb: Verb::Select, text: None, by: "owner", now_ms: 9 };
+    let clear = Change { table: "tasks", verb: Verb::Select, text: None, by: "owner", now_ms: 9_000 };
     change(&mut place.connection, &clear).unwrap();
     assert!(policies.refresh(&mut place.connection).unwrap());
     assert!(policies.select_of("tasks").is_none() && policies.of("tasks", Verb::Insert).is_some());
     let told: Vec<_> = history(&place.connection, Some("TASKS")).unwrap();
     let told: Vec<_> =
-        told.iter().map(|entry| (entry.verb, entry.expression.as_deref(), entry.set_at)).collect();
+        told.iter().map(|entry| (entry.verb, entry.expression.as_deref(), entry.set.as_str())).collect();
     assert_eq!(
         told,
         [
-            (Verb::Select, None, 9),
-            (Verb::Insert, Some("n = 3"), 1),
-            (Verb::Select, Some("n = 2"), 1),
-            (Verb::Select, Some("n = 1"), 1)
+            (Verb::Select, None, "1970-01-01T00:00:09Z"),
+            (Verb::Insert, Some("n = 3"), "1970-01-01T00:00:01Z"),
+            (Verb::Select, Some("n = 2"), "1970-01-01T00:00:01Z"),
+            (Verb::Select, Some("n = 1"), "1970-01-01T00:00:01Z")
         ]
     );
 }

@@ -117,7 +117,7 @@ fn foreign_keys_uniques_and_policies() {
         by: "test",
         now_ms: 1,
     });
-    sqlite::change_policies(&place.data.join("databases/d.db"), &changes).unwrap().unwrap();
+    sqlite::change_policies(&place.data.join("databases/d.db"), &changes).unwrap();
     let child = codes(&place, "child");
     assert!(child.contains(&"parent_policy".to_owned()), "{child:?}");
     assert!(child.contains(&"unique_without_tenant".to_owned()), "{child:?}");

@@ -6,6 +6,7 @@ mod db;
 mod issuer;
 mod key;
 mod lifetime;
+mod policy;
 mod serve;
 mod sql;
 mod table;
@@ -55,6 +56,9 @@ enum Command {
     /// Name the issuers whose signed tokens (JWT) a database trusts
     #[command(subcommand)]
     Issuer(issuer::IssuerCommand),
+    /// Say who may see and write which rows
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Choose which tables of a database sync
     #[command(subcommand)]
     Table(table::Table),
@@ -85,6 +89,7 @@ pub fn run() -> Result<()> {
         Command::Key(key) => key.run(&place),
         Command::Token(token) => token.run(&place),
         Command::Issuer(issuer) => issuer.run(&place),
+        Command::Policy(policy) => policy.run(&place),
         Command::Table(table) => table.run(&place),
     }
 }

@@ -1,5 +1,6 @@
 //! Tokens that were minted here, each for one user of one database.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rusqlite::params;
@@ -121,6 +122,16 @@ impl Control {
                 revoked: row.get(8)?,
             })
         })
+    }
+
+    /// The users of a database that have tokens, with the claims of their last ones.
+    ///
+    /// # Errors
+    /// [`Error::Control`] when SQLite fails.
+    pub fn known_users(&self, database: &DatabaseName) -> Result<Vec<User>> {
+        let tokens = self.tokens(Some(database))?.into_iter();
+        let users: BTreeMap<_, _> = tokens.map(|token| (token.user, token.claims)).collect();
+        Ok(users.into_iter().map(|(id, claims)| User { id, claims }).collect())
     }
 
     /// Revokes the token of this id, of this whole text or with this beginning, and gives its id; with a database only

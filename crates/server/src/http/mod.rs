@@ -1,4 +1,4 @@
-//! The doors: the sync endpoint, the events, the tokens and the health endpoints, on plain HTTP/1.1.
+//! The doors: the sync endpoint, the events, tokens and policies, and the health endpoints, on plain HTTP/1.1.
 //!
 //! Every answer bears the header `cloudsync-protocol`, errors too, so that a device can tell a cloudsync server that
 //! refuses from something else that happens to listen there.
@@ -10,6 +10,7 @@ mod events;
 mod health;
 mod idle;
 mod metrics;
+mod policies;
 mod sync;
 mod tls;
 mod tokens;
@@ -26,7 +27,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
 use axum::http::HeaderValue;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use cloudsync_protocol::message::PROTOCOL_VERSION;
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -205,6 +206,11 @@ fn administration() -> Router<Arc<Server>> {
     Router::new()
         .route("/v1/databases/{db}/tokens", get(tokens::list).post(tokens::mint))
         .route("/v1/databases/{db}/tokens/{token}", delete(tokens::revoke))
+        .route("/v1/databases/{db}/policies", get(policies::list))
+        .route("/v1/databases/{db}/policies/{table}", put(policies::set))
+        .route("/v1/databases/{db}/policies/{table}/history", get(policies::history))
+        .route("/v1/databases/{db}/policies/{table}/test", post(policies::test))
+        .route("/v1/databases/{db}/policies/{table}/plan", post(policies::plan))
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
         .layer(from_fn(in_time))
 }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::error::HttpError;
 use super::sync::{Admitted, Caller, admit, bearer};
 use super::{JSON_BYTES_MAX, Server, in_background, now_ms};
-use crate::auth::{Scope, User};
+use crate::auth::{By, Scope, User};
 use crate::control::{Control, NewToken, TOKEN_S_MAX};
 use crate::error::Error;
 use crate::folder::DatabaseName;
@@ -40,7 +40,7 @@ pub(super) async fn mint(
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<Response, HttpError> {
     let name = path.map(|Path(name)| name).unwrap_or_default();
-    let minted = administer(&server, name, &headers, move |control, database| {
+    let minted = administer(&server, name, &headers, move |control, database, _| {
         let Json(wanted) = wanted.map_err(rejected)?;
         let expires_in_s = wanted.expires_in_s.unwrap_or(EXPIRES_IN_S);
         if expires_in_s == 0 || expires_in_s > TOKEN_S_MAX {
@@ -57,7 +57,7 @@ pub(super) async fn mint(
 }
 
 /// What is wrong with a body of JSON.
-fn rejected(rejection: JsonRejection) -> HttpError {
+pub(super) fn rejected(rejection: JsonRejection) -> HttpError {
     match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => HttpError::TooLarge(JSON_BYTES_MAX),
         _ => HttpError::BadRequest(rejection.body_text()),
@@ -70,7 +70,7 @@ pub(super) async fn list(
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     let name = path.map(|Path(name)| name).unwrap_or_default();
-    let listed = administer(&server, name, &headers, |control, database| {
+    let listed = administer(&server, name, &headers, |control, database, _| {
         control.tokens(Some(database)).map_err(http_error)
     });
     Ok(Json(json!({ "tokens": listed.await? })).into_response())
@@ -82,18 +82,18 @@ pub(super) async fn revoke(
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     let (name, token) = path.map(|Path(both)| both).unwrap_or_default();
-    let revoked = administer(&server, name, &headers, move |control, database| {
+    let revoked = administer(&server, name, &headers, move |control, database, _| {
         control.revoke_token(Some(database), &token, now_ms()).map_err(http_error)
     });
     Ok(Json(json!({ "id": revoked.await?, "revoked": true })).into_response())
 }
 
-/// Acts on the control database for an administrator of the database.
-async fn administer<T: Send + 'static>(
+/// Acts for an administrator of the database, who is told apart by what let him in.
+pub(super) async fn administer<T: Send + 'static>(
     server: &Arc<Server>,
     name: String,
     headers: &HeaderMap,
-    act: impl FnOnce(&Control, &DatabaseName) -> Result<T, HttpError> + Send + 'static,
+    act: impl FnOnce(&Control, &DatabaseName, By) -> Result<T, HttpError> + Send + 'static,
 ) -> Result<T, HttpError> {
     let caller = Caller { bearer: bearer(headers).ok_or(HttpError::RefusedKey)?, name };
     let Admitted { principal, database, .. } = admit(server, caller).await?;
@@ -101,7 +101,7 @@ async fn administer<T: Send + 'static>(
         return Err(HttpError::Forbidden("this wants a key with the scope admin"));
     }
     let server = Arc::clone(server);
-    in_background(move || act(&server.control, &database)).await?
+    in_background(move || act(&server.control, &database, principal.by)).await?
 }
 
 /// What the caller is told of an error; those of the server's own files are for its log.

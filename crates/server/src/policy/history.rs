@@ -36,11 +36,12 @@ pub struct Entry {
     /// The table.
     pub table: String,
     /// The policy.
+    #[serde(rename = "policy")]
     pub verb: Verb,
     /// The expression from then on; `None` if the policy was taken away.
     pub expression: Option<String>,
-    /// When, in milliseconds since 1970.
-    pub set_at: u64,
+    /// When, as ISO 8601 in UTC.
+    pub set: String,
     /// Who made it.
     pub set_by: String,
 }
@@ -88,18 +89,18 @@ pub fn history(connection: &Connection, table: Option<&str>) -> rusqlite::Result
         return Ok(Vec::new());
     }
     // language=SQLite
-    let sql = "SELECT id, tbl, verb, expression, set_at, set_by FROM main.cloudsync_server_policies \
+    let sql = "SELECT id, tbl, verb, expression, strftime('%Y-%m-%dT%H:%M:%SZ', set_at / 1000, 'unixepoch'), set_by FROM main.cloudsync_server_policies \
                WHERE ?1 IS NULL OR tbl = ?1 ORDER BY id DESC";
     let mut select = connection.prepare(sql)?;
     let entries = select.query_map([table], |row| {
         let verb: String = row.get(2)?;
-        Ok(Verb::named(&verb).map(|verb| (verb, row.get::<_, i64>(4))).map(|(verb, at)| {
+        Ok(Verb::named(&verb).map(|verb| {
             Ok(Entry {
                 id: row.get(0)?,
                 table: row.get(1)?,
                 verb,
                 expression: row.get(3)?,
-                set_at: at?.max(0) as u64,
+                set: row.get(4)?,
                 set_by: row.get(5)?,
             })
         }))

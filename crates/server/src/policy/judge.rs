@@ -14,7 +14,7 @@ use super::{Policies, Verb, Work, twin};
 
 /// What a statement asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Question {
+pub(super) enum Question {
     /// Is the row in the table one that they see?
     Seen,
     /// Would they see the row in the twin?
@@ -129,7 +129,7 @@ fn is_of_expression(error: &cloudsync_sqlite_ffi::Error) -> bool {
 }
 
 /// The statement of a question. The key's parts are its parameters.
-fn sql(policies: &Policies, table: &str, question: Question, keys: &[String]) -> String {
+pub(super) fn sql(policies: &Policies, table: &str, question: Question, keys: &[String]) -> String {
     let name = quote_identifier(table);
     let (base, twin) = (format!("main.{name}"), format!("{}.{name}", twin::SCHEMA));
     let row = inner_name(table);

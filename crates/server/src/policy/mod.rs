@@ -5,7 +5,8 @@
 //!
 //! `words` makes sure that an expression stays in its place, `compile` has SQLite check it and say what it reads, `twin`
 //! has rows evaluated that are not in their table, `identity` says who asks, `judge` what they may, `work` how much of it there
-//! may be, `history` is how policies are stored, `law` is all of that for one connection.
+//! may be, `probe` tries them and
+//! `plan` compares, `advice` warns, `history` is how policies are stored, `law` is all of that for one connection.
 //!
 //! | policy | what it may name |
 //! | --- | --- |
@@ -14,26 +15,34 @@
 //! | DELETE | the same of the row that would go, or as `OLD.` |
 //! | UPDATE | `OLD.` the row as it is, `NEW.` as it would be; where columns stand bare, the policy must be true for both |
 
+mod advice;
 mod compile;
 mod history;
 mod identity;
 mod judge;
 mod law;
+mod plan;
+mod probe;
 mod twin;
 mod words;
 mod work;
 
+pub use advice::advise;
 pub use compile::Policy;
 pub use history::{Change, Entry, change, history, prepare_file};
 pub use identity::{Assumed, Identity};
 pub use judge::Judge;
 pub use law::Law;
+pub use plan::{Known, PLANNED_USERS_MAX, Plan, Shift, plan};
+pub use probe::{Attempt, Probe, Probed, SHOWN_ROWS_MAX, probe};
 pub use twin::attach;
 pub use work::Work;
 
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
+
+use crate::store::StoreError;
 
 /// What somebody wants to do with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -83,6 +92,12 @@ pub enum PolicyError {
         /// What is wrong, in words.
         why: String,
     },
+    /// What is asked makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The file of the database failed.
+    #[error(transparent)]
+    Store(StoreError),
     /// SQLite failed.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),

@@ -37,7 +37,7 @@ impl Place {
 
     pub(crate) fn set(&self, table: &str, verb: Verb, text: &str) {
         let wanted = Change { table, verb, text: Some(text), by: "test", now_ms: 1 };
-        change_policies(&self.server.path, &[wanted]).unwrap().unwrap();
+        change_policies(&self.server.path, &[wanted]).unwrap();
     }
 
     pub(crate) fn device(&self, seed: u64) -> Device {

@@ -3,7 +3,7 @@
 
 use super::StoreError;
 use super::host::Located;
-use crate::policy::{self, Identity, Law, Policies};
+use crate::policy::{self, Law};
 use cloudsync_replica::Replica;
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
 use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
@@ -48,13 +48,6 @@ impl Wrapped {
     /// Makes the table in which policies are stored.
     pub(super) fn prepare_policies(&self) -> Result<(), StoreError> {
         Ok(policy::prepare_file(self.law.connection())?)
-    }
-
-    /// The policies as they are now, who asks for them, and the connection.
-    pub(super) fn policies(
-        &mut self,
-    ) -> Result<(&Policies, &Identity, &mut rusqlite::Connection), StoreError> {
-        Ok(self.law.now()?)
     }
 
     /// Makes a locked file an error at once. The replica waits and tries again by itself; if SQLite waited as well, both

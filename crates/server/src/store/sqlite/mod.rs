@@ -32,7 +32,9 @@ use self::host::Located;
 pub use self::host::{FileId, Host, SystemHost};
 use self::observer::Observer;
 use self::place::Place;
-pub use self::policies::{Visible, change_policies, policies, visible};
+pub use self::policies::{
+    Changed, Shown, change_policies, plan_policy, policies, policy_history, probe_policies,
+};
 use self::reader::Readers;
 use self::turn::Outcome;
 use self::writer::Writer;
@@ -210,7 +212,7 @@ pub fn check_table(path: &Path, table: &str) -> Result<Vec<Finding>, StoreError>
     };
     let synced = if file.replica.exists()? { file.replica.schema()?.tables } else { Vec::new() };
     let synced: Vec<_> = synced.into_iter().map(|table| table.name).collect();
-    let (policies, _, connection) = file.policies()?;
+    let (policies, _, connection) = file.law.now()?;
     let (columns, synced) = (columns.as_slice(), synced.as_slice());
     Ok(schema_check::check(&mut Subject { connection, table: &name, columns, synced, policies })?)
 }
@@ -268,7 +270,8 @@ impl From<crate::policy::PolicyError> for StoreError {
     fn from(error: crate::policy::PolicyError) -> Self {
         match error {
             crate::policy::PolicyError::Sqlite(error) => error.into(),
-            refused @ crate::policy::PolicyError::Refused { .. } => Self::Failed(refused.to_string()),
+            crate::policy::PolicyError::Store(error) => error,
+            refused => Self::Failed(refused.to_string()),
         }
     }
 }

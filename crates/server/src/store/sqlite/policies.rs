@@ -1,58 +1,151 @@
-//! The policies of a database, for commands. A server that has the file open obeys a change at its next turn.
+//! The policies of a database, for commands and for administrators. A server that has the file open obeys a change at
+//! its next turn.
 
 use super::connection::Wrapped;
 use crate::auth::User;
-use crate::policy::{Change, Policy, PolicyError, change};
-use crate::store::StoreError;
-use cloudsync_replica::quote_identifier;
+use crate::policy::{
+    Change, Entry, Known, Plan, Policy, PolicyError, Probe, Probed, Verb, advise, change, history, plan,
+    probe,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The rows of a table that a user sees.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Visible {
-    /// How many there are.
-    pub rows: u64,
-    /// All rows of the table.
-    pub of: u64,
+/// Policies that were set, and what their owner should know of them.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Changed {
+    /// The policies of the tables that were changed, as they are now.
+    pub policies: Vec<Shown>,
+    /// Advice.
+    pub warnings: Vec<String>,
 }
 
-/// Changes policies, all or none. Gives the policies that were set.
+/// A policy as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Shown {
+    /// The table.
+    pub table: String,
+    /// What it is a policy of.
+    pub policy: Verb,
+    /// The expression.
+    pub expression: String,
+    /// The tables that it reads beside the row.
+    pub reads: BTreeSet<String>,
+    /// Why it cannot be evaluated, and so denies everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+impl From<&Policy> for Shown {
+    fn from(policy: &Policy) -> Self {
+        Self {
+            table: policy.table().to_owned(),
+            policy: policy.verb(),
+            expression: policy.text().to_owned(),
+            reads: policy.reads().iter().map(|(table, _)| table.clone()).collect(),
+            fault: policy.fault().map(str::to_owned),
+        }
+    }
+}
+
+/// Changes policies, all or none.
 ///
 /// # Errors
-/// [`PolicyError`] when one of them is refused, or the file cannot be written.
-pub fn change_policies(
-    path: &Path,
-    changes: &[Change<'_>],
-) -> Result<Result<Vec<Policy>, PolicyError>, StoreError> {
-    let mut file = Wrapped::open(path)?;
-    let (_, _, connection) = file.policies()?;
+/// [`PolicyError`] when one of them is refused or the file fails.
+pub fn change_policies(path: &Path, changes: &[Change<'_>]) -> Result<Changed, PolicyError> {
+    let mut file = open(path)?;
+    let (_, _, connection) = file.law.now()?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let changed: Result<Vec<_>, _> = changes.iter().map(|wanted| change(connection, wanted)).collect();
     connection.execute_batch(if changed.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
-    Ok(changed.map(|policies| policies.into_iter().flatten().collect()))
+    let set: Vec<_> = changed?.into_iter().flatten().collect();
+    let synced = synced(&mut file)?;
+    let (policies, _, connection) = file.law.now()?;
+    let warnings = advise(connection, policies, &synced, &set.iter().collect::<Vec<_>>())?;
+    let tables: BTreeSet<_> = changes.iter().map(|change| change.table.to_ascii_lowercase()).collect();
+    let now = tables.iter().flat_map(|table| policies.of_table(table)).map(Shown::from).collect();
+    Ok(Changed { policies: now, warnings })
 }
 
-/// The policies that hold.
-///
-/// # Errors
-/// [`StoreError`] when the file cannot be read.
-pub fn policies(path: &Path) -> Result<Vec<Policy>, StoreError> {
-    Ok(Wrapped::open(path)?.policies()?.0.iter().cloned().collect())
+fn synced(file: &mut Wrapped) -> Result<BTreeSet<String>, PolicyError> {
+    let failed = |error: cloudsync_replica::Error| PolicyError::Store(error.into());
+    if !file.replica.exists().map_err(failed)? {
+        return Ok(BTreeSet::new());
+    }
+    Ok(file.replica.schema().map_err(failed)?.tables.into_iter().map(|table| table.name).collect())
 }
 
-/// Counts the rows of a table that a user sees.
+fn open(path: &Path) -> Result<Wrapped, PolicyError> {
+    Wrapped::open(path).map_err(PolicyError::Store)
+}
+
+/// The policies that hold, of all tables or one.
 ///
 /// # Errors
-/// [`StoreError`] when the file cannot be read, or the policy cannot be evaluated.
-pub fn visible(path: &Path, table: &str, user: &User) -> Result<Visible, StoreError> {
-    let mut file = Wrapped::open(path)?;
-    let (policies, identity, connection) = file.policies()?;
-    let condition = policies.select_of(table).map_or("0", Policy::condition);
-    let table = quote_identifier(table);
-    let sql =
-        format!("SELECT count(*), (SELECT count(*) FROM main.{table}) FROM main.{table} WHERE {condition}");
-    let _assumed = identity.assume(user);
-    Ok(connection.query_row(&sql, [], |row| {
-        Ok(Visible { rows: row.get::<_, i64>(0)? as u64, of: row.get::<_, i64>(1)? as u64 })
-    })?)
+/// [`PolicyError`] when the file cannot be read.
+pub fn policies(path: &Path, table: Option<&str>) -> Result<Vec<Shown>, PolicyError> {
+    let mut file = open(path)?;
+    let (policies, ..) = file.law.now()?;
+    let is_wanted = |policy: &&Policy| table.is_none_or(|table| policy.table().eq_ignore_ascii_case(table));
+    Ok(policies.iter().filter(is_wanted).map(Shown::from).collect())
+}
+
+/// Every change of policies, the latest first.
+///
+/// # Errors
+/// [`PolicyError`] when the file cannot be read.
+pub fn policy_history(path: &Path, table: Option<&str>) -> Result<Vec<Entry>, PolicyError> {
+    Ok(history(open(path)?.law.connection(), table)?)
+}
+
+/// Tries the policies of a table as a user.
+///
+/// # Errors
+/// [`PolicyError`] when what is tried makes no sense, or the file cannot be read.
+pub fn probe_policies(path: &Path, wanted: &Probe<'_>) -> Result<Probed, PolicyError> {
+    let mut file = open(path)?;
+    let (policies, identity, connection) = file.law.now()?;
+    // As for turns: foreign keys are not SQLite's to look at, least of all those of a twin.
+    connection.pragma_update(None, "foreign_keys", false)?;
+    connection.execute_batch("BEGIN")?;
+    let probed = probe(connection, policies, identity, wanted);
+    connection.execute_batch("ROLLBACK")?;
+    probed
+}
+
+/// What another SELECT policy of a table would change, for the users whose devices are known and those given.
+///
+/// # Errors
+/// [`PolicyError`] when the expression is refused, or the file cannot be read.
+pub fn plan_policy(
+    path: &Path,
+    (table, text): (&str, Option<&str>),
+    users: Vec<User>,
+) -> Result<Plan, PolicyError> {
+    let mut file = open(path)?;
+    // A policy over claims is asked with those that are known of each user.
+    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+    for user in users {
+        known.insert(user.id.clone(), Known { user, claims_known: true, devices: 0 });
+    }
+    let (policies, identity, connection) = file.law.now()?;
+    for (id, devices) in devices(connection)? {
+        let user = User { id: id.clone(), claims: serde_json::Map::new() };
+        known.entry(id).or_insert(Known { user, claims_known: false, devices: 0 }).devices = devices;
+    }
+    let known: Vec<_> = known.into_values().collect();
+    plan(connection, policies, identity, (table, text), &known)
+}
+
+/// Users and the number of their devices.
+fn devices(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<(String, u64)>> {
+    // language=SQLite
+    let exists = "SELECT count(*) FROM main.sqlite_master WHERE name = 'cloudsync_server_sites'";
+    if connection.query_row(exists, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(Vec::new());
+    }
+    // language=SQLite
+    let sql = "SELECT user, count(*) FROM main.cloudsync_server_sites WHERE user IS NOT NULL GROUP BY user";
+    let mut select = connection.prepare(sql)?;
+    let users = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
+    users.collect()
 }
