@@ -46,7 +46,8 @@ class Apsw:
     """apsw, which brings the newest SQLite."""
 
     name = "apsw"
-    version = apsw.sqlite_lib_version()
+    # The name that older versions have, too.
+    version = apsw.sqlitelibversion()
 
     def open(self, path):
         conn = apsw.Connection(str(path))

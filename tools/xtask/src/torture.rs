@@ -91,7 +91,7 @@ fn oldest_sqlite(project: &Project) -> Result<PathBuf> {
         "-DSQLITE_ENABLE_LOAD_EXTENSION",
         "-DSQLITE_ENABLE_FTS5",
         "-DSQLITE_ENABLE_JSON1",
-        "-DSQLITE_ENABLE_DBSTAT_VTAB",
+        "-DSQLITE_ENABLE_DESERIALIZE",
     ]);
     compile.arg("-o").arg(&library).arg(source).args(["-lpthread", "-ldl", "-lm"]);
     process::run(&mut compile)?;
