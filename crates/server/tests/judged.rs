@@ -13,6 +13,8 @@ mod model;
 mod place;
 #[path = "constraints/server.rs"]
 mod server;
+#[path = "judged/timing.rs"]
+mod timing;
 
 use cloudsync_server::policy::Verb::{Delete, Insert, Select, Update};
 use place::{NOT_ALLOWED, Place};
@@ -261,4 +263,50 @@ fn a_round_that_is_repeated_is_judged_once() {
     assert_eq!(synced.rejected, 1);
     assert_eq!(place.server.rows("SELECT id FROM notes"), ["'a'"]);
     assert_eq!(place.server.waiting(), 0);
+}
+
+#[test]
+fn a_row_on_which_the_select_policy_fails_does_not_get_in() {
+    let place = Place::new(NOTES);
+    place.set("notes", Select, "json_extract(body, '$.to') = auth_userid() OR owner = auth_userid()");
+    for verb in [Insert, Update] {
+        place.set("notes", verb, "owner = auth_userid()");
+    }
+    let mut eve = place.device(1);
+    eve.run(r#"INSERT INTO notes VALUES('a', 'eve', '{'), ('b', 'eve', '{"to": "bob"}')"#);
+    assert_eq!(place.send(&mut eve, "eve").rejected, 1);
+    eve.run("UPDATE notes SET body = '}' WHERE id = 'b'");
+    assert_eq!(place.send(&mut eve, "eve").rejected, 1);
+    assert_eq!(place.server.rows("SELECT id, json_extract(body, '$.to') FROM notes"), ["'b','bob'"]);
+}
+
+#[test]
+fn policies_that_take_too_much_work_stop_nobody_else() {
+    let place = journals();
+    place.server.run("CREATE TABLE heap(n INTEGER PRIMARY KEY); WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 3000) INSERT INTO heap SELECT n FROM n");
+    place.set("notes", Insert, "owner <> 'eve' OR (SELECT count(*) FROM heap AS a, heap AS b, heap AS c WHERE a.n + b.n + c.n = 1) > 0");
+    let mut eve = place.device(1);
+    eve.run("INSERT INTO notes VALUES('e', 'eve', 'x')");
+    assert!(place.refusal(&mut eve, "eve").contains("more work than one round may cause"));
+    // It is not lost, and others go on, on the same connection.
+    assert!(eve.replica.has_unsent().unwrap());
+    let mut alice = place.device(2);
+    alice.run("INSERT INTO notes VALUES('a', 'alice', 'x')");
+    assert_eq!(place.send(&mut alice, "alice").rejected, 0);
+    place.set("notes", Insert, "owner = auth_userid()");
+    assert_eq!(place.send(&mut eve, "eve").rejected, 0);
+    assert_eq!(place.server.rows("SELECT id FROM notes"), ["'a'", "'e'"]);
+}
+
+#[test]
+fn the_key_of_a_deleted_row_is_like_a_free_one() {
+    let place = journals();
+    place.server.run("INSERT INTO notes VALUES('b', 'bob', 'x')");
+    let mut eve = place.device(1);
+    eve.run("INSERT INTO notes VALUES('other', 'eve', 'x')");
+    assert_eq!(place.send(&mut eve, "eve").rejected, 0);
+    place.server.run("DELETE FROM notes WHERE id = 'b'");
+    eve.run("INSERT INTO notes VALUES('b', 'eve', 'mine')");
+    assert_eq!(place.send(&mut eve, "eve").rejected, 0);
+    assert_eq!(place.server.rows("SELECT * FROM notes"), ["'b','eve','mine'", "'other','eve','x'"]);
 }

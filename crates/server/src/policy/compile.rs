@@ -70,6 +70,34 @@ const FUNCTIONS: &[&str] = &[
     "unlikely",
     "upper",
 ];
+/// Those of them that never fail, whatever they are given.
+const FAILING_NEVER: &[&str] = &[
+    "auth_json",
+    "auth_userid",
+    "coalesce",
+    "count",
+    "hex",
+    "if",
+    "ifnull",
+    "iif",
+    "instr",
+    "length",
+    "likely",
+    "lower",
+    "ltrim",
+    "max",
+    "min",
+    "nullif",
+    "rtrim",
+    "sign",
+    "substr",
+    "substring",
+    "trim",
+    "typeof",
+    "unicode",
+    "unlikely",
+    "upper",
+];
 /// Functions of FROM that read their arguments and nothing else.
 const TABLE_FUNCTIONS: &[&str] = &["json_each", "json_tree"];
 
@@ -83,6 +111,7 @@ pub struct Policy {
     own: BTreeSet<String>,
     reads: BTreeSet<(String, String)>,
     is_bare: bool,
+    may_fail: bool,
     fault: Option<String>,
 }
 
@@ -131,6 +160,12 @@ impl Policy {
         self.is_bare
     }
 
+    /// True when there may be values on which it fails, malformed JSON say. Then it denies.
+    #[must_use]
+    pub const fn may_fail(&self) -> bool {
+        self.may_fail
+    }
+
     /// Why it cannot be evaluated; then it denies.
     #[must_use]
     pub fn fault(&self) -> Option<&str> {
@@ -153,6 +188,7 @@ pub(super) fn compile(
         own: BTreeSet::new(),
         reads: BTreeSet::new(),
         is_bare: false,
+        may_fail: false,
         fault: None,
     };
     match fill(connection, &mut policy) {
@@ -202,7 +238,7 @@ fn fill(connection: &mut Connection, policy: &mut Policy) -> Result<(), Fault> {
         Verb::Insert | Verb::Update | Verb::Delete => format!("({cleaned})"),
     };
     let found = inspect(connection, &twin_query(policy, true))?;
-    (policy.own, policy.reads) = (found.own, found.reads);
+    (policy.own, policy.reads, policy.may_fail) = (found.own, found.reads, found.may_fail);
     policy.is_bare =
         policy.verb == Verb::Update && prepare_strictly(connection, &twin_query(policy, false)).is_err();
     check_reads(connection, policy)
@@ -259,6 +295,7 @@ pub(super) fn inner_name(table: &str) -> String {
 struct Found {
     own: BTreeSet<String>,
     reads: BTreeSet<(String, String)>,
+    may_fail: bool,
     refused: Option<String>,
 }
 
@@ -272,7 +309,10 @@ impl Found {
                 Err(why) => why,
             },
             AuthAction::Function { function_name } => {
-                if FUNCTIONS.iter().any(|known| known.eq_ignore_ascii_case(function_name)) {
+                let is_in =
+                    |list: &[&str]| list.iter().any(|known| known.eq_ignore_ascii_case(function_name));
+                self.may_fail |= !is_in(FAILING_NEVER);
+                if is_in(FUNCTIONS) {
                     return Authorization::Allow;
                 }
                 format!(
@@ -296,6 +336,7 @@ impl Found {
             Some("main") | None => {}
             Some(_) => return Err(format!("it reads \"{table}\", which is not in this database")),
         }
+        self.may_fail |= TABLE_FUNCTIONS.iter().any(|known| known.eq_ignore_ascii_case(table));
         let lower = table.to_ascii_lowercase();
         if lower.starts_with("cloudsync_") || lower.starts_with("sqlite_") {
             return Err(format!("it reads \"{table}\", which is not a table of the app"));

@@ -2,8 +2,8 @@
 //!
 //! An expression that fails denies, and so does one that takes more work than a round may cause.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use cloudsync_replica::{Deed, Error, Result, RowJudge, Sight, bind_key, quote_identifier};
 use cloudsync_sqlite_ffi::bindings::{SQLITE_ERROR, SQLITE_MISMATCH, SQLITE_TOOBIG};
@@ -30,9 +30,17 @@ pub struct Judge<'p> {
     work: &'p Work,
     /// Work that is left.
     looks: i64,
+    prepared: &'p mut Prepared,
+    /// Tables whose twin is there.
+    ready: HashSet<String>,
+}
+
+/// What outlasts a round, as long as neither policies nor the schema change.
+#[derive(Default)]
+pub(super) struct Prepared {
     /// By table and question.
     statements: HashMap<(String, Question), Statement>,
-    /// Names of the key's columns, of tables whose twin is there.
+    /// Names of the key's columns.
     keys: HashMap<String, Vec<String>>,
 }
 
@@ -43,15 +51,29 @@ impl<'p> Judge<'p> {
         db: Connection,
         policies: &'p Policies,
         work: &'p Work,
+        prepared: &'p mut Prepared,
     ) -> Self {
         let looks = Work::of_round();
-        Self { connection, db, policies, work, looks, statements: HashMap::new(), keys: HashMap::new() }
+        Self { connection, db, policies, work, looks, prepared, ready: HashSet::new() }
     }
 
-    /// What a question gives: `None` if there is no row to ask about.
+    /// What a question gives: `None` if there is no row to ask about. An expression that fails says no.
     fn ask(&mut self, table: &str, question: Question, key: &[u8]) -> Result<Option<bool>> {
+        match self.step(table, question, key)? {
+            Ok(found) => Ok(found),
+            Err(_) => Ok(Some(false)),
+        }
+    }
+
+    /// The same, with the error of an expression that fails.
+    fn step(
+        &mut self,
+        table: &str,
+        question: Question,
+        key: &[u8],
+    ) -> Result<std::result::Result<Option<bool>, cloudsync_sqlite_ffi::Error>> {
         let keys = self.key_columns(table)?;
-        let statement = match self.statements.entry((table.to_owned(), question)) {
+        let statement = match self.prepared.statements.entry((table.to_owned(), question)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
                 let sql = sql(self.policies, table, question, &keys);
@@ -63,19 +85,20 @@ impl<'p> Judge<'p> {
         }
         let stepped = self.work.within(&mut self.looks, || statement.step());
         let found = stepped.map(|found| found.then(|| statement.column_i64(0) != 0));
-        statement.reset().or_else(|error| if found.is_err() { Ok(()) } else { Err(error) })?;
+        // It gives the error of the step once more.
+        let reset = statement.reset();
         match found {
-            Ok(found) => Ok(found),
+            Ok(found) => reset.map(|()| Ok(found)).map_err(Error::from),
             Err(error) if error.is_interrupt() => Err(Error::Limit(format!(
                 "the policies of table \"{table}\" take more work than one round may cause: the tables that they read want indexes"
             ))),
-            Err(error) if is_of_expression(&error) => Ok(Some(false)),
+            Err(error) if is_of_expression(&error) => Ok(Err(error)),
             Err(error) => Err(error.into()),
         }
     }
 
     fn key_columns(&mut self, table: &str) -> Result<Vec<String>> {
-        if let Some(known) = self.keys.get(table) {
+        if let Some(known) = self.prepared.keys.get(table) {
             return Ok(known.clone());
         }
         // language=SQLite
@@ -85,7 +108,7 @@ impl<'p> Judge<'p> {
             names.push(row.column(0).as_str().unwrap_or_default().to_owned());
             Ok(())
         })?;
-        self.keys.insert(table.to_owned(), names.clone());
+        self.prepared.keys.insert(table.to_owned(), names.clone());
         Ok(names)
     }
 }
@@ -96,14 +119,15 @@ impl RowJudge for Judge<'_> {
     }
 
     fn prepare(&mut self, table: &str) -> Result<()> {
-        if self.keys.contains_key(table) {
+        if self.ready.contains(table) {
             return Ok(());
         }
         let failed = |error: rusqlite::Error| Error::State(format!("table \"{table}\" has no twin: {error}"));
         if twin::ensure(self.connection, table).map_err(failed)?.is_none() {
             return Err(Error::State(format!("there is no table \"{table}\"")));
         }
-        self.key_columns(table).map(drop)
+        self.ready.insert(table.to_owned());
+        Ok(())
     }
 
     fn sight(&mut self, table: &str, key: &[u8]) -> Result<Sight> {
@@ -119,7 +143,12 @@ impl RowJudge for Judge<'_> {
     }
 
     fn allows(&mut self, deed: Deed, table: &str, key: &[u8]) -> Result<bool> {
-        Ok(self.ask(table, Question::May(deed), key)?.unwrap_or(false))
+        if !self.ask(table, Question::May(deed), key)?.unwrap_or(false) {
+            return Ok(false);
+        }
+        // A row on which the SELECT policy fails would make it fail for everybody.
+        let may_fail = self.policies.select_of(table).is_some_and(Policy::may_fail);
+        Ok(deed == Deed::Delete || !may_fail || self.step(table, Question::WouldBeSeen, &[])?.is_ok())
     }
 }
 

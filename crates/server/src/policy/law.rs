@@ -3,12 +3,14 @@
 use cloudsync_sqlite_ffi::Connection as Handle;
 use rusqlite::Connection;
 
-use super::judge::Judge;
+use super::judge::{Judge, Prepared};
 use super::{Assumed, Identity, Policies, PolicyError, Work, attach};
 use crate::auth::User;
 
 /// A connection with its policies, compiled when they are first needed and whenever they or the schema changed.
 pub struct Law {
+    // Gone before the connection is closed.
+    prepared: Prepared,
     policies: Policies,
     identity: Identity,
     work: Work,
@@ -24,7 +26,7 @@ impl Law {
         attach(&connection)?;
         let identity = Identity::register(&connection)?;
         let work = Work::register(&mut connection)?;
-        Ok(Self { policies: Policies::default(), identity, work, connection })
+        Ok(Self { prepared: Prepared::default(), policies: Policies::default(), identity, work, connection })
     }
 
     /// The connection.
@@ -38,7 +40,9 @@ impl Law {
     /// # Errors
     /// [`PolicyError`] when SQLite fails.
     pub fn now(&mut self) -> Result<(&Policies, &Identity, &mut Connection), PolicyError> {
-        self.policies.refresh(&mut self.connection)?;
+        if self.policies.refresh(&mut self.connection)? {
+            self.prepared = Prepared::default();
+        }
         Ok((&self.policies, &self.identity, &mut self.connection))
     }
 
@@ -48,13 +52,17 @@ impl Law {
     /// # Errors
     /// [`PolicyError`] when SQLite fails.
     pub fn judge(&mut self, user: &User, handle: Handle) -> Result<(Judge<'_>, Assumed), PolicyError> {
-        self.policies.refresh(&mut self.connection)?;
-        let judge = Judge::new(&self.connection, handle, &self.policies, &self.work);
+        if self.policies.refresh(&mut self.connection)? {
+            self.prepared = Prepared::default();
+        }
+        let prepared = &mut self.prepared;
+        let judge = Judge::new(&self.connection, handle, &self.policies, &self.work, prepared);
         Ok((judge, self.identity.assume(user)))
     }
 
     /// Forgets what was compiled in a transaction that was rolled back.
     pub fn forget(&mut self) {
+        self.prepared = Prepared::default();
         self.policies.forget();
     }
 }

@@ -11,9 +11,13 @@ use cloudsync_server::policy::{Change, Verb};
 use cloudsync_server::store::sqlite::change_policies;
 use cloudsync_server::store::{Asker, Rights, Store};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub(crate) const NOT_ALLOWED: &str = "not allowed, or no such row";
 pub(crate) const SEND: Goal = Goal { push: true, pull: false };
+
+/// The reason of a verdict, and the key of the row that came with it.
+pub(crate) type Told = (String, Option<Vec<u8>>);
 
 pub(crate) struct Place {
     pub(crate) server: Server,
@@ -63,12 +67,19 @@ impl Place {
     }
 
     /// The same for a round of one turn; gives the verdicts as they travel: reason, and the row if it was given.
-    pub(crate) fn verdicts(&self, device: &mut Device, user: &str) -> Vec<(String, Option<Vec<u8>>)> {
+    pub(crate) fn verdicts(&self, device: &mut Device, user: &str) -> Vec<Told> {
+        self.timed(device, user).0
+    }
+
+    /// And how long the server took for it.
+    pub(crate) fn timed(&self, device: &mut Device, user: &str) -> (Vec<Told>, Duration) {
         let mut schema = false;
         loop {
             let request = device.replica.prepare(SEND, schema).unwrap();
             let request = Request::decode(&request).unwrap();
+            let begun = Instant::now();
             let answer = self.server.store.turn(&request, &asker(user), device.world.now.get()).unwrap();
+            let took = begun.elapsed();
             let turn = match Answer::decode(&answer).unwrap() {
                 Answer::Turn(turn) => turn,
                 Answer::Refusal(refusal) if refusal.reason == Reason::NeedSchema => {
@@ -90,9 +101,24 @@ impl Place {
             };
             let more = device.replica.absorb(&turn).unwrap().more;
             if !more || !told.is_empty() {
-                return told;
+                return (told, took);
             }
             schema = false;
+        }
+    }
+
+    /// Why a round is refused as a whole.
+    pub(crate) fn refusal(&self, device: &mut Device, user: &str) -> String {
+        let mut schema = false;
+        loop {
+            let request = device.replica.prepare(SEND, schema).unwrap();
+            let request = Request::decode(&request).unwrap();
+            let answer = self.server.store.turn(&request, &asker(user), device.world.now.get()).unwrap();
+            match Answer::decode(&answer).unwrap() {
+                Answer::Turn(turn) => assert!(device.replica.absorb(&turn).unwrap().more),
+                Answer::Refusal(refusal) if refusal.reason == Reason::NeedSchema => schema = true,
+                Answer::Refusal(refusal) => return refusal.text,
+            }
         }
     }
 
