@@ -162,6 +162,18 @@ impl ChangeWriter {
     pub(crate) fn finish(mut self, db: &Connection, origin: Origin, base: u64) -> Result<Option<(u64, u64)>> {
         self.flush()?;
         let Some(first_entry) = self.first_entry else { return Ok(None) };
+        self.store(db, origin, base, first_entry)?;
+        Ok(Some((self.version, self.rows)))
+    }
+
+    /// Closes a version to which nothing was added, and gives its number.
+    pub(crate) fn finish_empty(self, db: &Connection) -> Result<u64> {
+        let next = db.query_i64("SELECT max(id) FROM main.cloudsync_entries", &[])?.unwrap_or(0) + 1;
+        self.store(db, Origin::Local, 0, next)?;
+        Ok(self.version)
+    }
+
+    fn store(&self, db: &Connection, origin: Origin, base: u64, first_entry: i64) -> Result<()> {
         // language=SQLite
         let sql =
             "INSERT INTO main.cloudsync_versions(version, origin, base, first_entry) VALUES(?1, ?2, ?3, ?4)";
@@ -171,8 +183,7 @@ impl ChangeWriter {
             Value::Integer(base as i64),
             Value::Integer(first_entry),
         ])?;
-        storage::set_u64(db, "version", self.version)?;
-        Ok(Some((self.version, self.rows)))
+        storage::set_u64(db, "version", self.version)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod dead;
 
+use crate::audience::{Audience, OrdinalReader, wrote_all};
 use crate::buried::Buried;
 use crate::changes::{self, Entry, EntryReader, Mask, Origin};
 use crate::clocks::{self, ClockStore};
@@ -52,22 +53,16 @@ pub enum Filter {
 
 impl Filter {
     /// Whether a scan takes a row.
-    fn takes_row(self, clock: &RowClock) -> bool {
+    pub(crate) fn takes_row(self, clock: &RowClock) -> bool {
         let Self::ForSite { site, echo: false } = self else { return true };
-        let is_foreign = |(_, clock): &(_, Clock)| clock.site != site;
-        // Of a later life than the first, the site may not know that its row was moved there.
-        let may_be_moved = clock.life > 2;
-        clock.common.site != site
-            || clock.exceptions.iter().any(is_foreign)
-            || clock.marks.is_some()
-            || may_be_moved
+        !wrote_all(clock, site)
     }
 
     fn takes_table(self, table: &Table) -> bool {
         (table.enabled || !matches!(self, Self::ForSite { .. })) && !table.is_withheld()
     }
 
-    fn takes(self, origin: i64) -> bool {
+    pub(crate) fn takes(self, origin: i64) -> bool {
         match self {
             Self::Everything | Self::BySite(_) => true,
             Self::Unsent => origin == Origin::Local.code() || origin == Origin::File.code(),
@@ -167,12 +162,26 @@ impl Replica {
         extraction: &Extraction,
         until: Option<&Position>,
     ) -> Result<Chunk> {
+        self.extract_with(extraction, until, None)
+    }
+
+    /// The same for an audience, if there is one.
+    pub(crate) fn extract_with(
+        &mut self,
+        extraction: &Extraction,
+        until: Option<&Position>,
+        mut audience: Option<&mut dyn Audience>,
+    ) -> Result<Chunk> {
         self.catalog.load(&self.db)?;
         self.catalog.require_settled()?;
         self.sites.refresh(&self.db)?;
         let mut oversized = Vec::new();
         loop {
             let mut builder = Builder::new(self, extraction, until, &oversized)?;
+            if let Some(audience) = audience.as_deref_mut() {
+                audience.begin()?;
+                builder.audience = Some(audience);
+            }
             let outcome = builder.run();
             match builder.overflow.take() {
                 // A row must not keep all others from being sent.
@@ -247,9 +256,9 @@ struct Open {
 }
 
 pub(crate) struct Builder<'r> {
-    db: Connection,
-    replica: &'r Replica,
-    extraction: &'r Extraction,
+    pub(crate) db: Connection,
+    pub(crate) replica: &'r Replica,
+    pub(crate) extraction: &'r Extraction,
     until: Option<&'r Position>,
     pub(crate) encoder: Encoder,
     pub(crate) clocks: ClockStore,
@@ -276,6 +285,9 @@ pub(crate) struct Builder<'r> {
     overflow: Option<(String, Vec<u8>)>,
     /// The values of dead rows, opened with the first of them.
     buried: Option<Buried>,
+    /// Who receives the rows, if they may not see all.
+    pub(crate) audience: Option<&'r mut dyn Audience>,
+    pub(crate) ordinals: Option<OrdinalReader>,
 }
 
 impl<'r> Builder<'r> {
@@ -309,11 +321,16 @@ impl<'r> Builder<'r> {
             oversized,
             overflow: None,
             buried: None,
+            audience: None,
+            ordinals: None,
         })
     }
 
     /// Fills the chunk; gives where to go on when it is full.
     fn run(&mut self) -> Result<Option<Position>> {
+        if self.named()? {
+            return Ok(Some(self.unmoved()));
+        }
         let (after, skip) = match &self.extraction.from {
             Position::Scan { head, after } => match self.scan(*head, after)? {
                 Some(next) => return Ok(Some(next)),
@@ -328,14 +345,14 @@ impl<'r> Builder<'r> {
 
     /// False while a look at the position is not worth its price.
     fn may_end(&self) -> bool {
-        self.until.is_some() || self.encoder.is_full_at(self.extraction.bytes_target)
+        self.until.is_some() || self.encoder.is_full_at(self.extraction.bytes_target) || self.is_tired()
     }
 
     /// True when the chunk ends at `position`.
     fn ends_at(&self, position: &Position) -> bool {
         match self.until {
             Some(until) => position.reaches(until) || self.encoder.is_full_at(CHUNK_BYTES_MAX / 2),
-            None => self.encoder.is_full_at(self.extraction.bytes_target),
+            None => self.encoder.is_full_at(self.extraction.bytes_target) || self.is_tired(),
         }
     }
 
@@ -350,8 +367,9 @@ impl<'r> Builder<'r> {
 
     /// Sends rows in order of keys; gives where to go on when the chunk is full.
     fn scan(&mut self, head: u64, after: &[u8]) -> Result<Option<Position>> {
-        let mut select =
-            self.db.prepare("SELECT pk, clock FROM main.cloudsync_clocks WHERE pk > ?1 ORDER BY pk")?;
+        let mut select = self
+            .db
+            .prepare("SELECT pk, clock, ordinal FROM main.cloudsync_clocks WHERE pk > ?1 ORDER BY pk")?;
         select.bind(1, Value::Blob(after))?;
         let mut scanned = None;
         while select.step()? {
@@ -361,12 +379,18 @@ impl<'r> Builder<'r> {
             let (table, key) = clocks::split_pk(pk)?;
             let filter = self.extraction.filter;
             let table = self.replica.catalog.table(table).filter(|table| filter.takes_table(table));
-            if let Some(table) = table.filter(|_| filter.takes_row(&clock)) {
+            let is_judged = self.audience.is_some();
+            if let Some(table) = table.filter(|_| is_judged || filter.takes_row(&clock)) {
                 if scanned != Some(table.id) {
                     self.scan = RowScan::open(&self.db, &table)?;
                     scanned = Some(table.id);
                 }
-                self.row(&table, key, &clock, &Mask::Whole)?;
+                if is_judged {
+                    let ordinal = select.column_i64(2) as u64;
+                    self.scanned(&table, key, &clock, ordinal)?;
+                } else {
+                    self.row(&table, key, &clock, &Mask::Whole)?;
+                }
             }
             if self.may_end() {
                 let position = Position::Scan { head, after: pk.to_vec() };
@@ -389,13 +413,15 @@ impl<'r> Builder<'r> {
         while let Some(entry) = entries.next()? {
             let table = self.replica.catalog.table(entry.table);
             let filter = self.extraction.filter;
-            if let Some(table) = table.filter(|table| filter.takes(entry.origin) && filter.takes_table(table))
-            {
+            let takes = self.audience.is_some() || filter.takes(entry.origin);
+            if let Some(table) = table.filter(|table| takes && filter.takes_table(table)) {
                 self.base = self.base.min(entry.base);
                 for (at, row) in entry.rows().enumerate().skip(skip as usize) {
                     let (key, mask) = row?;
                     let mask = self.told(&entry, mask);
-                    self.entry_row(&entry, &table, key, mask)?;
+                    if let Some(mask) = self.changed(&table, key, entry.origin, mask)? {
+                        self.entry_row(&entry, &table, key, mask)?;
+                    }
                     let position = self.place(after, at as u64 + 1);
                     if self.ends_at(&position) {
                         return Ok(Some(position));
@@ -431,7 +457,7 @@ impl<'r> Builder<'r> {
         rest.map_or(Ok(()), |mask| self.listed(table, key, mask))
     }
 
-    fn listed(&mut self, table: &Rc<Table>, key: &[u8], mask: Mask) -> Result<()> {
+    pub(crate) fn listed(&mut self, table: &Rc<Table>, key: &[u8], mask: Mask) -> Result<()> {
         let pk = clocks::pk(table.id, key);
         let sent = self.sent.get(&pk);
         if sent.is_some_and(|sent| sent.covers(&mask, self.concurrent)) {

@@ -184,13 +184,19 @@ impl Drop for Guards {
     }
 }
 
-/// True when a trigger that is not ours watches a synced table.
+/// Triggers of ours by which a server notes what policies depend on; they must run for every change.
+// language=SQLite
+const WATCHES: &str = "SELECT tbl_name FROM main.sqlite_master WHERE type = 'trigger' AND name LIKE 'cloudsync\\_watch\\_%' ESCAPE '\\'";
+
+/// True when a trigger watches a synced table that must run when others change it: one that is not ours, or one by which a
+/// server notes what policies depend on.
 pub(crate) fn has_user_triggers(db: &Connection) -> Result<bool> {
     if !storage::exists(db)? {
         return Ok(true);
     }
     let sql = format!(
-        "SELECT 1 FROM ({USER_TRIGGERS}) AS m JOIN main.cloudsync_tables AS t ON m.tbl_name = t.name COLLATE NOCASE LIMIT 1"
+        "SELECT 1 FROM (SELECT tbl_name FROM ({USER_TRIGGERS}) UNION ALL {WATCHES}) AS m \
+         JOIN main.cloudsync_tables AS t ON m.tbl_name = t.name COLLATE NOCASE LIMIT 1"
     );
     Ok(db.query_i64(&sql, &[])?.is_some())
 }

@@ -10,6 +10,7 @@
 
 mod alter;
 mod apply;
+mod audience;
 mod buried;
 mod capture;
 mod catalog;
@@ -68,6 +69,7 @@ mod verdicts;
 mod write;
 
 pub use apply::{Applied, Source};
+pub use audience::{Audience, Candidate, Cause, KnownKeys, RowKeys, RowTest, Sending, TableRows};
 pub use changes::Origin;
 pub use changes_view::{Change, Changes, ChangesQuery};
 pub use chunks::{Chunks, PayloadChunk};

@@ -2,7 +2,7 @@
 //!
 //! [`folder`] is the layout on disk, [`config`] what can be set, [`control`] the register of databases, keys and tokens,
 //! [`auth`] who asks, [`registry`] the open stores, [`store`] what a store is, [`policy`] who may see and write which rows, [`schema_check`] what stands in the way of a table's syncing,
-//! [`events`] what its listeners are told, [`http`] the doors to it, [`metrics`] what is counted and [`cli`] the commands. Commands and a running
+//! `ledger` what each device of a user holds, [`events`] what its listeners are told, [`http`] the doors to it, [`metrics`] what is counted and [`cli`] the commands. Commands and a running
 //! server share nothing but the files: the server asks [`control`] on every request, so what a command changes holds at once.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -17,6 +17,7 @@ pub mod events;
 pub mod file_limit;
 pub mod folder;
 pub mod http;
+mod ledger;
 pub mod metrics;
 pub mod policy;
 pub mod registry;

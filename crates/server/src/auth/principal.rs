@@ -80,11 +80,11 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// What a store lets them do. A user may send whatever policies let in.
+    /// What a store lets them do. What a user receives and may send is up to policies.
     #[must_use]
     pub const fn rights(&self) -> Rights {
         Rights {
-            read: self.scopes.has(Scope::Read),
+            read: self.scopes.has(Scope::Read) || self.user.is_some(),
             write: self.scopes.has(Scope::Write) || self.user.is_some(),
             schema: self.scopes.has(Scope::Schema),
         }

@@ -23,8 +23,8 @@ mod judge;
 mod law;
 mod plan;
 mod probe;
-mod twin;
-mod words;
+pub(crate) mod twin;
+pub(crate) mod words;
 mod work;
 
 pub use advice::advise;
@@ -108,6 +108,7 @@ pub enum PolicyError {
 pub struct Policies {
     tables: BTreeMap<String, Vec<Policy>>,
     stamp: Option<Stamp>,
+    compiled: u64,
 }
 
 /// What policies were compiled from.
@@ -155,12 +156,19 @@ impl Policies {
             self.tables.entry(table.to_ascii_lowercase()).or_default().push(policy);
         }
         self.stamp = Some(stamp);
+        self.compiled += 1;
         Ok(true)
     }
 
     /// Forgets everything, so that the next [`refresh`](Self::refresh) compiles anew.
     pub fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self { compiled: self.compiled, ..Self::default() };
+    }
+
+    /// Counts how often they were compiled: what was made of them before is out of date.
+    #[must_use]
+    pub const fn compiled(&self) -> u64 {
+        self.compiled
     }
 
     /// A policy that is good; without one everything of the kind is denied.

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use super::words;
 
 /// The name of the schema. Expressions may not name it.
-pub(super) const SCHEMA: &str = "cloudsync_twins";
+pub(crate) const SCHEMA: &str = "cloudsync_twins";
 
 /// Gives a connection the schema for twins. Not within a transaction.
 ///

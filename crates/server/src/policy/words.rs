@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 /// A word of SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Word<'t> {
+pub(crate) enum Word<'t> {
     /// A bare word or a quoted name, as it is written.
     Name(&'t str),
     /// A number, a text or a BLOB.
@@ -88,7 +88,7 @@ pub(super) fn after_table_name(sql: &str) -> Option<&str> {
 }
 
 /// The name that a quoted or bare word stands for.
-pub(super) fn unquoted(name: &str) -> Cow<'_, str> {
+pub(crate) fn unquoted(name: &str) -> Cow<'_, str> {
     let close = match name.chars().next() {
         Some('[') => return Cow::Borrowed(name[1..].strip_suffix(']').unwrap_or(&name[1..])),
         Some(quote @ ('"' | '`' | '\'')) => quote,
@@ -99,12 +99,12 @@ pub(super) fn unquoted(name: &str) -> Cow<'_, str> {
 }
 
 /// The words of a text, each with its source; ends after the first that is not whole.
-pub(super) struct Words<'t> {
+pub(crate) struct Words<'t> {
     rest: &'t str,
 }
 
 impl<'t> Words<'t> {
-    pub(super) const fn new(text: &'t str) -> Self {
+    pub(crate) const fn new(text: &'t str) -> Self {
         Self { rest: text }
     }
 

@@ -231,7 +231,10 @@ impl State {
     fn answer(&self, request: &Request<'_>, told: Option<Told>, now: u64) -> Vec<u8> {
         let (accepted, verdicts) =
             told.map_or((None, Vec::new()), |(accepted, verdicts)| (Some(accepted), verdicts));
-        let payload = if request.pull { self.rows.extract(&self.enabled(), request) } else { Vec::new() };
+        // It has no policies, so a user sees nothing.
+        let is_users = matches!(self.users.get(&request.site), Some(Some(_)));
+        let sends = request.pull && !is_users;
+        let payload = if sends { self.rows.extract(&self.enabled(), request) } else { Vec::new() };
         let turn = Turn {
             epoch: self.epoch,
             nonce: self.nonce(request.site),

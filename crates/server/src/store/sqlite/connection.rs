@@ -3,7 +3,8 @@
 
 use super::StoreError;
 use super::host::Located;
-use crate::policy::{self, Law};
+use crate::ledger::Watched;
+use crate::policy::{self, Identity, Law, Policies};
 use cloudsync_replica::Replica;
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
 use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
@@ -18,6 +19,17 @@ pub(super) struct Wrapped {
     pub(super) db: Connection,
     /// The owner of the connection. Closed last: fields are dropped in order, and the replica holds its handle.
     pub(super) law: Law,
+    /// What the policies read, and whether it is watched.
+    pub(super) watch: Watch,
+}
+
+/// What the policies of a connection read.
+#[derive(Default)]
+pub(super) struct Watch {
+    watched: Watched,
+    is_in_place: bool,
+    /// Of which compilation it is that.
+    compiled: Option<u64>,
 }
 
 impl Wrapped {
@@ -42,7 +54,7 @@ impl Wrapped {
         let db = db.ok_or_else(|| StoreError::Failed("no database handle".to_owned()))?;
         let environment = file.host.environment(db);
         let replica = Replica::open(db, environment)?;
-        Ok(Self { replica, db, law: Law::new(owner)? })
+        Ok(Self { replica, db, law: Law::new(owner)?, watch: Watch::default() })
     }
 
     /// Makes the table in which policies are stored.
@@ -50,10 +62,42 @@ impl Wrapped {
         Ok(policy::prepare_file(self.law.connection())?)
     }
 
+    /// The policies as they are now beside the replica; `None` while what they read is not watched yet.
+    pub(super) fn watched(&mut self) -> Result<Option<(&mut Replica, &Policies, &Identity)>, StoreError> {
+        let Self { replica, db, law, watch } = self;
+        watch.look(db, law)?;
+        let (policies, identity, _) = law.now()?;
+        Ok(watch.is_in_place.then_some((replica, policies, identity)))
+    }
+
     /// Makes a locked file an error at once. The replica waits and tries again by itself; if SQLite waited as well, both
     /// times would multiply.
     pub(super) fn set_impatient(&self) -> Result<(), StoreError> {
         Ok(self.law.connection().busy_timeout(Duration::ZERO)?)
+    }
+}
+
+impl Watch {
+    fn look(&mut self, db: &Connection, law: &mut Law) -> Result<(), StoreError> {
+        let (policies, ..) = law.now()?;
+        if self.compiled != Some(policies.compiled()) || !self.is_in_place {
+            self.watched = Watched::of(db, policies)?;
+            self.is_in_place = self.watched.is_in_place(db)?;
+            self.compiled = Some(policies.compiled());
+        }
+        Ok(())
+    }
+
+    /// Makes sure that what policies read is watched. Not within a transaction.
+    pub(super) fn put_in_place(&mut self, replica: &mut Replica, law: &mut Law) -> Result<(), StoreError> {
+        let db = replica.connection();
+        self.look(&db, law)?;
+        if !self.is_in_place {
+            let watched = &self.watched;
+            replica.transact(|replica| watched.put_in_place(&replica.connection()))?;
+            self.look(&db, law)?;
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,9 @@
 //! | `cloudsync_server_staging` | chunks of rounds that are not complete |
 //! | `cloudsync_server_policies` | every change of a policy |
 //! | `cloudsync_server_schemas` | fingerprints of device schemas that were found to fit |
+//! | `cloudsync_server_ledger` | which rows each device of a user may hold and surely holds |
+//! | `cloudsync_server_downloads` | what was sent to such a device since its ledger was last sure |
+//! | `cloudsync_server_watched` | rows that changed in tables that policies read |
 
 mod connection;
 mod host;
@@ -35,8 +38,8 @@ use self::place::Place;
 pub use self::policies::{
     Changed, Shown, change_policies, plan_policy, policies, policy_history, probe_policies,
 };
-use self::reader::Readers;
-use self::turn::Outcome;
+use self::reader::{Pulled, Readers, Ready};
+use self::turn::{Outcome, Taken};
 use self::writer::Writer;
 use super::{Asker, Store, StoreError};
 use crate::events::Feed;
@@ -104,9 +107,10 @@ impl SqliteStore {
         // Most turns of most devices bring nothing and are answered without the writer.
         if request.upload.is_none()
             && request.schema.is_none()
-            && let Some(answer) = self.readers.turn(request, asker, now_ms)?
+            && let Some(Ready { epoch, nonce, pulled }) = self.readers.turn(request, asker, now_ms)?
         {
-            return Ok(answer);
+            let taken = Taken { epoch, nonce, accepted: None, verdicts: Vec::new() };
+            return self.hand_over(&taken, pulled, now_ms);
         }
         match self.writer.turn(request.encode(), asker, now_ms)? {
             Outcome::Refused(refusal) => Ok(Answer::Refusal(refusal).encode()),
@@ -116,26 +120,34 @@ impl SqliteStore {
                 let request = &Request { echo: request.echo || repeated, ..request.clone() };
                 // Another process may write the file all the while; the writer folds that too.
                 for _ in 0..8 {
-                    if let Some(pulled) = self.readers.pull(request)? {
-                        return Ok(Answer::Turn(Turn {
-                            epoch: taken.epoch,
-                            nonce: taken.nonce,
-                            now: now_ms,
-                            accepted: taken.accepted,
-                            drained: pulled.next.is_none(),
-                            cursor: pulled.cursor,
-                            position: pulled.next.as_deref().unwrap_or_default(),
-                            rows_total: pulled.rows_total,
-                            verdicts: &taken.verdicts,
-                            payload: &pulled.payload,
-                        })
-                        .encode());
+                    if let Some(pulled) = self.readers.pull(request, asker)? {
+                        return self.hand_over(&taken, pulled, now_ms);
                     }
                     self.writer.fold()?;
                 }
                 Err(StoreError::Busy("another process writes to the database all the time".to_owned()))
             }
         }
+    }
+
+    /// The answer, once the ledger has on disk what it brings.
+    fn hand_over(&self, taken: &Taken, pulled: Pulled, now_ms: u64) -> Result<Vec<u8>, StoreError> {
+        if let Some(posting) = pulled.posting {
+            self.writer.post(posting)?;
+        }
+        Ok(Answer::Turn(Turn {
+            epoch: taken.epoch,
+            nonce: taken.nonce,
+            now: now_ms,
+            accepted: taken.accepted,
+            drained: pulled.next.is_none(),
+            cursor: pulled.cursor,
+            position: pulled.next.as_deref().unwrap_or_default(),
+            rows_total: pulled.rows_total,
+            verdicts: &taken.verdicts,
+            payload: &pulled.payload,
+        })
+        .encode())
     }
 }
 

@@ -3,11 +3,13 @@
 use super::connection::Wrapped;
 use super::host::Located;
 use super::{schema, standing};
+use crate::auth::User;
+use crate::ledger::{self, Given, Posting};
 use crate::metrics::METRICS;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
-use cloudsync_protocol::message::{Answer, Request, Turn};
+use cloudsync_protocol::message::Request;
 use cloudsync_protocol::server::{self, Standing, is_skewed};
 use cloudsync_replica::{Extraction, Filter, Position};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -53,6 +55,15 @@ pub(super) struct Pulled {
     pub(super) next: Option<Vec<u8>>,
     pub(super) cursor: u64,
     pub(super) rows_total: u64,
+    /// What must be on disk before it leaves.
+    pub(super) posting: Option<Posting>,
+}
+
+/// A turn that can be answered.
+pub(super) struct Ready {
+    pub(super) epoch: u64,
+    pub(super) nonce: u64,
+    pub(super) pulled: Pulled,
 }
 
 impl Readers {
@@ -60,16 +71,16 @@ impl Readers {
         Self { file, pool: Mutex::default(), returned: Condvar::new() }
     }
 
-    /// Answers a turn that brings nothing; `None` if the writer must see it.
+    /// What a turn that brings nothing is answered with; `None` if the writer must see it.
     pub(super) fn turn(
         &self,
         request: &Request<'_>,
         asker: &Asker,
         now_ms: u64,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        let answer = self.read(|file| {
+    ) -> Result<Option<Ready>, StoreError> {
+        self.read(|file| {
             let may_read = asker.rights.read && standing::is_same_user(&file.db, request.site, asker)?;
-            if !may_read || file.replica.needs_fold()? || is_skewed(request, now_ms) {
+            if !may_read || needs_fold(file)? || is_skewed(request, now_ms) {
                 return Ok(None);
             }
             let known = standing::knowledge(&file.db, request)?;
@@ -78,32 +89,20 @@ impl Readers {
             if !goes_on || must_be_bound || !schema::fits(&mut file.replica, request.fingerprint)? {
                 return Ok(None);
             }
-            let pulled = pull(file, request)?;
-            let turn = Turn {
-                epoch: known.epoch,
-                nonce: known.record.map_or(0, |record| record.nonce),
-                now: now_ms,
-                accepted: None,
-                drained: pulled.next.is_none(),
-                cursor: pulled.cursor,
-                position: pulled.next.as_deref().unwrap_or_default(),
-                rows_total: pulled.rows_total,
-                verdicts: &[],
-                payload: &pulled.payload,
-            };
-            Ok(Some(Answer::Turn(turn).encode()))
-        })?;
-        Ok(answer)
+            let nonce = known.record.map_or(0, |record| record.nonce);
+            let pulled = pull(file, request, asker)?;
+            Ok(pulled.map(|pulled| Ready { epoch: known.epoch, nonce, pulled }))
+        })
     }
 
     /// Whether others have written what no version holds yet.
     pub(super) fn needs_fold(&self) -> Result<bool, StoreError> {
-        self.read(|file| Ok(file.replica.needs_fold()?))
+        self.read(needs_fold)
     }
 
     /// What is new for a device whose upload was taken; `None` if something must be folded first.
-    pub(super) fn pull(&self, request: &Request<'_>) -> Result<Option<Pulled>, StoreError> {
-        self.read(|file| if file.replica.needs_fold()? { Ok(None) } else { pull(file, request).map(Some) })
+    pub(super) fn pull(&self, request: &Request<'_>, asker: &Asker) -> Result<Option<Pulled>, StoreError> {
+        self.read(|file| if needs_fold(file)? { Ok(None) } else { pull(file, request, asker) })
     }
 
     /// Runs `act` on a connection of the pool, in one read transaction.
@@ -133,12 +132,35 @@ impl Readers {
     }
 }
 
-fn pull(file: &mut Wrapped, request: &Request<'_>) -> Result<Pulled, StoreError> {
-    let head = file.replica.version()?;
-    let nothing = |cursor| Pulled { payload: Vec::new(), next: None, cursor, rows_total: 0 };
+fn needs_fold(file: &mut Wrapped) -> Result<bool, StoreError> {
+    Ok(file.replica.needs_fold()? || ledger::has_unstamped(&file.db)?)
+}
+
+/// What is new for whoever asks; `None` if the writer must prepare something first.
+fn pull(file: &mut Wrapped, request: &Request<'_>, asker: &Asker) -> Result<Option<Pulled>, StoreError> {
     if !request.pull {
-        return Ok(nothing(request.cursor));
+        let cursor = request.cursor;
+        return Ok(Some(Pulled { payload: Vec::new(), next: None, cursor, rows_total: 0, posting: None }));
     }
+    match &asker.user {
+        Some(user) => pull_for(file, request, user),
+        None => pull_all(file, request).map(Some),
+    }
+}
+
+/// What is new for a device of a user.
+fn pull_for(file: &mut Wrapped, request: &Request<'_>, user: &User) -> Result<Option<Pulled>, StoreError> {
+    let Some(site) = file.replica.site_ordinal(request.site)? else { return Ok(None) };
+    let Some((replica, policies, identity)) = file.watched()? else { return Ok(None) };
+    let _assumed = identity.assume(user);
+    let given = ledger::pull(replica, policies, request, site, user)?;
+    let Given { payload, position: next, cursor, posting } = given;
+    Ok(Some(Pulled { payload, next, cursor, rows_total: 0, posting }))
+}
+
+/// What is new for a device with a key, which sees everything.
+fn pull_all(file: &mut Wrapped, request: &Request<'_>) -> Result<Pulled, StoreError> {
+    let head = file.replica.version()?;
     let from = match Position::decode(request.position) {
         Some(position) => position,
         None => file.replica.position_after(request.cursor)?,
@@ -155,5 +177,5 @@ fn pull(file: &mut Wrapped, request: &Request<'_>) -> Result<Pulled, StoreError>
     // Before the end of a download there is no cursor: what was sent so far has no end that a version names.
     // A cursor of 0 would ask for everything again, also where there was nothing yet.
     let cursor = if next.is_none() { head.max(1) } else { 0 };
-    Ok(Pulled { payload: chunk.payload, next, cursor, rows_total })
+    Ok(Pulled { payload: chunk.payload, next, cursor, rows_total, posting: None })
 }

@@ -1,5 +1,6 @@
 //! What is stored of the sites that upload, and by which a request is judged.
 
+use crate::ledger::inner_position;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::{Request, RoundId};
@@ -39,7 +40,7 @@ fn record(db: &Connection, site: SiteId) -> Result<Option<SiteRecord>, Error> {
 /// Whether this server can have given the cursor and the position. Of a position in the list only the place is known,
 /// which a restored server may have filled anew; the cursor of that device is then the better witness.
 fn gave_cursor(db: &Connection, request: &Request<'_>) -> Result<bool, Error> {
-    let gave_position = match Position::decode(request.position) {
+    let gave_position = match inner_position(request.position) {
         Some(Position::Scan { head, .. }) => gave_version(db, head)?,
         Some(Position::List { after, .. }) => {
             // language=SQLite

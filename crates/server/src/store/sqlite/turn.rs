@@ -1,6 +1,7 @@
 //! One turn in the writer: judged, then taken as a whole or refused without a trace.
 
 use super::{refusal, schema, staging, standing};
+use crate::ledger;
 use crate::metrics::METRICS;
 use crate::policy::Law;
 use crate::store::{Asker, StoreError};
@@ -152,6 +153,10 @@ fn take(
     if record.is_none() && asker.user.is_some() {
         standing::bind(&replica.connection(), request.site, asker, now_ms)?;
     }
+    if asker.user.is_some() {
+        // By this number the ledger knows it.
+        replica.meet_site(request.site)?;
+    }
     let Some(upload) = &request.upload else { return Ok(Taken::without_upload(epoch, nonce)) };
     if !rights.write {
         return refuse(Reason::Denied, server::MAY_NOT_WRITE);
@@ -163,7 +168,12 @@ fn take(
         let accepted = Accepted { round: upload.round, committed: false, repeated: false, quarantined: 0 };
         return Ok(Taken { accepted: Some(accepted), ..Taken::without_upload(epoch, nonce) });
     }
+    let before = replica.version()?;
     let judgement = commit(replica, law, (request.site, upload), asker, now_ms)?;
+    if asker.user.is_some() {
+        let site = replica.meet_site(request.site)?;
+        ledger::note_upload(replica, site, before)?;
+    }
     let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
     standing::write_record(&replica.connection(), request.site, asker, record, &judgement, now_ms)?;
     let quarantined = judgement.waiting;

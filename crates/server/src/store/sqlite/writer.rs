@@ -9,6 +9,7 @@ use super::host::Located;
 use super::standing;
 use super::turn::{self, Outcome};
 use crate::events::Feed;
+use crate::ledger::{self, Posting};
 use crate::metrics::METRICS;
 use crate::policy::Law;
 use crate::store::{Asker, StoreError};
@@ -35,6 +36,10 @@ enum Job {
     Fold {
         reply: Sender<Result<(), StoreError>>,
     },
+    Post {
+        posting: Posting,
+        reply: Sender<Result<(), StoreError>>,
+    },
     #[cfg(test)]
     Panic,
 }
@@ -44,7 +49,7 @@ impl Job {
     fn fail(self, error: StoreError) {
         match self {
             Self::Turn { reply, .. } => drop(reply.send(Err(error))),
-            Self::Fold { reply } => drop(reply.send(Err(error))),
+            Self::Fold { reply } | Self::Post { reply, .. } => drop(reply.send(Err(error))),
             #[cfg(test)]
             Self::Panic => {}
         }
@@ -110,6 +115,13 @@ impl Writer {
         outcome.recv().map_err(|_| broken_off())?
     }
 
+    /// Enters what an answer brings; returns when it is on disk.
+    pub(super) fn post(&self, posting: Posting) -> Result<(), StoreError> {
+        let (reply, outcome) = channel();
+        self.jobs.send(Job::Post { posting, reply }).map_err(|_| gone())?;
+        outcome.recv().map_err(|_| broken_off())?
+    }
+
     /// Folds what other processes wrote.
     pub(super) fn fold(&self) -> Result<(), StoreError> {
         let (reply, outcome) = channel();
@@ -143,6 +155,7 @@ fn open(located: &Located) -> Result<Wrapped, StoreError> {
     file.replica.transact(|replica| {
         let db = replica.connection();
         db.execute(CREATE)?;
+        db.execute(ledger::CREATE)?;
         standing::add_user(&db)?;
         replica.give_ordinals()?;
         if replica.state_number("epoch")?.is_none() {
@@ -155,7 +168,7 @@ fn open(located: &Located) -> Result<Wrapped, StoreError> {
 }
 
 fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
-    let Wrapped { replica, law, .. } = &mut file;
+    let Wrapped { replica, law, watch, .. } = &mut file;
     while let Ok(first) = queue.recv() {
         let mut jobs = vec![first];
         jobs.extend(queue.try_iter().take(GROUP_TURNS_MAX - 1));
@@ -166,6 +179,10 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
             }
         }
         let mut outcomes = Vec::with_capacity(jobs.len());
+        if let Err(error) = watch.put_in_place(replica, law) {
+            // Users are not answered until it works.
+            tracing::warn!(%error, "what policies read cannot be watched");
+        }
         let mut news = Unsaid { newest: feed.newest(), versions: Vec::new() };
         let mut is_again = false;
         let committed = replica.outlasting_rollbacks(|replica| {
@@ -177,15 +194,21 @@ fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
             replica.with_apply_settings(|replica| {
                 replica.transact(|replica| {
                     standing::fold(replica)?;
+                    ledger::stamp(replica)?;
                     news.note(replica, None)?;
                     for job in &jobs {
                         outcomes.push(match job {
                             Job::Turn { request, asker, now_ms, .. } => {
                                 let (site, outcome) = take(replica, law, request, asker, *now_ms);
+                                ledger::stamp(replica)?;
                                 news.note(replica, site)?;
                                 Some(outcome)
                             }
                             Job::Fold { .. } => None,
+                            Job::Post { posting, .. } => {
+                                ledger::post(replica, posting)?;
+                                None
+                            }
                             #[cfg(test)]
                             Job::Panic => panic!("as the test wants"),
                         });
@@ -251,7 +274,7 @@ fn reply(jobs: Vec<Job>, outcomes: Vec<Option<Result<Outcome, StoreError>>>, fai
         // Whoever has stopped waiting for the answer asks again.
         match job {
             Job::Turn { reply, .. } => drop(reply.send(outcome.unwrap_or_else(|| Err(gone())))),
-            Job::Fold { reply } => drop(reply.send(Ok(()))),
+            Job::Fold { reply } | Job::Post { reply, .. } => drop(reply.send(Ok(()))),
             #[cfg(test)]
             Job::Panic => {}
         }

@@ -1,0 +1,45 @@
+//! The ledger: which rows each device of a user holds, and what follows from that for what it is sent.
+//!
+//! For each site two sets of rows are stored, by the ordinals of their clocks ([`holdings`]):
+//!
+//! - *may hold*: every row that was ever sent to it and not taken back for certain. Deletions and evictions go there.
+//! - *surely holds*: what it has acknowledged. Of these rows changed cells are enough.
+//!
+//! | | surely holds | may hold | does not hold |
+//! | --- | --- | --- | --- |
+//! | visible | changed cells | whole row | whole row: a *grant* |
+//! | not visible | *eviction* | *eviction* | nothing |
+//! | deleted | deletion | deletion | nothing |
+//!
+//! A row that is sent is in *may hold* on disk before the answer leaves, and in *surely holds* only once the device asks
+//! with the cursor that it was given. In between it is in the record of the site's download ([`record`]), together with
+//! the place that the device was given. A download that is begun again forgets that record; sending a row twice is
+//! harmless. Whatever breaks in between, the ledger errs to that side.
+//!
+//! Which rows are looked at: those that changed, and those whose visibility may have changed ([`regard`]). What policies
+//! read beside the row itself is noted by triggers ([`watch`]), in every table that they read.
+
+mod audience;
+mod holdings;
+mod monotone;
+mod place;
+mod record;
+mod regard;
+mod watch;
+
+pub(crate) use audience::{Given, pull};
+pub(crate) use holdings::note_upload;
+pub(crate) use place::inner_position;
+pub(crate) use record::{Posting, post};
+pub(crate) use watch::{Watched, has_unstamped, stamp};
+
+// language=SQLite
+pub(crate) const CREATE: &str = "
+CREATE TABLE IF NOT EXISTS cloudsync_server_ledger(
+    id INTEGER PRIMARY KEY, may BLOB NOT NULL, surely BLOB);
+CREATE TABLE IF NOT EXISTS cloudsync_server_downloads(
+    site INTEGER PRIMARY KEY, base INTEGER NOT NULL, cursor INTEGER NOT NULL, position BLOB NOT NULL,
+    granted BLOB NOT NULL, evicted BLOB NOT NULL, stamp INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS cloudsync_server_watched(
+    seq INTEGER PRIMARY KEY, version INTEGER, tbl TEXT NOT NULL, columns TEXT);
+";

@@ -1,0 +1,107 @@
+//! The record of a site's download: what was sent since the ledger was last sure, and the place that it was given.
+
+use super::holdings::{Pieces, decode_rows, encode_rows};
+use cloudsync_core::clock::SiteOrdinal;
+use cloudsync_core::id::SiteId;
+use cloudsync_replica::{Error, Replica};
+use cloudsync_sqlite_ffi::{Connection, Value};
+use roaring::RoaringTreemap;
+
+/// What is stored of a site's last download that brought or took rows.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Record {
+    /// The cursor with which the site asked: the ledger was sure up to there.
+    pub(super) base: u64,
+    /// The cursor that it was given, 0 before the end of the download.
+    pub(super) cursor: u64,
+    /// The position that it was given, empty at its end.
+    pub(super) position: Vec<u8>,
+    /// Rows that it got in the download, and rows that were taken from it. No row is in both.
+    pub(super) granted: RoaringTreemap,
+    pub(super) evicted: RoaringTreemap,
+    /// Under which policies and claims that was so.
+    pub(super) stamp: i64,
+}
+
+impl Record {
+    pub(super) fn read(db: &Connection, site: SiteOrdinal) -> Result<Option<Self>, Error> {
+        // language=SQLite
+        let sql = "SELECT base, cursor, position, granted, evicted, stamp FROM main.cloudsync_server_downloads WHERE site = ?1";
+        db.query_row(sql, &[Value::Integer(i64::from(site.0))], |row| {
+            let blob = |at| row.column(at).as_blob().unwrap_or_default();
+            Ok(Self {
+                base: row.column_i64(0) as u64,
+                cursor: row.column_i64(1) as u64,
+                position: blob(2).to_vec(),
+                granted: decode_rows(blob(3))?,
+                evicted: decode_rows(blob(4))?,
+                stamp: row.column_i64(5),
+            })
+        })
+    }
+
+    /// Whether a device that asks with this cursor, at the beginning of a download, has taken in the last answer. A later
+    /// cursor comes from an answer to a device that had: else that answer would have brought the rows again, and be here.
+    pub(super) const fn is_taken_by(&self, cursor: u64) -> bool {
+        self.position.is_empty() && self.cursor != 0 && cursor >= self.cursor
+    }
+
+    fn write(&self, db: &Connection, site: SiteOrdinal) -> Result<(), Error> {
+        // language=SQLite
+        let sql = "INSERT INTO main.cloudsync_server_downloads(site, base, cursor, position, granted, evicted, stamp) \
+                   VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT(site) DO UPDATE SET \
+                   base = ?2, cursor = ?3, position = ?4, granted = ?5, evicted = ?6, stamp = ?7";
+        let (granted, evicted) = (encode_rows(&self.granted)?, encode_rows(&self.evicted)?);
+        Ok(db.prepare(sql)?.run(&[
+            Value::Integer(i64::from(site.0)),
+            Value::Integer(self.base as i64),
+            Value::Integer(self.cursor as i64),
+            Value::Blob(&self.position),
+            Value::Blob(&granted),
+            Value::Blob(&evicted),
+            Value::Integer(self.stamp),
+        ])?)
+    }
+}
+
+/// What must be on disk before an answer leaves.
+#[derive(Debug, Clone)]
+pub(crate) struct Posting {
+    pub(super) site: SiteId,
+    /// The record that was found, as far as it was taken in by the device: it becomes sure now.
+    pub(super) taken: Option<(u64, Vec<u8>)>,
+    /// Nothing that was sure is sure any more.
+    pub(super) doubts: bool,
+    /// Rows of this very answer.
+    pub(super) granted: RoaringTreemap,
+    pub(super) evicted: RoaringTreemap,
+    pub(super) record: Record,
+}
+
+/// Enters what an answer brings. The caller holds the transaction.
+pub(crate) fn post(replica: &mut Replica, posting: &Posting) -> Result<(), Error> {
+    let (site, db) = (replica.meet_site(posting.site)?, replica.connection());
+    let mut pieces = Pieces::new(db, site);
+    if posting.doubts {
+        pieces.doubt_all()?;
+    } else if let (Some((cursor, position)), Some(known)) = (&posting.taken, Record::read(&db, site)?)
+        && (known.cursor, &known.position) == (*cursor, position)
+    {
+        pieces.change(&known.granted, |piece, bit| {
+            piece.may.insert(bit);
+            piece.surely.insert(bit);
+        })?;
+        pieces.change(&known.evicted, |piece, bit| {
+            piece.may.remove(bit);
+            piece.surely.remove(bit);
+        })?;
+    }
+    pieces.change(&posting.granted, |piece, bit| {
+        piece.may.insert(bit);
+    })?;
+    pieces.change(&posting.evicted, |piece, bit| {
+        piece.surely.remove(bit);
+    })?;
+    pieces.store()?;
+    posting.record.write(&db, site)
+}

@@ -1,0 +1,339 @@
+//! What users receive: rows come when they may be seen and go when they may not, whatever made that so.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../replica/tests/bench/mod.rs"]
+mod bench;
+#[path = "ledger/random.rs"]
+mod random;
+#[path = "constraints/server.rs"]
+mod server;
+#[path = "ledger/team.rs"]
+mod team;
+
+use team::{Fate, Team};
+
+// language=SQLite
+const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, owner TEXT, body TEXT);";
+
+// language=SQLite
+const PROJECTS: &str = "CREATE TABLE members(id TEXT PRIMARY KEY NOT NULL, project TEXT, user TEXT);
+    CREATE INDEX members_of ON members(user, project);
+    CREATE TABLE tasks(id TEXT PRIMARY KEY NOT NULL, project TEXT, body TEXT);
+    CREATE INDEX tasks_of ON tasks(project);";
+const MEMBERS: &str =
+    "EXISTS (SELECT 1 FROM members AS m WHERE m.project = tasks.project AND m.user = auth_userid())";
+
+/// Private journals.
+fn journals() -> Team {
+    let mut team = Team::new(NOTES);
+    team.sees("notes", "owner = auth_userid()");
+    team
+}
+
+/// A project tool with memberships.
+fn projects() -> Team {
+    let mut team = Team::new(PROJECTS);
+    team.sees("tasks", MEMBERS);
+    team.sees("members", "user = auth_userid()");
+    team
+}
+
+#[test]
+fn nobody_sees_anything_without_a_policy() {
+    let mut team = Team::new(NOTES);
+    team.run("INSERT INTO notes VALUES('a', 'alice', 'x')");
+    let mut alice = team.member(1, "alice");
+    team.sync(&mut alice);
+    assert_eq!(alice.rows("SELECT * FROM notes"), [""; 0]);
+    team.sees("notes", "owner = auth_userid()");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM notes"), ["'a'"]);
+}
+
+#[test]
+fn each_receives_their_own_and_changes_travel_as_cells() {
+    let team = journals();
+    let (mut alice, mut bob) = (team.member(1, "alice"), team.member(2, "bob"));
+    let mut second = team.member(3, "alice");
+    alice.run("INSERT INTO notes VALUES('a', 'alice', 'x'), ('a2', 'alice', 'y')");
+    bob.run("INSERT INTO notes VALUES('b', 'bob', 'z')");
+    team.assert_settled(&mut [&mut alice, &mut bob, &mut second]);
+    assert_eq!(second.rows("SELECT id FROM notes"), ["'a'", "'a2'"]);
+    second.run("UPDATE notes SET body = 'new' WHERE id = 'a'; DELETE FROM notes WHERE id = 'a2'");
+    team.sync(&mut second);
+    assert_eq!(second.got, [0; 3], "nothing of its own comes back");
+    team.sync(&mut alice);
+    assert_eq!(alice.got, [1, 1, 0]);
+    team.sync(&mut bob);
+    assert_eq!(bob.got, [0; 3], "a deletion of others is not told of");
+    team.assert_settled(&mut [&mut alice, &mut bob, &mut second]);
+}
+
+#[test]
+fn a_row_moves_from_one_user_to_another_and_back() {
+    let team = journals();
+    let (mut alice, mut bob) = (team.member(1, "alice"), team.member(2, "bob"));
+    let mut second = team.member(3, "alice");
+    alice.run("INSERT INTO notes VALUES('n', 'alice', 'text')");
+    team.assert_settled(&mut [&mut alice, &mut second, &mut bob]);
+    // She gives it away herself, and loses it in the same turn.
+    alice.run("UPDATE notes SET owner = 'bob'");
+    team.assert_settled(&mut [&mut alice, &mut second, &mut bob]);
+    assert_eq!((alice.device.dump("notes").len(), second.device.dump("notes").len()), (0, 0));
+    assert_eq!(bob.rows("SELECT * FROM notes"), ["'n','bob','text'"]);
+    bob.run("UPDATE notes SET body = 'secret'");
+    team.sync(&mut bob);
+    bob.run("UPDATE notes SET owner = 'alice', body = 'back'");
+    team.assert_settled(&mut [&mut bob, &mut alice, &mut second]);
+    assert_eq!(alice.rows("SELECT * FROM notes"), ["'n','alice','back'"]);
+    assert_eq!(bob.device.dump("notes").len(), 0);
+    // Away and back between two syncs of a device.
+    team.run("UPDATE notes SET owner = 'bob', body = 'between'");
+    team.sync(&mut bob);
+    team.run("UPDATE notes SET owner = 'alice', body = 'again'");
+    team.assert_settled(&mut [&mut alice, &mut second, &mut bob]);
+}
+
+#[test]
+fn a_membership_grants_and_takes_rows_that_did_not_change() {
+    let team = projects();
+    team.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+         INSERT INTO tasks SELECT printf('t%d', i), 'p' || (i % 5), 'body ' || i FROM n",
+    );
+    let (mut alice, mut bob) = (team.member(1, "alice"), team.member(2, "bob"));
+    team.assert_settled(&mut [&mut alice, &mut bob]);
+    for _ in 0..2 {
+        team.run("INSERT INTO members VALUES('m', 'p1', 'alice')");
+        team.sync(&mut alice);
+        assert_eq!(alice.got, [101, 0, 0]);
+        team.sync(&mut bob);
+        assert_eq!(bob.got, [0; 3]);
+        team.run("UPDATE tasks SET body = body || '!' WHERE id = 't1'");
+        team.sync(&mut alice);
+        assert_eq!(alice.got, [1, 0, 0]);
+        // The membership goes to another project, and then to another user.
+        team.run("UPDATE members SET project = 'p2'");
+        team.sync(&mut alice);
+        assert_eq!(alice.got, [101, 0, 100]);
+        team.run("UPDATE members SET user = 'bob'");
+        team.sync(&mut alice);
+        assert_eq!(alice.got, [0, 0, 101]);
+        team.assert_settled(&mut [&mut alice, &mut bob]);
+        assert_eq!((alice.device.dump("tasks").len(), bob.device.dump("tasks").len()), (0, 100));
+        team.run("INSERT OR REPLACE INTO members VALUES('m', 'p3', 'alice')");
+        team.assert_settled(&mut [&mut alice, &mut bob]);
+        assert_eq!((alice.device.dump("tasks").len(), bob.device.dump("tasks").len()), (100, 0));
+        team.run("DELETE FROM members");
+        team.assert_settled(&mut [&mut alice, &mut bob]);
+    }
+}
+
+#[test]
+fn a_membership_in_the_same_batch_counts_when_it_is_in() {
+    let mut team = projects();
+    team.sees("members", "user = auth_userid() OR user = 'everybody'");
+    team.policies.insert("tasks".to_owned(), MEMBERS.to_owned());
+    team.run("INSERT INTO tasks VALUES('t', 'p', 'old')");
+    let mut alice = team.member(1, "alice");
+    team.sync(&mut alice);
+    alice.run("INSERT INTO members VALUES('m', 'p', 'alice'); INSERT INTO tasks VALUES('mine', 'p', 'new')");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM tasks ORDER BY id"), ["'mine'", "'t'"]);
+    // She leaves, and what she saw by it goes in the same sync.
+    alice.run("DELETE FROM members; INSERT INTO tasks VALUES('late', 'p', 'new')");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("tasks"), [""; 0]);
+}
+
+#[test]
+fn a_device_that_was_away_while_rows_came_and_went() {
+    let team = projects();
+    let (mut alice, mut second) = (team.member(1, "alice"), team.member(2, "alice"));
+    team.run("INSERT INTO tasks VALUES('a', 'p', '1'), ('b', 'p', '2'), ('c', 'q', '3')");
+    team.run("INSERT INTO members VALUES('m', 'p', 'alice')");
+    team.assert_settled(&mut [&mut alice, &mut second]);
+    team.run("INSERT INTO members VALUES('n', 'q', 'alice')");
+    team.sync(&mut second);
+    team.run("DELETE FROM members WHERE id = 'm'; DELETE FROM tasks WHERE id = 'b'");
+    team.sync(&mut second);
+    team.run("DELETE FROM members WHERE id = 'n'; UPDATE tasks SET body = 'unseen'");
+    team.sync(&mut alice);
+    // Of what came and went meanwhile nothing is told.
+    assert_eq!(alice.got[0], 0);
+    team.assert_settled(&mut [&mut alice, &mut second]);
+    assert_eq!(alice.device.dump("tasks"), [""; 0]);
+}
+
+#[test]
+fn edits_of_a_row_that_was_taken_away_are_refused_and_kept() {
+    let team = journals();
+    let mut alice = team.member(1, "alice");
+    alice.run("INSERT INTO notes VALUES('n', 'alice', 'text'), ('d', 'alice', 'text')");
+    team.sync(&mut alice);
+    team.run("UPDATE notes SET owner = 'bob'");
+    alice.run("UPDATE notes SET body = 'mine' WHERE id = 'n'; DELETE FROM notes WHERE id = 'd'");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("notes"), [""; 0]);
+    let kept = alice.rows("SELECT tbl, \"row\" FROM cloudsync_rejected WHERE \"row\" IS NOT NULL");
+    assert!(kept.len() == 1 && kept[0].contains("mine"), "{kept:?}");
+    assert_eq!(team.server.rows("SELECT body FROM notes"), ["'text'", "'text'"]);
+}
+
+#[test]
+fn claims_and_policies_decide_anew() {
+    let mut team = Team::new("CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, team INTEGER, body TEXT);");
+    team.sees("notes", "team = auth_json() ->> '$.team'");
+    team.run("INSERT INTO notes VALUES('a', 1, 'x'), ('b', 2, 'y'), ('c', 3, 'z')");
+    let mut alice = team.member(1, "alice");
+    alice.claims = serde_json::json!({ "team": 1 });
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM notes"), ["'a'"]);
+    alice.claims = serde_json::json!({ "team": 2 });
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM notes"), ["'b'"]);
+    team.sees("notes", "team > auth_json() ->> '$.team'");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM notes"), ["'c'"]);
+    // An expression that fails shows nothing, and stops nobody.
+    team.run("INSERT INTO notes VALUES('d', 3, 'no json')");
+    team.policies.insert("notes".to_owned(), "id = 'a'".to_owned());
+    team.sees("notes", "CASE WHEN id = 'a' THEN 1 ELSE json_extract(body, '$') END");
+    team.policies.insert("notes".to_owned(), "id = 'a'".to_owned());
+    team.assert_settled(&mut [&mut alice]);
+}
+
+#[test]
+fn foreign_keys_across_visibility_keep_nothing_and_hold_up_nothing() {
+    let schema = "CREATE TABLE lists(id TEXT PRIMARY KEY NOT NULL, owner TEXT);
+        CREATE TABLE items(id TEXT PRIMARY KEY NOT NULL, list TEXT REFERENCES lists ON DELETE CASCADE, owner TEXT);";
+    let mut team = Team::new(schema);
+    team.sees("lists", "owner = auth_userid()");
+    team.sees("items", "owner = auth_userid()");
+    team.run("INSERT INTO lists VALUES('l', 'alice'); INSERT INTO items VALUES('i', 'l', 'alice'), ('j', 'l', 'bob')");
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    // The parent goes out of sight, the child stays.
+    team.run("UPDATE lists SET owner = 'bob'");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM items"), ["'i'"]);
+    team.run("UPDATE lists SET owner = 'alice'");
+    team.assert_settled(&mut [&mut alice]);
+}
+
+#[test]
+fn lost_answers_and_restarts_leave_no_hole() {
+    let mut team = projects();
+    team.run("INSERT INTO tasks VALUES('a', 'p', '1'), ('b', 'p', '2')");
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    for round in 0..4 {
+        team.run("INSERT INTO members VALUES('m', 'p', 'alice')");
+        team.sync_with(&mut alice, &mut |_| Fate::Ends);
+        if round % 2 == 1 {
+            team.restart();
+        }
+        if round > 1 {
+            // What was on its way is taken back before it came.
+            team.run("DELETE FROM members");
+            team.sync_with(&mut alice, &mut |turn| if turn == 0 { Fate::Lost } else { Fate::Arrives });
+            assert_eq!(alice.device.dump("tasks").len(), 0);
+            team.run("INSERT INTO members VALUES('m', 'p', 'alice')");
+        }
+        team.assert_settled(&mut [&mut alice]);
+        assert_eq!(alice.device.dump("tasks").len(), 2);
+        team.run("DELETE FROM members");
+        team.sync_with(&mut alice, &mut |_| Fate::Ends);
+        team.run("INSERT INTO members VALUES('m', 'p', 'alice')");
+        team.assert_settled(&mut [&mut alice]);
+        team.run("DELETE FROM members");
+        team.assert_settled(&mut [&mut alice]);
+    }
+}
+
+#[test]
+fn large_grants_come_in_chunks_and_may_be_begun_again() {
+    let team = projects();
+    team.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)
+         INSERT INTO tasks SELECT printf('t%d', i), 'p' || (i % 2), hex(randomblob(60000)) FROM n",
+    );
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    team.run("INSERT INTO members VALUES('m', 'p1', 'alice')");
+    team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+    assert_eq!(alice.device.dump("tasks").len(), 0, "a part of a download shows");
+    // The device forgets what it had got of it.
+    alice.device.replica.reset_sync().unwrap();
+    team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+    team.run("UPDATE tasks SET body = 'small' WHERE id IN ('t1', 't3'); INSERT INTO members VALUES('n', 'p0', 'alice')");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("tasks").len(), 40);
+    team.run("DELETE FROM members WHERE id = 'm'");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("tasks").len(), 20);
+}
+
+#[test]
+fn tables_that_do_not_sync_are_watched_too() {
+    let mut team = Team::new(NOTES);
+    team.run(
+        "CREATE TABLE friends(a TEXT, b TEXT COLLATE NOCASE, UNIQUE(a, b)); CREATE TABLE bans(user TEXT)",
+    );
+    team.run("INSERT INTO notes VALUES('n', 'bob', 'x'), ('o', 'carol', 'y')");
+    team.sees(
+        "notes",
+        "EXISTS (SELECT 1 FROM friends WHERE a = notes.owner AND b = auth_userid()) \
+         AND NOT EXISTS (SELECT 1 FROM bans WHERE user = auth_userid())",
+    );
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    team.run("INSERT INTO friends VALUES('bob', 'ALICE')");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM notes"), ["'n'"]);
+    team.run("INSERT OR REPLACE INTO friends VALUES('bob', 'Alice'); UPDATE friends SET a = 'carol'");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM notes"), ["'o'"]);
+    team.run("INSERT INTO bans VALUES('alice')");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("notes"), [""; 0]);
+    team.run("DELETE FROM bans");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM notes"), ["'o'"]);
+}
+
+#[test]
+fn a_device_that_goes_back_or_begins_again_gets_everything() {
+    let team = journals();
+    let mut alice = team.member(1, "alice");
+    team.run("INSERT INTO notes VALUES('a', 'alice', 'x'), ('b', 'bob', 'y')");
+    team.assert_settled(&mut [&mut alice]);
+    let before: i64 = alice.device.get("SELECT value FROM cloudsync_settings WHERE key = 'cursor'");
+    for id in ["c", "d"] {
+        team.run(&format!("INSERT INTO notes VALUES('{id}', 'alice', 'z')"));
+        team.assert_settled(&mut [&mut alice]);
+    }
+    // As a file does that comes from a backup.
+    alice.run(&format!("UPDATE cloudsync_settings SET value = {before} WHERE key = 'cursor'"));
+    team.sync(&mut alice);
+    assert_eq!(alice.got[0], 3);
+    alice.device.replica.reset_sync().unwrap();
+    team.sync(&mut alice);
+    assert_eq!(alice.got[0], 3);
+    team.assert_settled(&mut [&mut alice]);
+}
+
+#[test]
+fn an_idle_poll_writes_nothing() {
+    let team = projects();
+    team.run("INSERT INTO tasks VALUES('a', 'p', '1'); INSERT INTO members VALUES('m', 'p', 'alice')");
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    let shell = rusqlite::Connection::open(&team.server.path).unwrap();
+    let commits = || shell.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = commits();
+    for _ in 0..3 {
+        team.sync(&mut alice);
+    }
+    assert_eq!(commits(), before);
+}

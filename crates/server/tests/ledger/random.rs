@@ -1,0 +1,109 @@
+//! Somebody who knows everything beside a random run of writes, memberships, policies and faults.
+
+use crate::team::{Fate, Member, Team};
+
+// language=SQLite
+const SCHEMA: &str = "CREATE TABLE members(id TEXT PRIMARY KEY NOT NULL, project TEXT, user TEXT);
+    CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, owner TEXT, body TEXT);
+    CREATE TABLE projects(id TEXT PRIMARY KEY NOT NULL, owner TEXT, name TEXT);
+    CREATE TABLE tasks(id TEXT PRIMARY KEY NOT NULL, project TEXT, body TEXT);
+    CREATE INDEX tasks_of ON tasks(project);";
+const USERS: [&str; 3] = ["alice", "bob", "carol"];
+
+/// Policies that a table may get.
+const TASKS: [&str; 5] = [
+    "EXISTS (SELECT 1 FROM members WHERE members.project = tasks.project AND members.user = auth_userid())",
+    "project IN (SELECT project FROM members WHERE user = auth_userid())",
+    "project IN (SELECT id FROM projects WHERE owner = auth_userid()) OR \
+     EXISTS (SELECT 1 FROM members m WHERE m.project = tasks.project AND m.user = auth_userid())",
+    "EXISTS (SELECT 1 FROM members m JOIN projects p ON p.id = m.project WHERE p.id = tasks.project AND m.user = auth_userid())",
+    "project IN (SELECT project FROM members WHERE user = auth_userid()) \
+     AND NOT EXISTS (SELECT 1 FROM projects WHERE id = tasks.project AND owner = 'nobody')",
+];
+const NOTES: [&str; 2] = ["owner = auth_userid()", "owner = auth_userid() OR owner = 'public'"];
+
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    fn of<'t>(&mut self, list: &[&'t str]) -> &'t str {
+        list[self.below(list.len() as u64) as usize]
+    }
+}
+
+fn user(chance: &mut Chance) -> &'static str {
+    chance.of(&["alice", "bob", "carol", "nobody", "public"])
+}
+
+fn write(chance: &mut Chance, step: u64) -> String {
+    let (project, id, who) = (format!("p{}", chance.below(4)), chance.below(12), user(chance));
+    match chance.below(12) {
+        0 => format!("INSERT OR IGNORE INTO members VALUES('m{id}', '{project}', '{who}')"),
+        1 => format!("DELETE FROM members WHERE id = 'm{id}'"),
+        2 => format!("UPDATE members SET project = '{project}' WHERE id = 'm{id}'"),
+        3 => format!("UPDATE members SET user = '{who}' WHERE id = 'm{id}'"),
+        4 => format!("INSERT OR IGNORE INTO tasks VALUES('t{id}', '{project}', 'body {step}')"),
+        5 => format!("UPDATE tasks SET body = 'edit {step}' WHERE id = 't{id}'"),
+        6 => format!("UPDATE tasks SET project = '{project}' WHERE id = 't{id}'"),
+        7 => format!("DELETE FROM tasks WHERE id = 't{id}'"),
+        8 => format!("INSERT OR IGNORE INTO notes VALUES('n{id}', '{who}', 'note {step}')"),
+        9 => format!("UPDATE notes SET owner = '{who}', body = 'note {step}' WHERE id = 'n{id}'"),
+        10 => format!("DELETE FROM notes WHERE id = 'n{id}'"),
+        _ => format!(
+            "INSERT INTO projects VALUES('{project}', '{who}', 'x') ON CONFLICT(id) DO UPDATE SET owner = excluded.owner"
+        ),
+    }
+}
+
+fn run(seed: u64, steps: u64) {
+    let mut chance = Chance(seed);
+    let mut team = Team::new(SCHEMA);
+    team.sees("tasks", TASKS[0]);
+    team.sees("notes", NOTES[0]);
+    team.sees("members", "user = auth_userid()");
+    let mut members: Vec<Member> =
+        (0..4).map(|at| team.member(seed * 10 + at + 1, USERS[at as usize % USERS.len()])).collect();
+    for step in 0..steps {
+        let at = chance.below(members.len() as u64) as usize;
+        match chance.below(20) {
+            0..6 => team.run(&write(&mut chance, step)),
+            6..11 => members[at].run(&write(&mut chance, step)),
+            11..16 => team.sync(&mut members[at]),
+            16 => {
+                let (last, fate) = (chance.below(3) as usize, chance.of(&["lost", "ends"]));
+                let fate = if fate == "lost" { Fate::Lost } else { Fate::Ends };
+                team.sync_with(&mut members[at], &mut |turn| if turn == last { fate } else { Fate::Arrives });
+            }
+            17 => members[at].device.replica.reset_sync().unwrap(),
+            18 => {
+                let policy = chance.of(&TASKS);
+                team.sees("tasks", policy);
+                let policy = chance.of(&NOTES);
+                team.sees("notes", policy);
+            }
+            _ if chance.below(3) == 0 => team.restart(),
+            _ => {}
+        }
+        if step % 40 == 39 {
+            team.assert_settled(&mut members.iter_mut().collect::<Vec<_>>());
+        }
+    }
+    team.assert_settled(&mut members.iter_mut().collect::<Vec<_>>());
+}
+
+#[test]
+fn nobody_is_ever_sent_what_they_may_not_see_and_all_end_with_what_they_may() {
+    let (seeds, steps) = match std::env::var("CLOUDSYNC_SEEDS") {
+        Ok(seeds) => (seeds.parse().unwrap(), 400),
+        Err(_) => (4, 160),
+    };
+    let first = std::env::var("CLOUDSYNC_SEED").ok().map_or(1, |seed| seed.parse().unwrap());
+    for seed in first..first + seeds {
+        println!("seed {seed}");
+        run(seed, steps);
+    }
+}

@@ -1,0 +1,271 @@
+//! Devices of users, a server with policies, and somebody who knows everything and reads each answer.
+
+use crate::bench::Device;
+use crate::server::Server;
+use cloudsync_core::key::{KeyCollation, pack_part};
+use cloudsync_core::value::ValueRef;
+use cloudsync_protocol::client::Goal;
+use cloudsync_protocol::message::{Answer, Reason, Request, Turn};
+use cloudsync_protocol::payload::{Opened, Payload};
+use cloudsync_protocol::verdict::Verdicts;
+use cloudsync_replica::Zstd;
+use cloudsync_server::auth::User;
+use cloudsync_server::policy::{Change, Verb};
+use cloudsync_server::store::sqlite::{SqliteStore, change_policies};
+use cloudsync_server::store::{Asker, Rights, Store};
+use rusqlite::Connection;
+use rusqlite::functions::FunctionFlags;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+const BOTH: Goal = Goal { push: true, pull: true };
+const TURNS_MAX: usize = 400;
+
+pub(crate) fn key(text: &str) -> Vec<u8> {
+    let mut key = Vec::new();
+    pack_part(&mut key, ValueRef::Text(text.as_bytes()), KeyCollation::Binary, true).unwrap();
+    key
+}
+
+/// A device and whose it is.
+pub(crate) struct Member {
+    pub(crate) user: String,
+    pub(crate) claims: serde_json::Value,
+    pub(crate) device: Device,
+    /// Tables and keys of which the device ever knew.
+    knew: HashSet<(String, Vec<u8>)>,
+    /// What the last sync received: rows alive, rows dead, evictions; and in how many turns.
+    pub(crate) got: [usize; 3],
+    pub(crate) turns: usize,
+}
+
+impl Member {
+    pub(crate) fn run(&self, sql: &str) {
+        self.device.run(sql);
+    }
+
+    pub(crate) fn rows(&self, sql: &str) -> Vec<String> {
+        self.device.rows(sql)
+    }
+}
+
+pub(crate) struct Team {
+    pub(crate) server: Server,
+    schema: String,
+    pub(crate) policies: BTreeMap<String, String>,
+    tables: Vec<String>,
+}
+
+/// What becomes of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Arrives,
+    Lost,
+    /// Nobody goes on with this sync.
+    Ends,
+}
+
+impl Team {
+    /// Tables that sync, and one that does not, whose name begins with `local_`.
+    pub(crate) fn new(schema: &str) -> Self {
+        let server = Server::in_memory(schema);
+        let shell = Connection::open(&server.path).unwrap();
+        let mut tables = shell.prepare("SELECT name FROM cloudsync_tables ORDER BY name").unwrap();
+        let tables = tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        Self { server, schema: schema.to_owned(), policies: BTreeMap::new(), tables }
+    }
+
+    /// Sets what is seen of a table; what is seen may be written.
+    pub(crate) fn sees(&mut self, table: &str, text: &str) {
+        self.policies.insert(table.to_owned(), text.to_owned());
+        for verb in [Verb::Select, Verb::Insert, Verb::Delete] {
+            self.set(table, verb, text);
+        }
+        self.set(table, Verb::Update, "OLD.id = NEW.id");
+    }
+
+    fn set(&self, table: &str, verb: Verb, text: &str) {
+        let wanted = Change { table, verb, text: Some(text), by: "test", now_ms: 1 };
+        change_policies(&self.server.path, &[wanted]).unwrap();
+    }
+
+    pub(crate) fn member(&self, seed: u64, user: &str) -> Member {
+        Member {
+            user: user.to_owned(),
+            claims: serde_json::json!({}),
+            device: Device::new(seed, &self.schema),
+            knew: HashSet::new(),
+            got: [0; 3],
+            turns: 0,
+        }
+    }
+
+    pub(crate) fn run(&self, sql: &str) {
+        self.server.run(sql);
+    }
+
+    /// The server is stopped and started.
+    pub(crate) fn restart(&mut self) {
+        let path = self.server.path.clone();
+        self.server.store = SqliteStore::open(&path.with_extension("other")).unwrap();
+        self.server.store = SqliteStore::open(&path).unwrap();
+    }
+
+    /// A plain connection on which the functions of policies speak of somebody.
+    fn as_user(&self, member: &Member) -> Connection {
+        let shell = Connection::open(&self.server.path).unwrap();
+        let (id, claims) = (member.user.clone(), member.claims.to_string());
+        let flags = FunctionFlags::SQLITE_UTF8;
+        shell.create_scalar_function("auth_userid", 0, flags, move |_| Ok(id.clone())).unwrap();
+        shell.create_scalar_function("auth_json", 0, flags, move |_| Ok(claims.clone())).unwrap();
+        shell
+    }
+
+    /// The keys that somebody sees, by the policies as plain SQL.
+    fn visible(&self, member: &Member) -> HashSet<(String, Vec<u8>)> {
+        let shell = self.as_user(member);
+        let mut visible = HashSet::new();
+        for table in &self.tables {
+            let Some(policy) = self.policies.get(table) else { continue };
+            let mut select = shell.prepare(&format!("SELECT id FROM {table} WHERE {policy}")).unwrap();
+            let ids = select.query_map([], |row| row.get::<_, String>(0)).unwrap();
+            visible.extend(ids.map(|id| (table.clone(), key(&id.unwrap()))));
+        }
+        visible
+    }
+
+    /// The rows of a table that somebody sees.
+    pub(crate) fn seen(&self, member: &Member, table: &str) -> Vec<String> {
+        let Some(policy) = self.policies.get(table) else { return Vec::new() };
+        let device = Device::on(self.as_user(member), 0);
+        let mut rows = device.rows(&format!("SELECT * FROM {table} WHERE {policy}"));
+        rows.sort();
+        rows
+    }
+
+    pub(crate) fn sync(&self, member: &mut Member) {
+        self.sync_with(member, &mut |_| Fate::Arrives);
+    }
+
+    /// Syncs until nothing is left to do, or somebody gives up.
+    pub(crate) fn sync_with(&self, member: &mut Member, fate: &mut dyn FnMut(usize) -> Fate) {
+        (member.got, member.turns) = ([0; 3], 0);
+        let claims = member.claims.as_object().unwrap().clone();
+        let user = Some(Arc::new(User { id: member.user.clone(), claims }));
+        let asker = Asker { rights: Rights { read: true, write: true, schema: false }, user };
+        let mut schema = false;
+        for turn in 0..TURNS_MAX {
+            let bytes = member.device.replica.prepare(BOTH, schema).unwrap();
+            let request = Request::decode(&bytes).unwrap();
+            self.note_known(member);
+            let now = member.device.world.now.get();
+            let answer = self.server.store.turn(&request, &asker, now).unwrap();
+            let answer = Answer::decode(&answer).unwrap();
+            if let Answer::Turn(turn) = &answer {
+                self.check(member, turn);
+            }
+            match fate(turn) {
+                Fate::Lost => continue,
+                Fate::Ends => return,
+                Fate::Arrives => {}
+            }
+            match answer {
+                Answer::Turn(turn) => {
+                    member.turns += 1;
+                    let absorbed = member.device.replica.absorb(&turn).unwrap();
+                    if !absorbed.more {
+                        self.note_known(member);
+                        return;
+                    }
+                    schema = false;
+                }
+                Answer::Refusal(refusal) => {
+                    schema = refusal.reason == Reason::NeedSchema;
+                    if !schema {
+                        member.device.replica.mend(&refusal).unwrap();
+                    }
+                }
+            }
+        }
+        panic!("the sync does not come to an end");
+    }
+
+    /// What the device itself has is no secret to it.
+    fn note_known(&self, member: &mut Member) {
+        for table in &self.tables {
+            let ids: Vec<String> = member.device.column(&format!("SELECT id FROM {table}"));
+            member.knew.extend(ids.into_iter().map(|id| (table.clone(), key(&id))));
+        }
+    }
+
+    /// No row is in an answer that may not be seen, and nothing is told of rows that the device never had.
+    fn check(&self, member: &mut Member, turn: &Turn<'_>) {
+        let visible = self.visible(member);
+        assert_eq!(turn.rows_total, 0, "how much there is is told");
+        let mut payloads = vec![turn.payload.to_vec()];
+        if !turn.verdicts.is_empty() {
+            let verdicts = Verdicts::decode(turn.verdicts).unwrap();
+            payloads.push(verdicts.payload.to_vec());
+        }
+        for (at, bytes) in payloads.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
+            let opened = Opened::open(bytes, &Zstd).unwrap();
+            self.check_payload(member, &opened.payload().unwrap(), &visible, at == 0);
+        }
+    }
+
+    fn check_payload(
+        &self,
+        member: &mut Member,
+        payload: &Payload<'_>,
+        visible: &HashSet<(String, Vec<u8>)>,
+        counts: bool,
+    ) {
+        for evicted in payload.evicted() {
+            for row in 0..evicted.rows() {
+                let row = (evicted.table().to_owned(), evicted.key(row).to_vec());
+                assert!(member.knew.contains(&row), "{} is told of {row:?}", member.user);
+                assert!(!visible.contains(&row), "{} loses {row:?}", member.user);
+                member.got[2] += usize::from(counts);
+            }
+        }
+        for group in payload.groups() {
+            for at in 0..group.rows() {
+                let row = (group.table().to_owned(), group.key(at).to_vec());
+                if group.life(at) % 2 == 0 {
+                    assert!(member.knew.contains(&row), "{} is told of dead {row:?}", member.user);
+                    member.got[1] += usize::from(counts);
+                } else {
+                    assert!(visible.contains(&row), "{} is sent {row:?}", member.user);
+                    member.got[0] += usize::from(counts);
+                    member.knew.insert(row);
+                }
+            }
+        }
+    }
+
+    /// Each has what they see, byte for byte, and nothing else.
+    #[track_caller]
+    pub(crate) fn assert_settled(&self, members: &mut [&mut Member]) {
+        for _ in 0..2 {
+            for member in &mut *members {
+                self.sync(member);
+            }
+        }
+        for member in members {
+            let quarantine = member.rows("SELECT tbl, reason FROM cloudsync_quarantine");
+            assert_eq!(quarantine, [""; 0], "{}", member.user);
+            assert!(!member.device.replica.has_unsent().unwrap());
+            for table in &self.tables {
+                let seen = self.seen(member, table);
+                assert_eq!(member.device.dump(table), seen, "{} of {}", table, member.user);
+            }
+            self.sync(member);
+            assert_eq!(member.got, [0; 3], "an idle sync brings {} something", member.user);
+            let rows: usize = self.tables.iter().map(|table| member.device.dump(table).len()).sum();
+            let sql = "SELECT pk FROM cloudsync_clocks";
+            let clocks: BTreeSet<Vec<u8>> = member.device.column(sql).into_iter().collect();
+            assert!(clocks.len() >= rows);
+            member.device.check();
+        }
+    }
+}
