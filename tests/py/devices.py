@@ -51,7 +51,8 @@ class Apsw:
 
     def open(self, path):
         conn = apsw.Connection(str(path))
-        conn.set_busy_timeout(5000)
+        # Older versions have only the other name.
+        (conn.set_busy_timeout if hasattr(conn, "set_busy_timeout") else conn.setbusytimeout)(5000)
         return conn
 
     def load(self, conn, library):
