@@ -204,6 +204,7 @@ pub(crate) struct Device {
     pub(crate) machine: Rc<Machine>,
     pub(crate) opening: Opening,
     begun: usize,
+    has_triggers: bool,
     pub(crate) processes: Vec<Process>,
     /// What the file was at some time.
     backup: Option<Vec<(&'static str, Vec<u8>)>>,
@@ -214,7 +215,17 @@ impl Device {
     fn empty(name: String, machine: Rc<Machine>, dice: &mut Dice) -> Self {
         let opening = *dice.pick(OPENINGS);
         disks().equip(&name, !opening.keeps_power, dice.chance(700));
-        Self { place: name.clone(), name, machine, opening, begun: 0, processes: Vec::new(), backup: None }
+        let has_triggers = dice.chance(300);
+        Self {
+            place: name.clone(),
+            name,
+            machine,
+            opening,
+            begun: 0,
+            has_triggers,
+            processes: Vec::new(),
+            backup: None,
+        }
     }
 
     /// A device with empty tables that sync.
@@ -236,6 +247,13 @@ impl Device {
             if process.replica.is_enabled(table.name).is_err() {
                 process.replica.init(table.name, table.algorithm, 0)?;
             }
+        }
+        let sql = "SELECT count(*) FROM cloudsync_alters";
+        if process.db.query_row(sql, [], |row| row.get::<_, i64>(0))? > 0 {
+            process.replica.commit_alter("notes")?;
+        }
+        if self.has_triggers {
+            process.db.execute_batch(workload::TRIGGERS)?;
         }
         host::compact_often(&process.db)
     }

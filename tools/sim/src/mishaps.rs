@@ -6,7 +6,8 @@ use crate::host::Machine;
 use crate::oracle;
 use crate::random::Dice;
 use crate::server::SERVER;
-use crate::world::World;
+use crate::workload;
+use crate::world::{Outcome, World};
 use anyhow::{Context, Result};
 
 impl World {
@@ -49,7 +50,75 @@ impl World {
             self.second_process(at)?;
         }
         self.disk_fault(at, dice);
+        if dice.chance(plan.alterations) {
+            self.alter(at, dice)?;
+        }
+        if dice.chance(plan.couriers) {
+            self.carry(at, dice)?;
+        }
         Ok(())
+    }
+
+    /// The app of a device comes to a later version, or makes a table anew.
+    fn alter(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
+        let name = self.devices[at].name.clone();
+        let rebuilds = dice.chance(500);
+        self.note(|| format!("{name} alters its schema, by rebuilding: {rebuilds}"));
+        self.stats.fault("schema change");
+        let outcome = self.guarded(at, 0, |process| {
+            if rebuilds {
+                process.replica.begin_alter("notes")?;
+                workload::rebuild(&process.db)?;
+                Ok(process.replica.commit_alter("notes")?)
+            } else if workload::TABLES[0].has_later(&process.db)? {
+                Ok(())
+            } else {
+                Ok(process.db.execute_batch(workload::ADD_LATER)?)
+            }
+        })?;
+        match outcome {
+            Outcome::Done(()) => Ok(()),
+            Outcome::Died => self.recovers(at),
+            Outcome::Failed => {
+                // The bracket must be closed, and the app starts again.
+                disks().disarm(&self.devices[at].place);
+                self.devices[at].crash()?;
+                self.recovered(at, false)
+            }
+        }
+    }
+
+    /// Somebody carries what changed on a device to another one, as files.
+    fn carry(&mut self, from: usize, dice: &mut Dice) -> Result<()> {
+        let to = dice.below(self.devices.len() as u64) as usize;
+        let since = if dice.chance(500) { 0 } else { self.now().saturating_sub(dice.below(600_000)) };
+        self.stats.fault("payload file");
+        let outcome = self.guarded(from, 0, |process| {
+            let mut payloads = Vec::new();
+            let mut chunks = process.replica.chunks_after(since)?;
+            while let Some(chunk) = chunks.next(&mut process.replica)? {
+                payloads.push(chunk.payload);
+            }
+            Ok(payloads)
+        })?;
+        let payloads = match outcome {
+            Outcome::Done(payloads) => payloads,
+            Outcome::Failed => return Ok(()),
+            Outcome::Died => return self.recovers(from),
+        };
+        let (author, reader) = (self.devices[from].name.clone(), self.devices[to].name.clone());
+        self.note(|| format!("{} files go from {author} to {reader}", payloads.len()));
+        let outcome = self.guarded(to, 0, |process| {
+            for payload in &payloads {
+                match process.replica.payload_apply(payload) {
+                    // Written under a clock that is far ahead of this one.
+                    Err(cloudsync_replica::Error::ClockAhead(_)) => break,
+                    applied => drop(applied?),
+                }
+            }
+            Ok(())
+        })?;
+        if matches!(outcome, Outcome::Died) { self.recovers(to) } else { Ok(()) }
     }
 
     fn second_process(&mut self, at: usize) -> Result<()> {

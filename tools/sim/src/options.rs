@@ -20,7 +20,7 @@ what a shortened case consists of:
   --until T        ends after so many steps
   --skip A-B,C     leaves these steps out
   --without KIND   leaves out crashes, power, disks, server-disks, jumps, copies, restores, server-restores, joins,
-                   processes or server-writes; may be given several times";
+                   alterations, couriers, processes or server-writes; may be given several times";
 
 /// What can be left out of a case.
 pub(crate) const KINDS: &[&str] = &[
@@ -33,6 +33,8 @@ pub(crate) const KINDS: &[&str] = &[
     "restores",
     "server-restores",
     "joins",
+    "alterations",
+    "couriers",
     "processes",
     "server-writes",
 ];
@@ -84,6 +86,8 @@ impl Case {
                 "restores" => plan.restores = 0,
                 "server-restores" => plan.server_restores = 0,
                 "joins" => plan.joins = 0,
+                "alterations" => plan.alterations = 0,
+                "couriers" => plan.couriers = 0,
                 "processes" => plan.processes = 0,
                 _ => plan.server_writes = false,
             }

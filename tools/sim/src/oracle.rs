@@ -34,7 +34,8 @@ impl Model {
     /// Takes over what a transaction wrote. If nobody knows whether it was committed, it may or may not be there.
     pub(crate) fn wrote(&mut self, writer: &str, written: Written, is_certain: bool) {
         for (name, values) in written {
-            let is_private = is_certain && is_own(&name, writer);
+            let collides = collides(&name);
+            let is_private = is_certain && is_own(&name, writer) && !collides;
             if is_private {
                 self.private_names.insert(name.clone());
             } else {
@@ -46,7 +47,7 @@ impl Model {
                 self.private.remove(&name);
                 continue;
             };
-            if is_certain {
+            if is_certain && !collides {
                 self.alive.insert(name.clone());
             }
             for (cell, value) in values.iter().enumerate() {
@@ -99,13 +100,30 @@ impl Model {
         }
         for (name, values) in rows {
             for (cell, value) in values.iter().enumerate() {
-                if !self.written.get(&(name.clone(), cell)).is_some_and(|known| known.contains(value)) {
+                let is_default = value == "NULL" && later_cell(name) == Some(cell);
+                if !is_default
+                    && !self.written.get(&(name.clone(), cell)).is_some_and(|known| known.contains(value))
+                {
                     bail!("invented: nobody wrote {} into cell {cell} of {name:?}", cut(value));
                 }
             }
         }
         Ok(())
     }
+}
+
+fn spec(name: &RowName) -> Option<&'static TableSpec> {
+    TABLES.iter().find(|table| table.name == name.0)
+}
+
+/// True when rows of this table go by more than what writers say.
+fn collides(name: &RowName) -> bool {
+    spec(name).is_some_and(|table| table.collides)
+}
+
+/// The cell that older versions of the app do not have.
+fn later_cell(name: &RowName) -> Option<usize> {
+    spec(name).and_then(|table| table.cells.iter().position(|cell| table.later == Some(*cell)))
 }
 
 /// What a row is for this connection.
@@ -139,11 +157,15 @@ fn brief(row: Option<&Vec<String>>) -> String {
 
 fn read_rows(
     db: &Connection,
-    table: &TableSpec,
+    table: &'static TableSpec,
     condition: &str,
     values: &[Value],
 ) -> Result<Vec<(String, Vec<String>)>> {
-    let shown: Vec<_> = table.cells.iter().map(|cell| TableSpec::show(cell)).collect();
+    let is_there = table.has_later(db)?;
+    let show = |cell: &&str| {
+        if is_there || table.later != Some(*cell) { TableSpec::show(cell) } else { "'NULL'".to_owned() }
+    };
+    let shown: Vec<_> = table.cells.iter().map(show).collect();
     let shown = std::iter::once(table.show_key()).chain(shown).collect::<Vec<_>>().join(", ");
     let mut select = db.prepare(&format!("SELECT {shown} FROM {} WHERE {condition}", table.name))?;
     let rows = select.query_map(params_from_iter(values), |row| {

@@ -4,6 +4,7 @@ use crate::device::Wish;
 use crate::disk::{self, disks};
 use crate::oracle;
 use crate::server::SERVER;
+use crate::workload;
 use crate::world::{BOTH, Outcome, START_MS, World};
 use anyhow::{Context, Result, bail};
 use cloudsync_protocol::client::Retry;
@@ -22,6 +23,7 @@ impl World {
             self.stats.device_ms += disk::now_ms() - START_MS;
             device.processes.iter_mut().for_each(crate::device::Process::give_up);
         }
+        self.agree_on_schema()?;
         for sweep in 1..=SWEEPS_MAX {
             if self.sweep()? == 0 {
                 self.stats.sweeps_max = self.stats.sweeps_max.max(sweep);
@@ -29,6 +31,22 @@ impl World {
             }
         }
         bail!("still moving after {SWEEPS_MAX} sweeps of syncs");
+    }
+
+    /// In the end everybody has the latest version of the app that anybody has.
+    fn agree_on_schema(&mut self) -> Result<()> {
+        let spec = &workload::TABLES[0];
+        let mut is_later = self.server.has_tables()? && spec.has_later(self.server.eye()?)?;
+        for device in &self.devices {
+            is_later |= spec.has_later(&device.processes[0].db)?;
+        }
+        for device in &mut self.devices {
+            let db = &device.processes[0].db;
+            if is_later && !spec.has_later(db)? {
+                db.execute_batch(workload::ADD_LATER)?;
+            }
+        }
+        Ok(())
     }
 
     fn sweep(&mut self) -> Result<u64> {

@@ -15,6 +15,10 @@ pub(crate) struct TableSpec {
     /// Key columns, in the key's order.
     pub(crate) key: &'static [&'static str],
     pub(crate) cells: &'static [&'static str],
+    /// A column that only later versions of the app have; the last of the cells.
+    pub(crate) later: Option<&'static str>,
+    /// Rows come and go here by more than what the app says: those that collide in a UNIQUE column.
+    pub(crate) collides: bool,
     /// What kind of key: a text; two parts; a text whose case does not count; a blob or number as it comes.
     kind: KeyKind,
 }
@@ -35,7 +39,9 @@ pub(crate) const TABLES: &[TableSpec] = &[
                  score REAL, bytes INTEGER GENERATED ALWAYS AS (length(title)) VIRTUAL)",
         algorithm: "cls",
         key: &["id"],
-        cells: &["title", "body", "stars", "score"],
+        cells: &["title", "body", "stars", "score", "later"],
+        later: Some("later"),
+        collides: false,
         kind: KeyKind::Text,
     },
     TableSpec {
@@ -45,6 +51,8 @@ pub(crate) const TABLES: &[TableSpec] = &[
         algorithm: "cls",
         key: &["a", "b"],
         cells: &["value", "extra"],
+        later: None,
+        collides: false,
         kind: KeyKind::Pair,
     },
     TableSpec {
@@ -53,6 +61,8 @@ pub(crate) const TABLES: &[TableSpec] = &[
         algorithm: "cls",
         key: &["word"],
         cells: &["word", "n"],
+        later: None,
+        collides: false,
         kind: KeyKind::NoCase,
     },
     TableSpec {
@@ -61,6 +71,8 @@ pub(crate) const TABLES: &[TableSpec] = &[
         algorithm: "cls",
         key: &["a", "b"],
         cells: &[],
+        later: None,
+        collides: false,
         kind: KeyKind::Pair,
     },
     TableSpec {
@@ -69,6 +81,8 @@ pub(crate) const TABLES: &[TableSpec] = &[
         algorithm: "cls",
         key: &["k"],
         cells: &["k", "v", "w"],
+        later: None,
+        collides: false,
         kind: KeyKind::Any,
     },
     TableSpec {
@@ -77,6 +91,8 @@ pub(crate) const TABLES: &[TableSpec] = &[
         algorithm: "dws",
         key: &["id"],
         cells: &["title", "body"],
+        later: None,
+        collides: false,
         kind: KeyKind::Text,
     },
     TableSpec {
@@ -85,6 +101,8 @@ pub(crate) const TABLES: &[TableSpec] = &[
         algorithm: "aws",
         key: &["id"],
         cells: &["title", "body", "stars"],
+        later: None,
+        collides: false,
         kind: KeyKind::Text,
     },
     TableSpec {
@@ -93,6 +111,8 @@ pub(crate) const TABLES: &[TableSpec] = &[
         algorithm: "aws",
         key: &["k"],
         cells: &["k", "v"],
+        later: None,
+        collides: false,
         kind: KeyKind::Any,
     },
     TableSpec {
@@ -101,7 +121,19 @@ pub(crate) const TABLES: &[TableSpec] = &[
         algorithm: "aws",
         key: &["a", "b"],
         cells: &[],
+        later: None,
+        collides: false,
         kind: KeyKind::Pair,
+    },
+    TableSpec {
+        name: "slots",
+        create: "CREATE TABLE slots(id TEXT PRIMARY KEY NOT NULL, slot INTEGER UNIQUE, body TEXT CHECK(body <> 'v0'))",
+        algorithm: "cls",
+        key: &["id"],
+        cells: &["slot", "body"],
+        later: None,
+        collides: true,
+        kind: KeyKind::Text,
     },
     // Deletions and changes of its keys are errors, which leave nothing.
     TableSpec {
@@ -110,6 +142,8 @@ pub(crate) const TABLES: &[TableSpec] = &[
         algorithm: "gos",
         key: &["id"],
         cells: &["title", "body"],
+        later: None,
+        collides: false,
         kind: KeyKind::Text,
     },
 ];
@@ -162,8 +196,17 @@ impl TableSpec {
     }
 
     /// Columns that an app sets beside the key.
-    fn settable(&self) -> Vec<&'static str> {
-        self.cells.iter().copied().filter(|cell| !self.key.contains(cell)).collect()
+    fn settable(&self, db: &Connection) -> Result<Vec<&'static str>> {
+        let is_there = self.has_later(db)?;
+        let is_settable = |cell: &&str| !self.key.contains(cell) && (is_there || self.later != Some(*cell));
+        Ok(self.cells.iter().copied().filter(is_settable).collect())
+    }
+
+    /// True when the file has the column of later versions.
+    pub(crate) fn has_later(&self, db: &Connection) -> Result<bool> {
+        let Some(later) = self.later else { return Ok(true) };
+        let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
+        Ok(db.prepare(sql)?.exists([self.name, later])?)
     }
 
     pub(crate) fn key_condition(&self, first: usize) -> String {
@@ -185,6 +228,39 @@ fn value(dice: &mut Dice) -> Value {
         7 => Value::Integer(dice.between(-1_000_000, 1_000_000)),
         _ => Value::Text(format!("v{}", dice.below(1 << 40))),
     }
+}
+
+/// A value for a column; some take only what others may have, too.
+fn value_of(dice: &mut Dice, column: &str) -> Value {
+    match column {
+        "slot" if dice.chance(100) => Value::Null,
+        "slot" => Value::Integer(dice.between(0, 7)),
+        _ => value(dice),
+    }
+}
+
+/// What an app makes beside its tables: triggers of its own, of which one writes to another table that syncs.
+pub(crate) const TRIGGERS: &str = "
+    CREATE TABLE IF NOT EXISTS app_log(n INTEGER PRIMARY KEY, what TEXT);
+    CREATE TRIGGER IF NOT EXISTS app_insert AFTER INSERT ON notes BEGIN
+        INSERT INTO app_log(what) VALUES(NEW.id); END;
+    CREATE TRIGGER IF NOT EXISTS app_mark AFTER INSERT ON dws_notes BEGIN
+        INSERT OR IGNORE INTO marks(a, b) VALUES(NEW.id, 7); END;";
+
+/// The later version of the app's schema.
+pub(crate) const ADD_LATER: &str = "ALTER TABLE notes ADD COLUMN later";
+
+/// Makes a table anew, as migrations do.
+pub(crate) fn rebuild(db: &Connection) -> Result<()> {
+    let spec = &TABLES[0];
+    let columns = spec.settable(db)?.join(", ");
+    let create = spec.create.replace("TABLE notes(", "TABLE notes_new(");
+    let later = if spec.has_later(db)? { "ALTER TABLE notes_new ADD COLUMN later;" } else { "" };
+    Ok(db.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {create}; {later}
+        INSERT INTO notes_new(id, {columns}) SELECT id, {columns} FROM notes;
+        DROP TABLE notes; ALTER TABLE notes_new RENAME TO notes; COMMIT"
+    ))?)
 }
 
 /// Rows that a statement may have touched.
@@ -224,7 +300,7 @@ fn write_within(db: &Connection, dice: &mut Dice, writer: &str, written: &mut Wr
 fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touched) -> Result<()> {
     let table = dice.pick(TABLES);
     let key = table.key(dice, writer);
-    let columns = table.settable();
+    let columns = table.settable(db)?;
     let kind = dice.below(10);
     let result = match kind {
         0 | 1 => {
@@ -240,7 +316,8 @@ fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touch
                 chosen.iter().enumerate().map(|(i, column)| format!("{column} = ?{}", key.len() + 1 + i));
             let sets = sets.collect::<Vec<_>>().join(", ");
             let sql = format!("UPDATE {} SET {sets} WHERE {}", table.name, table.key_condition(1));
-            let values: Vec<_> = key.iter().cloned().chain(chosen.iter().map(|_| value(dice))).collect();
+            let values: Vec<_> =
+                key.iter().cloned().chain(chosen.iter().map(|column| value_of(dice, column))).collect();
             db.execute(&sql, params_from_iter(values))
         }
         6 => {
@@ -261,7 +338,8 @@ fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touch
             let verb = *dice.pick(&["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"]);
             let sql =
                 format!("{verb} INTO {}({}) VALUES({})", table.name, names.join(", "), places.join(", "));
-            let values: Vec<_> = key.iter().cloned().chain(set.iter().map(|_| value(dice))).collect();
+            let values: Vec<_> =
+                key.iter().cloned().chain(set.iter().map(|column| value_of(dice, column))).collect();
             db.execute(&sql, params_from_iter(values))
         }
     };

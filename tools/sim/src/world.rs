@@ -231,7 +231,7 @@ impl World {
     }
 
     /// Runs something in a process that a fault may meet. Whatever else goes wrong is an error.
-    fn guarded<T>(
+    pub(crate) fn guarded<T>(
         &mut self,
         at: usize,
         process: usize,

@@ -6,7 +6,7 @@ use super::{Disks, Handle, ProcessName, parse};
 use rusqlite::ffi;
 use std::ffi::c_int;
 
-/// A file that is synced together with the folder it lies in, the first time.
+/// A file that is synced together with the folder it lies in, the first time that this is done through a handle.
 const SYNCS_FOLDER: c_int =
     ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_SUPER_JOURNAL | ffi::SQLITE_OPEN_WAL;
 
@@ -59,7 +59,7 @@ impl Disks {
             file.handles.push(handle);
         }
         let is_temporary = owner.is_none() || flags & ffi::SQLITE_OPEN_DELETEONCLOSE != 0;
-        let syncs_folder = is_new && flags & SYNCS_FOLDER != 0;
+        let syncs_folder = flags & ffi::SQLITE_OPEN_CREATE != 0 && flags & SYNCS_FOLDER != 0;
         self.handles.insert(
             handle,
             Handle { file, owner, lock: 0, shared: 0, exclusive: 0, is_temporary, syncs_folder },
