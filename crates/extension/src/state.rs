@@ -2,7 +2,7 @@
 
 use crate::connection_string::{Address, Secret};
 use crate::functions::HostSession;
-use cloudsync_replica::{Environment, SystemEnvironment, UuidSource};
+use cloudsync_replica::{Environment, Rolling, SystemEnvironment, UuidSource};
 use cloudsync_sqlite_ffi::Api;
 use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -21,6 +21,8 @@ pub(crate) struct State {
     last_report: RefCell<Option<String>>,
     /// The session of a host that brings its own network.
     pub(crate) session: RefCell<Option<HostSession>>,
+    /// Where the next sync of this connection checks a slice of the rows.
+    pub(crate) rolling: RefCell<Rolling>,
     /// True once it was looked whether the file holds its key and is to sync by itself.
     pub(crate) woken: Cell<bool>,
     /// The wish that the file be synced by itself; given up when the connection closes.
@@ -48,6 +50,7 @@ impl State {
             secret: RefCell::new(None),
             last_report: RefCell::new(None),
             session: RefCell::new(None),
+            rolling: RefCell::default(),
             woken: Cell::new(false),
             #[cfg(feature = "net")]
             auto: RefCell::new(None),

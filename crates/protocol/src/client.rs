@@ -7,6 +7,7 @@
 //! Prepare --Prepared--> Send --Answered--> Absorb --Absorbed--> Prepare ... or Done
 //!                        | `--Refused----> Mend ----Mended----> Prepare
 //!                        `----Unreachable-> Pause --Resumed---> Prepare
+//! Check ---Prepared--> Send ...; or Unchecked, where nothing is to be checked
 //! ```
 //! In the common case that is one request: the first answer takes the changes and says that nothing more is there.
 //!
@@ -23,6 +24,12 @@
 //! let absorbed = Absorbed { rows_received: 3, rows_sent: 1, ..Absorbed::default() };
 //! assert_eq!(session.step(Event::Absorbed(absorbed), moment), Action::Done(session.totals()));
 //! ```
+//!
+//! # Checks
+//!
+//! A turn that moved nothing may be followed by one that checks a part of what is held, once in a session and only if the
+//! caller wants that ([`Session::checking`]). It is an extra: if it fails, the sync has succeeded nevertheless. Where the
+//! device says that it must check all it has, the session goes on until that is done.
 //!
 //! # Pauses
 //!
@@ -88,6 +95,8 @@ pub enum Event {
     Refused(Reason),
     /// What the refusal asked for was done.
     Mended,
+    /// There is nothing to check.
+    Unchecked,
     /// The server could not be reached, or asked for patience. `retry_after_ms` is its wish, 0 without one.
     Unreachable {
         /// Milliseconds that the server asks to wait.
@@ -106,8 +115,14 @@ pub struct Absorbed {
     pub rows_sent: u64,
     /// Rows that the server refused.
     pub rows_rejected: u64,
+    /// Rows that were damaged here and were repaired, or that were not the server's any more.
+    pub rows_repaired: u64,
     /// True when there is more to send or to receive.
     pub more: bool,
+    /// True when nothing moved in either direction, and nothing waits to.
+    pub idle: bool,
+    /// True when there are ranges that must be checked, and the last ones were.
+    pub unchecked: bool,
 }
 
 /// What to do next.
@@ -118,6 +133,8 @@ pub enum Action {
         /// Whether the server needs the schema.
         schema: bool,
     },
+    /// Make a request that has ranges checked.
+    Check,
     /// Send the request and wait for the answer.
     Send,
     /// Apply the answer.
@@ -146,6 +163,8 @@ pub struct Totals {
     pub rows_sent: u64,
     /// Rows that the server refused.
     pub rows_rejected: u64,
+    /// Rows that were repaired.
+    pub rows_repaired: u64,
     /// Requests answered.
     pub turns: u64,
 }
@@ -163,6 +182,10 @@ pub struct Session {
     attempts: u32,
     refusals: u32,
     totals: Totals,
+    /// Whether an idle turn may be followed by a check; whether one was; and whether it is on its way.
+    checks: bool,
+    checked: bool,
+    checking: bool,
     /// When the last step was taken; `None` before the first.
     stepped_at_ms: Option<u64>,
     elapsed_ms: u64,
@@ -177,10 +200,19 @@ impl Session {
             retry,
             attempts: 0,
             refusals: 0,
-            totals: Totals { rows_received: 0, rows_sent: 0, rows_rejected: 0, turns: 0 },
+            totals: Totals { rows_received: 0, rows_sent: 0, rows_rejected: 0, rows_repaired: 0, turns: 0 },
+            checks: false,
+            checked: false,
+            checking: false,
             stepped_at_ms: None,
             elapsed_ms: 0,
         }
+    }
+
+    /// The same session, which has a part of what is held checked when it finds that nothing is to be done.
+    #[must_use]
+    pub const fn checking(self) -> Self {
+        Self { checks: true, ..self }
     }
 
     /// The directions of the session.
@@ -220,6 +252,9 @@ impl Session {
                 Action::Absorb
             }
             Event::Absorbed(absorbed) => self.absorbed(absorbed),
+            Event::Unchecked => self.finished(),
+            // The sync is complete without it.
+            Event::Refused(_) | Event::Unreachable { .. } if self.checking => Action::Done(self.totals),
             Event::Refused(reason) => self.refused(reason),
             Event::Unreachable { retry_after_ms } => self.unreachable(retry_after_ms, moment.draw),
         }
@@ -234,11 +269,29 @@ impl Session {
         self.totals.rows_received += absorbed.rows_received;
         self.totals.rows_sent += absorbed.rows_sent;
         self.totals.rows_rejected += absorbed.rows_rejected;
+        self.totals.rows_repaired += absorbed.rows_repaired;
+        self.checking = false;
         if absorbed.more {
             // A turn that was taken shows that refusals were mended and the server is there.
             (self.attempts, self.refusals) = (0, 0);
             return self.prepare(false);
         }
+        if self.goal.pull && self.left_ms() > 0 {
+            if absorbed.unchecked {
+                (self.attempts, self.refusals) = (0, 0);
+                return Action::Check;
+            }
+            if self.checks && !self.checked && absorbed.idle {
+                (self.checked, self.checking) = (true, true);
+                return Action::Check;
+            }
+        }
+        self.finished()
+    }
+
+    /// The end, or a pause if news is awaited.
+    fn finished(&mut self) -> Action {
+        self.checking = false;
         let waits = self.retry.awaits_news && self.goal.pull && self.totals.rows_received == 0;
         if waits
             && let Some(pause_ms) = self.next_bound_ms()
@@ -313,6 +366,57 @@ mod tests {
         let last = Absorbed { more: false, ..more };
         assert_eq!(session.step(Event::Absorbed(last), at(0, 0)), Action::Done(session.totals()));
         assert_eq!((session.totals().rows_received, session.totals().rows_rejected), (2, 4));
+    }
+
+    #[test]
+    fn an_idle_turn_is_followed_by_one_check_if_that_is_wanted() {
+        let idle = Event::Absorbed(Absorbed { idle: true, ..Absorbed::default() });
+        let mut session = Session::new(BOTH, Retry::none());
+        assert_eq!(session.step(idle, at(0, 0)), Action::Done(Totals::default()));
+        let mut session = Session::new(BOTH, Retry::none()).checking();
+        assert_eq!(
+            session.step(Event::Absorbed(Absorbed::default()), at(0, 0)),
+            Action::Done(Totals::default())
+        );
+        assert_eq!(session.step(idle, at(0, 0)), Action::Check);
+        assert_eq!(session.step(Event::Prepared, at(0, 0)), Action::Send);
+        let repaired = Absorbed { rows_repaired: 2, idle: true, ..Absorbed::default() };
+        let totals = Totals { rows_repaired: 2, ..Totals::default() };
+        assert_eq!(session.step(Event::Absorbed(repaired), at(0, 0)), Action::Done(totals));
+    }
+
+    #[test]
+    fn a_check_that_fails_or_has_nothing_to_do_fails_no_sync() {
+        let idle = Event::Absorbed(Absorbed { idle: true, ..Absorbed::default() });
+        for event in [GONE, Event::Refused(Reason::Denied), Event::Refused(Reason::Clone), Event::Unchecked] {
+            let mut session = Session::new(BOTH, retry(3, 10)).checking();
+            assert_eq!(session.step(idle, at(0, 0)), Action::Check);
+            assert_eq!(session.step(event, at(0, 0)), Action::Done(Totals::default()));
+        }
+        // What comes of it is taken as any news: the check has found rows to send.
+        let mut session = Session::new(BOTH, Retry::none()).checking();
+        session.step(idle, at(0, 0));
+        let more = Absorbed { more: true, ..Absorbed::default() };
+        assert_eq!(session.step(Event::Absorbed(more), at(0, 0)), Action::Prepare { schema: false });
+        assert_eq!(session.step(GONE, at(0, 0)), Action::Fail, "but then it is a sync again");
+    }
+
+    #[test]
+    fn all_that_must_be_checked_is_checked_in_time_and_a_failure_is_one() {
+        let rest = Event::Absorbed(Absorbed { unchecked: true, ..Absorbed::default() });
+        let mut session = Session::new(BOTH, Retry { total_ms: 1_000, ..retry(1, 0) });
+        session.step(Event::Start, at(0, 0));
+        for now_ms in [0, 500, 999] {
+            assert_eq!(session.step(rest, at(now_ms, 0)), Action::Check);
+        }
+        assert_eq!(session.step(rest, at(1_000, 0)), Action::Done(Totals::default()), "the next one goes on");
+        let mut session = Session::new(BOTH, retry(1, 0));
+        assert_eq!(session.step(rest, at(0, 0)), Action::Check);
+        assert_eq!(session.step(GONE, at(0, 0)), Action::Pause { pause_ms: 0 });
+        assert_eq!(session.step(Event::Resumed, at(0, 0)), Action::Prepare { schema: false });
+        assert_eq!(session.step(GONE, at(0, 0)), Action::Fail);
+        let mut session = Session::new(Goal { push: true, pull: false }, Retry::none());
+        assert_eq!(session.step(rest, at(0, 0)), Action::Done(Totals::default()));
     }
 
     #[test]

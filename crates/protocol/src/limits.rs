@@ -66,6 +66,16 @@ pub const STAGED_BYTES_MAX: u64 = 16 << 30;
 pub const STAGED_MS_MAX: u64 = 24 * 3_600_000;
 /// Most verdicts in one answer; more of them come with the next rounds.
 pub const VERDICTS_MAX: usize = 4_096;
+/// Most ranges of keys that one request may ask the server to check.
+pub const CHECK_RANGES_MAX: usize = 64;
+/// Most bytes of the names, keys and digests of such ranges.
+pub const CHECK_BYTES_MAX: usize = 1 << 20;
+/// Rows after which a device ends a range: what differs in it costs at most so many rows.
+pub const RANGE_ROWS_MAX: u64 = 256;
+/// Rows that a server looks through for one request; ranges for which none are left are answered another time.
+pub const CHECK_ROWS_MAX: u64 = 1 << 15;
+/// Bytes of rows that a server, or a device, looks through for one request; the range at which they end is finished.
+pub const CHECK_ROW_BYTES_TARGET: usize = 16 << 20;
 /// Longest reason of a verdict, in bytes.
 pub const VERDICT_REASON_BYTES_MAX: usize = 512;
 /// Bytes of tables, keys and reasons in one answer at which its list of verdicts ends.

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! request  magic C5 52, version 1, flags, site 16, epoch, nonce, now, cursor, position (bytes), schema
-//!          fingerprint 8, [schema], [upload: round id 8, chunk, flags, base, payload (bytes)]
+//!          fingerprint 8, [schema], [upload: round id 8, chunk, flags, base, payload (bytes)], [check (bytes)]
 //! answer   magic C5 41, version 1, kind 0, epoch, nonce, now, flags, cursor, position (bytes), total rows,
-//!          [accepted: round id 8, rows in quarantine], [verdicts (bytes)], payload (bytes)
+//!          [accepted: round id 8, rows in quarantine], [verdicts (bytes)], [checked (bytes)], payload (bytes)
 //! refusal  magic C5 41, version 1, kind 1, code, epoch, nonce, now, text (bytes)
 //! ```
 //! Integers are varints of at most 63 bits, `(bytes)` have their length before them. The last 4 bytes of each are the low half of xxh3-64
 //! over all before them, little-endian: what was damaged on the way is not acted upon.
 
-use crate::limits::{ERROR_TEXT_BYTES_MAX, MESSAGE_BYTES_MAX, POSITION_BYTES_MAX, UPLOAD_CHUNKS_MAX};
+use crate::limits::{
+    CHECK_BYTES_MAX, ERROR_TEXT_BYTES_MAX, MESSAGE_BYTES_MAX, POSITION_BYTES_MAX, UPLOAD_CHUNKS_MAX,
+};
+use crate::range::Check;
 use crate::schema::Schema;
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -75,6 +78,8 @@ pub struct Request<'a> {
     pub schema: Option<Schema>,
     /// Changes of the device.
     pub upload: Option<Upload<'a>>,
+    /// Ranges to be checked, if any. They are answered only with a download that is complete.
+    pub check: Check<'a>,
 }
 
 /// One chunk of the changes of a round.
@@ -125,6 +130,9 @@ pub struct Turn<'a> {
     /// What became of rows that were not let in: encoded [`Verdicts`](crate::verdict::Verdicts), empty when there are
     /// none. They are laid before the payload.
     pub verdicts: &'a [u8],
+    /// What became of the check: encoded [`Checked`](crate::range::Checked), empty when there was none or the download is
+    /// not complete. It tells of the server as it was at `cursor`.
+    pub checked: &'a [u8],
     /// Changes for the device; empty when there are none.
     pub payload: &'a [u8],
 }
@@ -211,7 +219,7 @@ impl<'a> Request<'a> {
         out.extend_from_slice(&MAGIC_REQUEST);
         out.push(PROTOCOL_VERSION);
         let (schema, upload) = (self.schema.is_some(), self.upload.is_some());
-        let flags = [self.pull, schema, upload, self.echo];
+        let flags = [self.pull, schema, upload, self.echo, !self.check.ranges.is_empty()];
         out.push((0..).zip(flags).map(|(bit, flag)| u8::from(flag) << bit).sum());
         out.extend_from_slice(&self.site.0);
         for number in [self.epoch, self.nonce, self.now, self.cursor] {
@@ -229,6 +237,9 @@ impl<'a> Request<'a> {
             put_varint(&mut out, upload.base);
             put_bytes(&mut out, upload.payload);
         }
+        if !self.check.ranges.is_empty() {
+            put_bytes(&mut out, &self.check.encode());
+        }
         seal(out)
     }
 
@@ -238,16 +249,21 @@ impl<'a> Request<'a> {
     /// [`MessageError`] when the bytes are no request of this version.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = open(bytes, MAGIC_REQUEST)?;
-        let flags = flags(&mut reader, 0b1111)?;
+        let flags = flags(&mut reader, 0b1_1111)?;
         let site = SiteId(reader.array()?);
         let [epoch, nonce, now, cursor] = numbers(&mut reader)?;
         let position = reader.bytes(POSITION_BYTES_MAX as u64, "position")?;
         let fingerprint = u64::from_le_bytes(reader.array()?);
         let schema = if flags & 2 == 0 { None } else { Some(Schema::decode(&mut reader)?) };
         let upload = if flags & 4 == 0 { None } else { Some(Upload::decode(&mut reader)?) };
+        let check = if flags & 16 == 0 {
+            Check::default()
+        } else {
+            Check::decode(reader.bytes(CHECK_BYTES_MAX as u64, "check")?)?
+        };
         end(&reader)?;
         let (pull, echo) = (flags & 1 != 0, flags & 8 != 0);
-        Ok(Self { site, epoch, nonce, now, cursor, position, pull, echo, fingerprint, schema, upload })
+        Ok(Self { site, epoch, nonce, now, cursor, position, pull, echo, fingerprint, schema, upload, check })
     }
 }
 
@@ -313,6 +329,7 @@ impl<'a> Turn<'a> {
             accepted(|it| it.committed),
             accepted(|it| it.repeated),
             !self.verdicts.is_empty(),
+            !self.checked.is_empty(),
         ];
         out.push((0..).zip(flags).map(|(bit, flag)| u8::from(flag) << bit).sum());
         put_varint(out, self.cursor);
@@ -325,13 +342,16 @@ impl<'a> Turn<'a> {
         if !self.verdicts.is_empty() {
             put_bytes(out, self.verdicts);
         }
+        if !self.checked.is_empty() {
+            put_bytes(out, self.checked);
+        }
         put_bytes(out, self.payload);
     }
 
     fn decode(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
         let [epoch, nonce] = numbers(reader)?;
         let now = server_time(reader)?;
-        let flags = flags(reader, 0b1_1111)?;
+        let flags = flags(reader, 0b11_1111)?;
         let cursor = number(reader)?;
         let position = reader.bytes(POSITION_BYTES_MAX as u64, "position")?;
         let rows_total = number(reader)?;
@@ -344,9 +364,23 @@ impl<'a> Turn<'a> {
         };
         let verdicts =
             if flags & 16 == 0 { &[][..] } else { reader.bytes(MESSAGE_BYTES_MAX as u64, "verdicts")? };
+        let checked =
+            if flags & 32 == 0 { &[][..] } else { reader.bytes(MESSAGE_BYTES_MAX as u64, "checked")? };
         let payload = reader.bytes(MESSAGE_BYTES_MAX as u64, "payload")?;
         let drained = flags & 1 != 0;
-        Ok(Self { epoch, nonce, now, accepted, drained, cursor, position, rows_total, verdicts, payload })
+        Ok(Self {
+            epoch,
+            nonce,
+            now,
+            accepted,
+            drained,
+            cursor,
+            position,
+            rows_total,
+            verdicts,
+            checked,
+            payload,
+        })
     }
 }
 
@@ -434,6 +468,7 @@ fn end(reader: &Reader<'_>) -> Result<(), BytesError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::range::Range;
     use alloc::vec;
     use proptest::prelude::*;
 
@@ -457,6 +492,9 @@ mod tests {
                 base: 9,
                 payload,
             }),
+            check: Check {
+                ranges: vec![Range { table: "notes", shape: 1, after: b"", until: b"k", rows: 2, digest: 3 }],
+            },
         }
     }
 
@@ -475,6 +513,7 @@ mod tests {
             cursor: 12,
             position: b"",
             rows_total: 100,
+            checked: b"findings",
             verdicts: b"verdicts",
             payload,
         })

@@ -102,6 +102,7 @@ pub const fn is_skewed(request: &Request<'_>, now_ms: u64) -> bool {
 mod tests {
     use super::*;
     use crate::message::Upload;
+    use crate::range::Check;
     use cloudsync_core::id::SiteId;
 
     const EPOCH: u64 = 4;
@@ -127,6 +128,7 @@ mod tests {
             fingerprint: 0,
             schema: None,
             upload: round.map(upload),
+            check: Check::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use cloudsync_core::id::{SiteId, hex};
 use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request, RoundId, Turn, Upload};
+use cloudsync_protocol::range::Check;
 use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema};
 use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
 
@@ -39,6 +40,7 @@ fn poll() -> Request<'static> {
         fingerprint: 0x0123_4567_89ab_cdef,
         schema: None,
         upload: None,
+        check: Check::default(),
     }
 }
 
@@ -70,6 +72,7 @@ fn turn() -> Answer<'static> {
         position: b"here",
         rows_total: 300,
         verdicts: &[],
+        checked: &[],
         payload: b"payload",
     })
 }

@@ -31,8 +31,8 @@ use crate::replica::Replica;
 use crate::storage;
 use crate::table::Table;
 use crate::value::from_sqlite;
-use crate::write::Writer;
-use cloudsync_core::clock::{ColumnSet, SiteOrdinal, Time};
+use crate::write::{Row, Writer};
+use cloudsync_core::clock::{ColumnSet, RowClock, SiteOrdinal, Time};
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::payload::{Opened, Payload};
 use cloudsync_sqlite_ffi::{Connection, Value};
@@ -245,6 +245,24 @@ impl Applier {
     /// True unless this is the server, where what cannot get in is refused by verdicts.
     pub(crate) fn is_devices(&self) -> bool {
         !matches!(self.source.origin, Origin::Site(_))
+    }
+
+    /// Keeps the values of a damaged row that the server's row, which is about to be laid, takes the place of.
+    pub(crate) fn note_repaired(
+        &mut self,
+        replica: &Replica,
+        row: &Row<'_>,
+        stored: Option<&RowClock>,
+        theirs: &RowClock,
+    ) -> Result<()> {
+        let table = &row.target.table;
+        let writer =
+            writer(&mut self.writers, self.db, table, replica.checks_parents, replica.guard.as_ref())?;
+        let Some(values) = writer.cells(row)? else { return Ok(()) };
+        match self.conflicts.repaired(row, stored, theirs, &values)? {
+            Some(losses) => self.conflicts.note(row, &losses, &replica.sites, replica.server_now_ms()?),
+            None => Ok(()),
+        }
     }
 
     /// The writer of a table.

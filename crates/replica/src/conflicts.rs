@@ -46,6 +46,8 @@ enum Kind {
     Overwritten,
     /// Its row went.
     Deleted,
+    /// The row was damaged, and the server's took its place.
+    Repaired,
 }
 
 impl Kind {
@@ -53,6 +55,7 @@ impl Kind {
         match self {
             Self::Overwritten => "overwritten",
             Self::Deleted => "deleted",
+            Self::Repaired => "repaired",
         }
     }
 }
@@ -199,6 +202,26 @@ impl Conflicts {
             replaced(row, incoming, losers, &unseen, &values)
         };
         Ok(losses)
+    }
+
+    /// What a damaged row loses by taking over the server's; `None` if there is nothing that is not the same, or no room.
+    pub(crate) fn repaired(
+        &mut self,
+        row: &Row<'_>,
+        stored: Option<&RowClock>,
+        theirs: &RowClock,
+        values: &[Owned],
+    ) -> Result<Option<Losses>> {
+        if !self.has_room(values.len())? {
+            return Ok(None);
+        }
+        let loser = |column| stored.and_then(|stored| stored.cell(column));
+        let losses = if theirs.is_alive() {
+            replaced(row, theirs, loser, &theirs.columns, values)
+        } else {
+            removed(row, theirs, loser, values)
+        };
+        Ok(losses.map(|losses| Losses { kind: Kind::Repaired, ..losses }))
     }
 
     /// Whether the row may lose anything that was written here.

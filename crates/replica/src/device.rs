@@ -8,18 +8,21 @@
 
 use crate::apply::Source;
 use crate::changes::{self, Origin};
+use crate::check::Asked;
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
 use crate::kept;
 use crate::position::Position;
 use crate::quarantine;
 use crate::rebuilt;
+use crate::repair;
 use crate::replica::Replica;
 use crate::storage;
 use crate::upload::{Outgoing, Round};
 use cloudsync_protocol::client::{Absorbed, Goal};
 use cloudsync_protocol::message::{Reason, Refusal, Request, Turn};
 use cloudsync_protocol::payload::Opened;
+use cloudsync_protocol::range::Check;
 use cloudsync_sqlite_ffi::Value;
 
 /// Chunks of one download that are staged at most; more of them come only from a server that goes round in circles.
@@ -47,6 +50,8 @@ pub struct Sent {
     pub(crate) offered: u64,
     /// How often the file had been logged out.
     logouts: u64,
+    /// The ranges that it wanted to have checked.
+    pub(crate) asked: Option<Asked>,
 }
 
 impl Replica {
@@ -63,7 +68,7 @@ impl Replica {
                 if replica.has_ready_pieces()? {
                     return Ok(None);
                 }
-                replica.request(goal, schema).map(Some)
+                replica.request(goal, schema, Check::default()).map(Some)
             })?;
             match request {
                 Some(request) => return Ok(request),
@@ -72,7 +77,7 @@ impl Replica {
         }
     }
 
-    fn request(&mut self, goal: Goal, schema: bool) -> Result<Vec<u8>> {
+    pub(crate) fn request(&mut self, goal: Goal, schema: bool, check: Check<'_>) -> Result<Vec<u8>> {
         if storage::get_i64(&self.db, "refetch")?.is_some() {
             storage::unset(&self.db, "refetch")?;
             self.restart_download()?;
@@ -101,6 +106,7 @@ impl Replica {
             fingerprint,
             schema: tell.then_some(definition),
             upload: upload.as_ref().map(Outgoing::upload),
+            check,
         };
         let bytes = request.encode();
         self.sent = Some(Sent {
@@ -117,6 +123,7 @@ impl Replica {
             floor,
             offered,
             logouts: self.logouts()?,
+            asked: None,
         });
         Ok(bytes)
     }
@@ -161,6 +168,7 @@ impl Replica {
         let idle = turn.payload.is_empty()
             && sent.position.is_empty()
             && sent.round.is_none()
+            && !repair::is_needed(turn.checked)
             && !quarantine::is_called(&self.db)?;
         self.outlasting_rollbacks(
             |replica| {
@@ -191,22 +199,32 @@ impl Replica {
         self.offered_version = self.version_on_its_way()?;
         let mut more = self.take_acceptance(sent, turn, &mut absorbed)?;
         if sent.goal.pull {
+            let taken = self.is_at(sent)? && turn.drained;
             more |= self.take_download(sent, turn, &mut absorbed)?;
+            if let Some(asked) = sent.asked.as_ref().filter(|_| taken) {
+                self.take_checked(asked, turn.checked, &mut absorbed)?;
+            }
         }
         let unsent = self.is_upload_open()? || self.is_anything_unsent()?;
         if !unsent {
             // What the server sent need not be looked through for unsent changes ever again.
             storage::set_u64(&self.db, "sent_version", changes::last_version(&self.db)?)?;
         }
-        absorbed.more = more || sent.goal.push && unsent;
+        absorbed.more |= more || (sent.goal.push || sent.asked.is_some()) && unsent;
+        // What a check that did not get on must go on with is a matter of the next sync.
+        absorbed.unchecked |= sent.asked.is_none() && !absorbed.more && self.must_check()?;
+        absorbed.idle = !absorbed.more
+            && turn.payload.is_empty()
+            && sent.round.is_none()
+            && sent.position.is_empty()
+            && absorbed.rows_rejected == 0;
         self.note_progress(sent, turn, &absorbed)?;
         Ok(absorbed)
     }
 
     /// Applies or stages what came. Gives true when there is more to receive.
     fn take_download(&mut self, sent: &Sent, turn: &Turn<'_>, absorbed: &mut Absorbed) -> Result<bool> {
-        let position = storage::get_blob(&self.db, "position")?.unwrap_or_default();
-        if position != sent.position || storage::get_u64(&self.db, "cursor")? != sent.cursor {
+        if !self.is_at(sent)? {
             // Another process received this meanwhile.
             return Ok(true);
         }
@@ -244,8 +262,14 @@ impl Replica {
         Ok(round.map_or(0, |round| round.last))
     }
 
+    /// Whether the file stands where it stood when the request was made.
+    fn is_at(&self, sent: &Sent) -> Result<bool> {
+        let position = storage::get_blob(&self.db, "position")?.unwrap_or_default();
+        Ok(position == sent.position && storage::get_u64(&self.db, "cursor")? == sent.cursor)
+    }
+
     /// True when no row of a synced table was ever known here.
-    fn is_empty(&self) -> Result<bool> {
+    pub(crate) fn is_empty(&self) -> Result<bool> {
         Ok(self.db.query_i64("SELECT 1 FROM main.cloudsync_clocks LIMIT 1", &[])?.is_none())
     }
 
@@ -328,6 +352,9 @@ impl Replica {
                 storage::unset(&self.db, "unsent_position")?;
                 storage::set_u64(&self.db, "epoch", refusal.epoch)?;
                 storage::set_u64(&self.db, "nonce", refusal.nonce)?;
+                if !self.is_empty()? {
+                    self.begin_reconciling(true)?;
+                }
                 storage::set(&self.db, "resend", Value::Integer(1))
             }
             Reason::LostChunks => {
@@ -349,16 +376,28 @@ impl Replica {
         storage::set(&self.db, "echo", Value::Integer(1))?;
         self.db.execute("DELETE FROM main.cloudsync_inbox")?;
         rebuilt::begin_comparing(&self.db)?;
+        if !self.is_empty()? {
+            // What the server does not have any more is found when everything is here.
+            self.begin_reconciling(true)?;
+        }
         kept::begin_again(&self.db)
     }
 
-    /// Makes the next round fetch everything again. Harmless: what is here already changes nothing.
+    /// Makes the next round compare everything with the server, or fetch everything where that cannot be compared. Harmless:
+    /// what is the same changes nothing.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn reset_sync(&mut self) -> Result<()> {
         self.require()?;
-        self.transact(|replica| replica.restart_download())
+        self.transact(|replica| {
+            repair::forget(&replica.db)?;
+            if replica.can_reconcile()? {
+                replica.begin_reconciling(false)
+            } else {
+                replica.restart_download()
+            }
+        })
     }
 
     /// Remembers the server's address, without secrets. Another server than before is met as a stranger.

@@ -31,7 +31,6 @@ pub(crate) const REASON: &str = "the row may no longer be seen here";
 impl Replica {
     /// Takes rows out. Gives how many were there. The caller holds the transaction, runs under
     /// [`with_apply_settings`](Self::with_apply_settings), and has folded everything.
-    #[allow(dead_code, reason = "for rows of which a server does not know")]
     pub(crate) fn evict(&mut self, rows: &[RowKey]) -> Result<u64> {
         let base = storage::get_u64(&self.db, "cursor")?;
         let mut applier = Applier::open(self, Source { origin: Origin::Server, time_max: None, base })?;

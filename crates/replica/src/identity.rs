@@ -10,6 +10,9 @@
 //!   file before it was restored from a backup.
 //!
 //! Where neither shows it, the server does: its nonces tell which of two files asks.
+//!
+//! What the server gave up to its cursor is in the copy as it was in the other file. So the cursor stays, and all that is here
+//! is compared with the server instead of being fetched once more (`check`).
 
 use crate::clocks::NEXT_ORDINAL;
 use crate::error::Result;
@@ -70,11 +73,23 @@ impl Replica {
         storage::set(&self.db, CLONE_SEEN, Value::Integer(1))
     }
 
-    /// Takes another site id, also for what was not sent; all is fetched again.
+    /// Takes another site id, also for what was not sent; all is compared with the server, or fetched again.
     pub(crate) fn part(&mut self, why: &str) -> Result<()> {
         storage::unset(&self.db, CLONE_SEEN)?;
         let old = self.own_site()?;
+        let given = if self.can_reconcile()? {
+            Some((storage::get_u64(&self.db, "cursor")?, storage::get_u64(&self.db, "epoch")?))
+        } else {
+            None
+        };
         self.take_new_site()?;
+        if let Some((cursor, epoch)) = given {
+            storage::set_u64(&self.db, "cursor", cursor)?;
+            storage::set_u64(&self.db, "epoch", epoch)?;
+            self.begin_reconciling(false)?;
+        } else if !self.is_empty()? {
+            self.begin_reconciling(true)?;
+        }
         let new = self.own_site()?;
         // Later ones of the old id came by file, and are the copy's.
         let floor = storage::get_u64(&self.db, "floor")?;

@@ -4,6 +4,7 @@ use crate::alter;
 use crate::buried;
 use crate::capture;
 use crate::catalog;
+use crate::check;
 use crate::clocks::pk_range;
 use crate::columns::number_columns;
 use crate::error::{Error, Result};
@@ -239,6 +240,7 @@ impl Replica {
                 )?;
             } else {
                 capture::drop_triggers(&replica.db, &table.name)?;
+                check::note_unwatched(&replica.db, table.id)?;
             }
             let sql = "UPDATE main.cloudsync_tables SET enabled = ?2 WHERE id = ?1";
             replica.db.prepare(sql)?.run(&[Value::Integer(table.id), Value::Integer(i64::from(enabled))])?;

@@ -23,6 +23,8 @@ pub struct Replica {
     pub(crate) catalog: Catalog,
     pub(crate) sites: Sites,
     pub(crate) sent: Option<crate::device::Sent>,
+    /// Where the next slice of rows is checked.
+    pub(crate) rolling: crate::check::Rolling,
     /// Set while `transact` runs.
     transacting: bool,
     /// What the applies of the transaction at hand leave to its end.
@@ -57,6 +59,7 @@ impl Replica {
             catalog: Catalog::default(),
             sites: Sites::default(),
             sent: None,
+            rolling: crate::check::Rolling::default(),
             transacting: false,
             unsettled: crate::settle::Unsettled::default(),
             checks_parents: false,

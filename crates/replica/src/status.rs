@@ -217,6 +217,8 @@ impl Replica {
             "unfolded_writes": count("cloudsync_log")?,
             "unsent": unsent,
             "scrub_due": self.is_scrub_due()?,
+            "reconciling": self.is_reconciling()?,
+            "repairs": self.repairs()?,
             "parted": parted.map(|(at, why)| json!({ "at": at, "why": why })),
             "cursor": storage::get_u64(&self.db, "cursor")?,
             "downloading": storage::get_blob(&self.db, "position")?.is_some(),

@@ -35,12 +35,28 @@ struct Later {
 }
 
 /// One refused row.
-struct Refusal {
+pub(crate) struct Refusal {
     row: RowKey,
     pk: Vec<u8>,
     /// The place of the server's row in the payload: its group, and the row in it.
     given: Option<(usize, usize)>,
     later: Option<Later>,
+    /// Nothing was refused: what is here is damaged, and is replaced by what the server has.
+    repairs: bool,
+    /// Our row is gone, whatever our clock says.
+    gone: bool,
+}
+
+impl Refusal {
+    /// A damaged row, which nobody has changed since the server gave it; `gone` if it does not exist though it should.
+    pub(crate) const fn damaged(row: RowKey, pk: Vec<u8>, given: Option<(usize, usize)>, gone: bool) -> Self {
+        Self { row, pk, given, later: None, repairs: true, gone }
+    }
+
+    /// The row.
+    pub(crate) const fn row(&self) -> &RowKey {
+        &self.row
+    }
 }
 
 /// What is to be done with a refused row.
@@ -130,24 +146,33 @@ impl Replica {
                 let text = "verdict refused: the server's row is missing, or was not announced";
                 return Err(Error::Protocol(text.into()));
             }
-            rows.push(Refusal { row: row.clone(), pk, given, later: None });
+            rows.push(Refusal { row: row.clone(), pk, given, later: None, repairs: false, gone: false });
         }
         self.find_later_edits(&mut rows)?;
+        self.lay_refusals(&rows, payload.as_ref())
+    }
+
+    /// Lays what the server has in place of rows that are here; gives what of them must be sent again.
+    pub(crate) fn lay_refusals(
+        &mut self,
+        rows: &[Refusal],
+        payload: Option<&Payload<'_>>,
+    ) -> Result<Vec<(RowKey, Mask)>> {
         let base = storage::get_u64(&self.db, "cursor")?;
         let source = Source { origin: Origin::Server, time_max: None, base };
         let mut laying = Laying {
             applier: Applier::open(self, source)?,
             own: self.own_site()?,
-            payload: payload.as_ref(),
+            payload,
             sites: Vec::new(),
             again: Vec::new(),
         };
-        if let Some(payload) = &payload {
+        if let Some(payload) = payload {
             kept::keep(&self.db, &self.catalog, payload, source)?;
             let sites = payload.sites().iter().map(|site| self.sites.ordinal(&self.db, *site));
             laying.sites = sites.collect::<Result<_>>()?;
         }
-        laying.lay_all(self, &rows)?;
+        laying.lay_all(self, rows)?;
         let Laying { mut applier, again, .. } = laying;
         // What a refused row stood in the way of may come in.
         applier.settle(self)?;
@@ -158,7 +183,7 @@ impl Replica {
     }
 
     /// Where each row of the payload stands.
-    fn places(&self, payload: &Payload<'_>) -> HashMap<Vec<u8>, (usize, usize)> {
+    pub(crate) fn places(&self, payload: &Payload<'_>) -> HashMap<Vec<u8>, (usize, usize)> {
         let mut places = HashMap::new();
         for (at, group) in payload.groups().iter().enumerate() {
             if let Some(table) = self.catalog.table_named(group.table()).filter(|_| group.whole()) {
@@ -204,7 +229,7 @@ impl Replica {
     }
 
     /// Puts rows into the list of what is unsent.
-    fn note_again(&self, mut rows: Vec<(RowKey, Mask)>) -> Result<()> {
+    pub(crate) fn note_again(&self, mut rows: Vec<(RowKey, Mask)>) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -261,7 +286,7 @@ impl Laying<'_> {
 
     /// Lays one row; gives the reason when a constraint does not let it in.
     fn lay(&mut self, replica: &mut Replica, refusal: &Refusal) -> Result<Option<String>> {
-        let Refusal { row: (table, key), pk, given, later } = refusal;
+        let Refusal { row: (table, key), pk, given, later, .. } = refusal;
         let ours = self.applier.clocks.read(pk)?;
         let target = match (given, self.payload) {
             (Some((at, row)), Some(payload)) => {
@@ -273,8 +298,15 @@ impl Laying<'_> {
         };
         let theirs =
             target.as_ref().map(|(target, group, row)| target.clock(group, *row, replica)).transpose()?;
+        if let (true, Some((target, group, at)), Some(theirs)) = (refusal.repairs, &target, &theirs) {
+            let row = Row { group, target, packed: key, at: *at };
+            self.applier.note_repaired(replica, &row, ours.as_ref(), theirs)?;
+        }
         let later = later.as_ref();
-        let undoing = self.undoing(table, ours.as_ref(), theirs.as_ref(), later, replica);
+        let mut undoing = self.undoing(table, ours.as_ref(), theirs.as_ref(), later, replica);
+        if refusal.gone && matches!(undoing.action, Action::Update(_)) {
+            undoing.action = Action::Insert;
+        }
         if matches!(undoing.action, Action::Delete | Action::Bury(_)) && replica.checks_parents {
             // Children that their foreign key would protect become orphans: the server has no such parent.
             let mut family = std::mem::take(&mut replica.unsettled.family);

@@ -44,6 +44,7 @@ fn try_evict(device: &mut Device, rows: &[(&str, &str)]) -> Result<Absorbed> {
         position: b"",
         rows_total: 0,
         verdicts: &[],
+        checked: b"",
         payload: &payload(rows),
     })
 }
@@ -216,6 +217,7 @@ fn a_staged_eviction_waits_for_its_download() {
         position: b"on",
         rows_total: 0,
         verdicts: &[],
+        checked: b"",
         payload: &evicted,
     };
     a.replica.absorb(&turn).unwrap();

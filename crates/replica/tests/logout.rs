@@ -291,6 +291,7 @@ fn an_answer_to_the_user_before_is_void() {
         position: b"",
         rows_total: 0,
         verdicts: &[],
+        checked: &[],
         payload: b"",
     };
     let error = a.replica.absorb(&turn).unwrap_err().to_string();

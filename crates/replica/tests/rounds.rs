@@ -56,6 +56,7 @@ fn answer(device: &mut Device, repeated: bool) {
         position: b"on",
         rows_total: 0,
         verdicts: &[],
+        checked: &[],
         payload: &[],
     };
     assert!(device.replica.absorb(&turn).unwrap().more);

@@ -38,6 +38,7 @@ fn accept(device: &mut Device, server_now: u64, round: Option<RoundId>, nonce: u
         position: &[],
         rows_total: 0,
         verdicts: &[],
+        checked: &[],
         payload: &[],
     };
     device.replica.absorb(&turn).unwrap();

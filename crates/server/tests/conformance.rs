@@ -13,6 +13,8 @@ macro_rules! for_every_store {
     };
 }
 
+#[path = "conformance/checks.rs"]
+mod checks;
 #[path = "conformance/chunks.rs"]
 mod chunks;
 #[path = "conformance/device.rs"]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
+use cloudsync_protocol::range::Check;
 use cloudsync_server::config::Config;
 use cloudsync_server::control::{Control, NewKey};
 use cloudsync_server::events::Feed;
@@ -109,6 +110,7 @@ fn body(site: u8) -> Vec<u8> {
         fingerprint: 0,
         schema: None,
         upload: None,
+        check: Check::default(),
     };
     request.encode()
 }

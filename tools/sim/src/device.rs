@@ -105,7 +105,7 @@ impl Process {
 
     /// Begins a session.
     pub(crate) fn start(&mut self, goal: Goal, retry: Retry) -> Result<Wish> {
-        self.session = Some(Session::new(goal, retry));
+        self.session = Some(Session::new(goal, retry).checking());
         self.step(Event::Start)
     }
 
@@ -167,7 +167,7 @@ impl Process {
         self.machine.enter();
         self.attempt = None;
         let over = |totals: Totals, failed| Wish::Over {
-            received: totals.rows_received,
+            received: totals.rows_received + totals.rows_repaired,
             sent: totals.rows_sent,
             failed,
         };
@@ -175,6 +175,16 @@ impl Process {
             Action::Prepare { schema } => {
                 let goal = self.session()?.goal();
                 let bytes = self.replica.prepare(goal, schema).context("prepare")?;
+                match self.take(Event::Prepared)? {
+                    Action::Send => Ok(Wish::Send(bytes)),
+                    action => bail!("a request led to {action:?}"),
+                }
+            }
+            Action::Check => {
+                let goal = self.session()?.goal();
+                let Some(bytes) = self.replica.prepare_check(goal).context("prepare a check")? else {
+                    return self.step(Event::Unchecked);
+                };
                 match self.take(Event::Prepared)? {
                     Action::Send => Ok(Wish::Send(bytes)),
                     action => bail!("a request led to {action:?}"),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cloudsync_protocol::client::{Goal, Retry};
-use cloudsync_replica::{Class, Environment, Replica};
+use cloudsync_protocol::client::{Goal, Retry, Session};
+use cloudsync_replica::{Class, Environment, Replica, Rolling};
 use cloudsync_sqlite_ffi::Connection;
 
 use crate::auto::FileKey;
@@ -19,7 +19,7 @@ use crate::auto::watch::Watch;
 use crate::connection_string::{Address, ConnectionString, Secret};
 use crate::error::{Error, Result};
 use crate::functions;
-use crate::net::{Http, NetError, Patience, Reply, Round, Timeouts, Transport, sync};
+use crate::net::{Http, NetError, Patience, Reply, Round, Timeouts, Transport, drive};
 use crate::state::fill_random;
 
 /// The setting that makes a file sync by itself: the interval in milliseconds, 0 or nothing for off.
@@ -47,6 +47,10 @@ const SCRUB_IDLE: Duration = Duration::from_secs(2);
 const SCRUB_AGAIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether the file is still in its place.
 const PLACE_LOOK: Duration = Duration::from_secs(5);
+/// When the first slice of rows is checked against the server, if there is nothing else to do, and how often after that. A
+/// slice costs some milliseconds of a core on both sides.
+const CHECK_FIRST: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 pub(super) fn start(engine: Arc<Engine>, foreign_keys: bool) -> io::Result<()> {
     let work = move || {
@@ -133,6 +137,8 @@ fn run(engine: &Arc<Engine>, foreign_keys: bool) -> Result<()> {
             scrub_at: now,
             active_at: now,
             clocks: Clocks::now(),
+            rolling: Rolling::default(),
+            check_at: now + CHECK_FIRST,
         };
         while worker.step()? {}
         Ok(())
@@ -186,6 +192,9 @@ struct Worker<'e> {
     /// When anything last happened here or there.
     active_at: Instant,
     clocks: Clocks,
+    /// Where the next slice of rows is checked, and when.
+    rolling: Rolling,
+    check_at: Instant,
 }
 
 impl Worker<'_> {
@@ -399,9 +408,16 @@ impl Worker<'_> {
         };
         let mut replica = Replica::open(self.connection, Rc::clone(&self.environment))?;
         let (started_ms, last_conflict) = (self.environment.now_ms(), replica.last_conflict()?);
+        let checks = Instant::now() >= self.check_at;
+        let session = Session::new(BOTH, Retry::none());
+        let session = if checks { session.checking() } else { session };
+        replica.put_rolling(std::mem::take(&mut self.rolling));
         let mut transport = Ending { http, engine: self.engine };
-        let (round, outcome) =
-            sync(&mut replica, &mut transport, self.environment.as_ref(), BOTH, Retry::none());
+        let (round, outcome) = drive(&mut replica, &mut transport, self.environment.as_ref(), session);
+        self.rolling = replica.take_rolling();
+        if checks && outcome.is_ok() {
+            self.check_at = Instant::now() + CHECK_INTERVAL.mul_f64(0.9 + (draw() % 2001) as f64 / 10_000.0);
+        }
         let times = (started_ms, self.environment.now_ms());
         let server = way.address.to_string();
         let failed = outcome.as_ref().copied();

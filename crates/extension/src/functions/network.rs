@@ -4,8 +4,8 @@ use crate::calendar::utc;
 use crate::connection_string::{Address, ConnectionString, Secret};
 use crate::error::{Error, Result};
 use crate::functions::{Call, auto, credentials, information};
-use crate::net::{Round, Transport, sync};
-use cloudsync_protocol::client::{Goal, Retry};
+use crate::net::{Round, Transport, drive};
+use cloudsync_protocol::client::{Goal, Retry, Session};
 use cloudsync_replica::Replica;
 use cloudsync_sqlite_ffi::{Output, bindings};
 use serde_json::{Value as Json, json};
@@ -95,6 +95,7 @@ pub(super) fn status(call: &Call<'_>) -> Result<Output> {
     report["waiting"] = waiting(call, &replica, report["finished_at"].as_str())?;
     report["auto"] = auto::describe(call, &replica)?;
     report["progress"] = progress(&replica)?;
+    report["repairs"] = replica.repairs()?;
     report["warnings"] = json!(information::warnings(server.as_deref()));
     Ok(Output::from(report.to_string()))
 }
@@ -201,7 +202,11 @@ fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
     let environment = &call.state().environment;
     let started_ms = environment.now_ms();
     let last_conflict = replica.last_conflict()?;
-    let (round, outcome) = sync(&mut replica, transport.as_mut(), environment.as_ref(), goal, retry);
+    let session = Session::new(goal, retry);
+    let session = if goal == BOTH { session.checking() } else { session };
+    replica.put_rolling(call.state().rolling.take());
+    let (round, outcome) = drive(&mut replica, transport.as_mut(), environment.as_ref(), session);
+    call.state().rolling.replace(replica.take_rolling());
     let begun = Begun { server: Some(address.to_string()), started_ms, last_conflict };
     conclude(call, &mut replica, &begun, &round, outcome.as_ref().copied());
     if outcome.is_ok() && replica.is_scrub_due()? {
@@ -236,7 +241,8 @@ pub(super) fn conclude(
 
 /// True when a sync moved nothing.
 fn is_idle(round: &Round) -> bool {
-    round.totals.rows_sent == 0 && round.totals.rows_received == 0
+    let totals = round.totals;
+    totals.rows_sent == 0 && totals.rows_received == 0 && totals.rows_repaired == 0
 }
 
 /// Keeps the report of a sync: in the file too, unless it was idle and follows one that did not fail.
@@ -275,6 +281,7 @@ pub(crate) fn report(
         "sent": totals.rows_sent,
         "received": totals.rows_received,
         "rejected": totals.rows_rejected,
+        "repaired": totals.rows_repaired,
         "bytes_sent": round.bytes_sent,
         "bytes_received": round.bytes_received,
         "error": outcome.err().map(ToString::to_string),

@@ -31,13 +31,22 @@ pub(crate) struct HostSession {
     failure: Option<NetError>,
 }
 
+/// Which request comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// One of a sync, with the schema or without.
+    Sync { schema: bool },
+    /// One that has ranges checked.
+    Check,
+}
+
 /// What the session waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// The host asks for the request.
-    Request { schema: bool },
+    Request(Wish),
     /// The host hands back what came for a request.
-    Answer { schema: bool },
+    Answer(Wish),
     /// Nothing: it is over.
     Nothing,
 }
@@ -54,13 +63,14 @@ pub(super) fn start(call: &Call<'_>) -> Result<Output> {
     }
     let address = network::known_address(&replica)?;
     let retry = Retry { total_ms: replica.setting_number("network_total_ms")?, ..RETRY };
-    let mut session = Session::new(goal, retry);
+    let session = Session::new(goal, retry);
+    let mut session = if goal.push && goal.pull { session.checking() } else { session };
     let environment = &call.state().environment;
     session.step(Event::Start, net::moment(environment.as_ref()));
     let url = address.as_ref().map(|address| address.sync_url());
     *call.state().session.borrow_mut() = Some(HostSession {
         session,
-        next: Next::Request { schema: false },
+        next: Next::Request(Wish::Sync { schema: false }),
         server: address.as_ref().map_or_else(|| SERVER_OF_HOST.to_owned(), |address| address.server()),
         database: address.as_ref().map(|address| address.database().to_owned()).unwrap_or_default(),
         begun: Begun {
@@ -77,15 +87,23 @@ pub(super) fn start(call: &Call<'_>) -> Result<Output> {
 
 pub(super) fn request(call: &Call<'_>) -> Result<Output> {
     with_session(call, |host, replica| {
-        let schema = match host.next {
+        let wish = match host.next {
             Next::Nothing => return Ok(Output::Null),
             // Asked for again, the request is made anew: under the same round id, it is the same one.
-            Next::Request { schema } | Next::Answer { schema } => schema,
+            Next::Request(wish) | Next::Answer(wish) => wish,
         };
-        let request = replica.prepare(host.session.goal(), schema)?;
+        let goal = host.session.goal();
+        let request = match wish {
+            Wish::Sync { schema } => replica.prepare(goal, schema)?,
+            Wish::Check => match replica.prepare_check(goal)? {
+                Some(request) => request,
+                // Something was written since it was found that ranges are to be checked.
+                None => replica.prepare(goal, false)?,
+            },
+        };
         host.session.step(Event::Prepared, net::moment(call.state().environment.as_ref()));
         host.sent = replica.take_sent();
-        host.next = Next::Answer { schema };
+        host.next = Next::Answer(wish);
         host.round.attempts += 1;
         host.round.bytes_sent += request.len() as u64;
         Ok(Output::from(request))
@@ -133,7 +151,7 @@ fn with_session(
 impl HostSession {
     /// Takes what came. Gives the milliseconds to wait before the next request, NULL at the end.
     fn take(&mut self, call: &Call<'_>, replica: &mut Replica, reply: Reply) -> Result<Output> {
-        if !matches!(self.next, Next::Answer { .. }) {
+        if !matches!(self.next, Next::Answer(_)) {
             return Err(Error::usage(
                 "no request is on its way: call cloudsync_session_request first, and hand over one answer for each",
             ));
@@ -184,12 +202,16 @@ impl HostSession {
                     Event::Mended
                 }
                 Action::Prepare { schema } => {
-                    self.next = Next::Request { schema };
+                    self.next = Next::Request(Wish::Sync { schema });
                     return Ok(Some(0));
                 }
                 Action::Pause { pause_ms } => {
-                    self.next = Next::Request { schema: false };
+                    self.next = Next::Request(Wish::Sync { schema: false });
                     return Ok(Some(pause_ms));
+                }
+                Action::Check => {
+                    self.next = Next::Request(Wish::Check);
+                    return Ok(Some(0));
                 }
                 Action::Done(_) => return Ok(None),
                 Action::Send => Event::Prepared,

@@ -24,7 +24,7 @@ pub(crate) use reply::Judged;
 pub use reply::{RETRY_AFTER_MS_MAX, Reply, Status};
 pub(crate) use retry_after::retry_after_ms;
 pub(crate) use sync::moment;
-pub use sync::{Round, sync};
+pub use sync::{Round, drive, sync};
 #[cfg(feature = "net")]
 pub(crate) use trust::read as read_trust;
 

@@ -38,18 +38,31 @@ pub fn sync(
     goal: Goal,
     retry: Retry,
 ) -> (Round, Result<()>) {
+    drive(replica, transport, environment, Session::new(goal, retry))
+}
+
+/// The same with a session that the caller has made.
+///
+/// # Errors
+/// As [`sync`].
+pub fn drive(
+    replica: &mut Replica,
+    transport: &mut dyn Transport,
+    environment: &dyn Environment,
+    session: Session,
+) -> (Round, Result<()>) {
     let mut driver = Driver {
         replica,
         transport,
         environment,
-        session: Session::new(goal, retry),
+        session,
         round: Round::default(),
         request: Vec::new(),
         answer: Vec::new(),
         refusal: None,
         failure: None,
     };
-    let outcome = driver.run(goal);
+    let outcome = driver.run();
     driver.round.totals = driver.session.totals();
     (driver.round, outcome)
 }
@@ -68,7 +81,8 @@ struct Driver<'d> {
 }
 
 impl Driver<'_> {
-    fn run(&mut self, goal: Goal) -> Result<()> {
+    fn run(&mut self) -> Result<()> {
+        let goal = self.session.goal();
         let mut event = Event::Start;
         loop {
             event = match self.session.step(event, moment(self.environment)) {
@@ -76,6 +90,13 @@ impl Driver<'_> {
                     self.request = self.replica.prepare(goal, schema)?;
                     Event::Prepared
                 }
+                Action::Check => match self.replica.prepare_check(goal)? {
+                    Some(request) => {
+                        self.request = request;
+                        Event::Prepared
+                    }
+                    None => Event::Unchecked,
+                },
                 Action::Send => self.send()?,
                 Action::Absorb => self.absorb()?,
                 Action::Mend(_) => self.mend()?,

@@ -15,6 +15,9 @@ pub(crate) const PULL: Goal = Goal { push: false, pull: true };
 pub(crate) struct Hub {
     pub(crate) server: Device,
     nonce: u64,
+    /// Rows that checks looked at here, and bytes that they took both ways.
+    pub(crate) looked_at: u64,
+    pub(crate) checked_bytes: usize,
 }
 
 impl Hub {
@@ -26,13 +29,31 @@ impl Hub {
     pub(crate) fn on(mut server: Device) -> Self {
         server.replica.give_ordinals().unwrap();
         server.replica.fold().unwrap();
-        Self { server, nonce: 0 }
+        Self { server, nonce: 0, looked_at: 0, checked_bytes: 0 }
     }
 
     /// One turn; everything must fit it.
     pub(crate) fn turn(&mut self, device: &mut Device, goal: Goal) -> Absorbed {
         let bytes = device.replica.prepare(goal, false).unwrap();
-        let request = Request::decode(&bytes).unwrap();
+        self.answer(device, &bytes, |_| {})
+    }
+
+    /// A turn that checks ranges, if there is anything to check. `meanwhile` runs on the device before the answer comes.
+    pub(crate) fn check_while(
+        &mut self,
+        device: &mut Device,
+        meanwhile: impl FnOnce(&mut Device),
+    ) -> Option<Absorbed> {
+        let bytes = device.replica.prepare_check(BOTH).unwrap()?;
+        Some(self.answer(device, &bytes, meanwhile))
+    }
+
+    pub(crate) fn check(&mut self, device: &mut Device) -> Option<Absorbed> {
+        self.check_while(device, |_| {})
+    }
+
+    fn answer(&mut self, device: &mut Device, bytes: &[u8], meanwhile: impl FnOnce(&mut Device)) -> Absorbed {
+        let request = Request::decode(bytes).unwrap();
         let upload = request.upload.as_ref();
         if let Some(upload) = upload {
             self.take(request.site, upload);
@@ -44,7 +65,17 @@ impl Hub {
             quarantined: 0,
         });
         let (payload, cursor) = self.give(&request);
+        let checked = match request.check.ranges.is_empty() {
+            true => Vec::new(),
+            false => {
+                let answer = self.server.replica.answer_check(&request.check, true).unwrap();
+                self.looked_at += answer.rows;
+                answer.checked
+            }
+        };
+        self.checked_bytes += request.check.encode().len() + checked.len();
         self.nonce += 1;
+        meanwhile(device);
         let turn = Turn {
             epoch: 1,
             nonce: self.nonce,
@@ -55,6 +86,7 @@ impl Hub {
             position: b"",
             rows_total: 0,
             verdicts: &[],
+            checked: &checked,
             payload: &payload,
         };
         device.replica.absorb(&turn).unwrap()
@@ -62,7 +94,15 @@ impl Hub {
 
     /// Until nothing is left.
     pub(crate) fn sync(&mut self, device: &mut Device) {
-        while self.turn(device, BOTH).more {}
+        loop {
+            let mut absorbed = self.turn(device, BOTH);
+            while absorbed.unchecked {
+                absorbed = self.check(device).unwrap_or_default();
+            }
+            if !absorbed.more {
+                return;
+            }
+        }
     }
 
     fn take(&mut self, site: SiteId, upload: &Upload<'_>) {

@@ -39,6 +39,11 @@ pub struct Metrics {
     denials: Family<1>,
     queue_wait_s: Histogram,
     apply_s: Histogram,
+    check_s: Histogram,
+    /// Rows that range checks of devices looked at.
+    pub check_rows: Counter,
+    /// Range checks that were put off because another one ran.
+    pub checks_put_off: Counter,
     /// Rows that uploads changed on the server.
     pub apply_rows: Counter,
     /// Rows that went to devices.
@@ -67,6 +72,9 @@ impl Metrics {
             denials: Family::new(LABELS_MAX),
             queue_wait_s: Histogram::new(SECONDS),
             apply_s: Histogram::new(SECONDS),
+            check_s: Histogram::new(SECONDS),
+            check_rows: Counter::new(),
+            checks_put_off: Counter::new(),
             apply_rows: Counter::new(),
             pull_rows: Counter::new(),
         }
@@ -134,6 +142,12 @@ impl Metrics {
         self.apply_s.observe(elapsed.as_secs_f64());
     }
 
+    /// Counts how long a range check took, and the rows that it looked at.
+    pub fn checked(&self, elapsed: Duration, rows: u64) {
+        self.check_s.observe(elapsed.as_secs_f64());
+        self.check_rows.add(rows);
+    }
+
     /// Everything as Prometheus reads it.
     #[must_use]
     pub fn to_text(&self, gauges: Gauges) -> String {
@@ -166,6 +180,13 @@ impl Metrics {
             "Time that turns waited for the writer.",
         );
         self.apply_s.write(&mut out, "apply_seconds", "Time of the writer's transactions, to the disk.");
+        self.check_s.write(&mut out, "check_seconds", "Time of range checks of devices.");
+        self.check_rows.write(&mut out, "check_rows_total", "Rows that range checks looked at.");
+        self.checks_put_off.write(
+            &mut out,
+            "checks_put_off_total",
+            "Range checks that were put off because another one ran.",
+        );
         self.apply_rows.write(&mut out, "apply_rows_total", "Rows that uploads changed here.");
         self.pull_rows.write(&mut out, "pull_rows_total", "Rows that went to devices.");
         for (name, help, value) in [
@@ -200,6 +221,7 @@ const fn reason(reason: Reason) -> &'static str {
 mod tests {
     use super::*;
     use cloudsync_core::id::SiteId;
+    use cloudsync_protocol::range::Check;
 
     #[test]
     fn the_text_is_as_prometheus_reads_it() {
@@ -242,6 +264,7 @@ mod tests {
             fingerprint: 0,
             schema: None,
             upload: None,
+            check: Check::default(),
         };
         let database = DatabaseName::new("private_name").unwrap();
         let failed = StoreError::Failed(String::new());

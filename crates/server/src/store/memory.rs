@@ -14,6 +14,7 @@ use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request, RoundId, Turn, Upload};
 use cloudsync_protocol::payload::{Opened, PayloadError};
+use cloudsync_protocol::range::{Check, Checked, Finding};
 use cloudsync_protocol::schema::{Schema, TableSchema, compare};
 use cloudsync_protocol::server::{self, Knowledge, SiteRecord, Standing, begins_epoch, is_skewed, standing};
 use cloudsync_replica::Zstd;
@@ -52,6 +53,10 @@ fn refuse<T>(reason: Reason, text: impl Into<String>) -> Result<T, Stop> {
     Err((reason, text.into()))
 }
 
+fn all_unknown(check: &Check<'_>) -> Vec<u8> {
+    Checked { findings: vec![Finding::Unknown; check.ranges.len()], payload: &[] }.encode()
+}
+
 fn damaged(error: PayloadError) -> Stop {
     (Reason::BadPayload, error.to_string())
 }
@@ -88,7 +93,7 @@ impl Store for MemoryStore {
                 *state = next;
                 let repeated = told.as_ref().is_some_and(|(accepted, _)| accepted.repeated);
                 let request = Request { echo: request.echo || repeated, ..request.clone() };
-                return Ok(state.answer(&request, told, now_ms));
+                return Ok(state.answer(&request, told, asker, now_ms));
             }
             Err(stop) => stop,
         };
@@ -228,13 +233,18 @@ impl State {
         Ok((accepted, verdicts))
     }
 
-    fn answer(&self, request: &Request<'_>, told: Option<Told>, now: u64) -> Vec<u8> {
+    fn answer(&self, request: &Request<'_>, told: Option<Told>, asker: &Asker, now: u64) -> Vec<u8> {
         let (accepted, verdicts) =
             told.map_or((None, Vec::new()), |(accepted, verdicts)| (Some(accepted), verdicts));
         // It has no policies, so a user sees nothing.
         let is_users = matches!(self.users.get(&request.site), Some(Some(_)));
         let sends = request.pull && !is_users;
         let payload = if sends { self.rows.extract(&self.enabled(), request) } else { Vec::new() };
+        let checked = match (request.pull && !request.check.ranges.is_empty(), &asker.user) {
+            (false, _) => Vec::new(),
+            (true, Some(_)) => all_unknown(&request.check),
+            (true, None) => self.rows.check(&self.enabled(), &request.check, asker.rights.write),
+        };
         let turn = Turn {
             epoch: self.epoch,
             nonce: self.nonce(request.site),
@@ -245,6 +255,7 @@ impl State {
             position: &[],
             rows_total: 0,
             verdicts: &verdicts,
+            checked: &checked,
             payload: &payload,
         };
         Answer::Turn(turn).encode()

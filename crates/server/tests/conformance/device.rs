@@ -10,6 +10,7 @@ use cloudsync_core::merge::{Algorithm, local, overlay};
 use cloudsync_core::value::{Value, ValueRef};
 use cloudsync_protocol::message::{Reason, Request, RoundId, Upload};
 use cloudsync_protocol::payload::{Encoder, Header};
+use cloudsync_protocol::range::Check;
 use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema};
 use cloudsync_replica::Zstd;
 use std::collections::BTreeMap;
@@ -47,9 +48,9 @@ pub(crate) const TITLE: ColumnNumber = ColumnNumber(1);
 pub(crate) const BODY: ColumnNumber = ColumnNumber(2);
 
 #[derive(Clone)]
-struct Row {
-    clock: RowClock,
-    values: BTreeMap<ColumnNumber, Value>,
+pub(crate) struct Row {
+    pub(crate) clock: RowClock,
+    pub(crate) values: BTreeMap<ColumnNumber, Value>,
 }
 
 /// What changed of a row.
@@ -75,8 +76,8 @@ pub(crate) struct Device {
     algorithm: Algorithm,
     /// The time of the last stamp, given or seen.
     pub(crate) time: u64,
-    sites: Vec<SiteId>,
-    rows: BTreeMap<Vec<u8>, Row>,
+    pub(crate) sites: Vec<SiteId>,
+    pub(crate) rows: BTreeMap<Vec<u8>, Row>,
     waiting: Vec<(Vec<u8>, Row, bool)>,
     unsent: BTreeMap<Vec<u8>, Part>,
     round: Option<(RoundId, Vec<u8>)>,
@@ -214,6 +215,7 @@ impl Device {
             fingerprint: self.schema.fingerprint(),
             schema: None,
             upload: None,
+            check: Check::default(),
         }
     }
 

@@ -14,7 +14,7 @@ for_every_store!(
     who_may_not_read_may_still_send,
 );
 
-fn user(id: &str) -> Asker {
+pub(crate) fn user(id: &str) -> Asker {
     let user = User { id: id.to_owned(), claims: serde_json::Map::new() };
     Asker { rights: Rights { read: true, write: true, schema: true }, user: Some(Arc::new(user)) }
 }

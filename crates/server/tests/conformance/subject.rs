@@ -99,6 +99,7 @@ pub(crate) struct Took {
     pub(crate) position: Vec<u8>,
     pub(crate) rows_total: u64,
     pub(crate) verdicts: Vec<u8>,
+    pub(crate) checked: Vec<u8>,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -162,6 +163,7 @@ pub(crate) fn ask_as(store: &dyn Store, request: &Request<'_>, asker: impl Into<
                 position: turn.position.to_vec(),
                 rows_total: turn.rows_total,
                 verdicts: turn.verdicts.to_vec(),
+                checked: turn.checked.to_vec(),
                 payload: turn.payload.to_vec(),
             })
         }

@@ -9,6 +9,7 @@ use cloudsync_core::merge::{Action, Algorithm, Travelled, decide, received};
 use cloudsync_core::value::Value;
 use cloudsync_protocol::message::{Reason, Request};
 use cloudsync_protocol::payload::{Encoder, Group, Header, Opened};
+use cloudsync_protocol::range::{Check, Checked, Digester, Finding, Range, RangeDigest, column_order, shape};
 use cloudsync_protocol::schema::{Schema, TableSchema, key_names};
 use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
 use cloudsync_replica::{NOT_ALLOWED, Zstd};
@@ -293,6 +294,51 @@ impl Rows {
         let only_own =
             |row: &Row| row.clock.clocks().all(own) && row.clock.marks.is_none() && in_its_life(row);
         self.rows.iter().filter(|(_, row)| request.echo || !only_own(row)).map(|(id, _)| id).collect()
+    }
+
+    /// Compares ranges of a device with what is here, and gives all of those that differ.
+    pub(super) fn check(&self, schema: &Schema, check: &Check<'_>, may_write: bool) -> Vec<u8> {
+        let mut encoder = Encoder::new();
+        let mut findings = Vec::new();
+        for range in &check.ranges {
+            findings.push(match schema.table(range.table).filter(|table| shape(table) == range.shape) {
+                None => Finding::Unknown,
+                Some(table) => self.compare(&mut encoder, table, range, may_write),
+            });
+        }
+        let payload = if encoder.is_empty() { Vec::new() } else { encoder.finish(Header::default(), &Zstd) };
+        Checked { findings, payload: &payload }.encode()
+    }
+
+    fn compare(
+        &self,
+        encoder: &mut Encoder,
+        table: &TableSchema,
+        range: &Range<'_>,
+        may_write: bool,
+    ) -> Finding<'static> {
+        let of_table = self.rows.iter().filter(|((name, _), _)| *name == table.name);
+        if range.rows > 0 && of_table.clone().next().is_none() {
+            return if may_write { Finding::Empty } else { Finding::Unknown };
+        }
+        let is_inside = |key: &[u8]| key > range.after && (range.until.is_empty() || key <= range.until);
+        let rows: Vec<_> = of_table.filter(|((_, key), _)| is_inside(key)).collect();
+        let mut digest = RangeDigest::default();
+        for ((_, key), row) in &rows {
+            let cells = column_order(table).into_iter().enumerate().map(|(at, place)| {
+                let number = ColumnNumber(place as u16);
+                let value = row.values.get(&number).filter(|_| row.clock.is_alive());
+                (at, number, value.map(Value::borrow))
+            });
+            digest.push(Digester::default().row(key, &row.clock, &self.sites, cells));
+        }
+        if digest == (RangeDigest { rows: range.rows, digest: range.digest }) {
+            return Finding::Equal;
+        }
+        for ((_, key), row) in rows {
+            self.write(encoder, table, key, row);
+        }
+        Finding::Differs { until: &[] }
     }
 
     fn write(&self, encoder: &mut Encoder, table: &TableSchema, key: &[u8], row: &Row) {

@@ -18,6 +18,7 @@
 //! | `cloudsync_server_downloads` | what was sent to such a device since its ledger was last sure |
 //! | `cloudsync_server_watched` | rows that changed in tables that policies read |
 
+mod checks;
 mod connection;
 mod host;
 mod observer;
@@ -145,6 +146,7 @@ impl SqliteStore {
             position: pulled.next.as_deref().unwrap_or_default(),
             rows_total: pulled.rows_total,
             verdicts: &taken.verdicts,
+            checked: &pulled.checked,
             payload: &pulled.payload,
         })
         .encode())

@@ -1,5 +1,6 @@
 //! Reading beside the writer: what is new for a device.
 
+use super::checks::Checks;
 use super::connection::Wrapped;
 use super::host::Located;
 use super::{schema, standing};
@@ -22,6 +23,7 @@ pub(super) struct Readers {
     file: Located,
     pool: Mutex<Pool>,
     returned: Condvar,
+    checks: Checks,
 }
 
 #[derive(Default)]
@@ -57,6 +59,8 @@ pub(super) struct Pulled {
     pub(super) rows_total: u64,
     /// What must be on disk before it leaves.
     pub(super) posting: Option<Posting>,
+    /// What became of the check, encoded; empty if there was none.
+    pub(super) checked: Vec<u8>,
 }
 
 /// A turn that can be answered.
@@ -68,7 +72,7 @@ pub(super) struct Ready {
 
 impl Readers {
     pub(super) fn new(file: Located) -> Self {
-        Self { file, pool: Mutex::default(), returned: Condvar::new() }
+        Self { file, pool: Mutex::default(), returned: Condvar::new(), checks: Checks::default() }
     }
 
     /// What a turn that brings nothing is answered with; `None` if the writer must see it.
@@ -90,7 +94,7 @@ impl Readers {
                 return Ok(None);
             }
             let nonce = known.record.map_or(0, |record| record.nonce);
-            let pulled = pull(file, request, asker)?;
+            let pulled = self.pulled(file, request, asker)?;
             Ok(pulled.map(|pulled| Ready { epoch: known.epoch, nonce, pulled }))
         })
     }
@@ -102,7 +106,20 @@ impl Readers {
 
     /// What is new for a device whose upload was taken; `None` if something must be folded first.
     pub(super) fn pull(&self, request: &Request<'_>, asker: &Asker) -> Result<Option<Pulled>, StoreError> {
-        self.read(|file| if needs_fold(file)? { Ok(None) } else { pull(file, request, asker) })
+        self.read(|file| if needs_fold(file)? { Ok(None) } else { self.pulled(file, request, asker) })
+    }
+
+    fn pulled(
+        &self,
+        file: &mut Wrapped,
+        request: &Request<'_>,
+        asker: &Asker,
+    ) -> Result<Option<Pulled>, StoreError> {
+        let Some(pulled) = pull(file, request, asker)? else { return Ok(None) };
+        // Before the end of a download the two sides stand at no common cursor.
+        let checks = request.pull && pulled.next.is_none() && !request.check.ranges.is_empty();
+        let checked = if checks { self.checks.answer(file, &request.check, asker)? } else { Vec::new() };
+        Ok(Some(Pulled { checked, ..pulled }))
     }
 
     /// Runs `act` on a connection of the pool, in one read transaction.
@@ -140,7 +157,14 @@ fn needs_fold(file: &mut Wrapped) -> Result<bool, StoreError> {
 fn pull(file: &mut Wrapped, request: &Request<'_>, asker: &Asker) -> Result<Option<Pulled>, StoreError> {
     if !request.pull {
         let cursor = request.cursor;
-        return Ok(Some(Pulled { payload: Vec::new(), next: None, cursor, rows_total: 0, posting: None }));
+        return Ok(Some(Pulled {
+            payload: Vec::new(),
+            next: None,
+            cursor,
+            rows_total: 0,
+            posting: None,
+            checked: Vec::new(),
+        }));
     }
     match &asker.user {
         Some(user) => pull_for(file, request, user),
@@ -155,7 +179,7 @@ fn pull_for(file: &mut Wrapped, request: &Request<'_>, user: &User) -> Result<Op
     let _assumed = identity.assume(user);
     let given = ledger::pull(replica, policies, request, site, user)?;
     let Given { payload, position: next, cursor, posting } = given;
-    Ok(Some(Pulled { payload, next, cursor, rows_total: 0, posting }))
+    Ok(Some(Pulled { payload, next, cursor, rows_total: 0, posting, checked: Vec::new() }))
 }
 
 /// What is new for a device with a key, which sees everything.
@@ -177,5 +201,5 @@ fn pull_all(file: &mut Wrapped, request: &Request<'_>) -> Result<Pulled, StoreEr
     // Before the end of a download there is no cursor: what was sent so far has no end that a version names.
     // A cursor of 0 would ask for everything again, also where there was nothing yet.
     let cursor = if next.is_none() { head.max(1) } else { 0 };
-    Ok(Pulled { payload: chunk.payload, next, cursor, rows_total, posting: None })
+    Ok(Pulled { payload: chunk.payload, next, cursor, rows_total, posting: None, checked: Vec::new() })
 }

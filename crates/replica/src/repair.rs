@@ -1,0 +1,491 @@
+//! Repairing what a check has found: rows that are not here what they are on the server, and that nobody changed since.
+//!
+//! The server's row takes the place of ours, clocks included, laid by the same means as the rows of verdicts. A row that
+//! the server does not have goes without a tombstone, and is kept in `cloudsync_rejected`. A row that exists though no
+//! clock says so, and that the server does not have either, was written behind the triggers' back: it is noted as
+//! inserted. Of a table of which the server knows nothing at all, everything is sent.
+//!
+//! `cloudsync_repairs` lists what was repaired. A row that is repaired again and again, because something here changes
+//! it each time, is left alone for a day: a repair must never go on for ever.
+
+use crate::capture;
+use crate::changes::Mask;
+use crate::check::{Asked, AskedRange};
+use crate::clocks::{self, ClockStore, pk_range, split_pk};
+use crate::codec::Zstd;
+use crate::error::{Error, Result};
+use crate::pick::RowKey;
+use crate::ranges::{ClockWalk, Held, RowReader, Unclocked};
+use crate::replica::Replica;
+use crate::storage;
+use crate::table::Table;
+use crate::verdicts::Refusal;
+use crate::write::Row;
+use cloudsync_core::clock::SiteOrdinal;
+use cloudsync_protocol::client::Absorbed;
+use cloudsync_protocol::payload::{Opened, Payload};
+use cloudsync_protocol::range::{Checked, Finding};
+use cloudsync_sqlite_ffi::{Connection, Value};
+use serde_json::{Value as Json, json};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::rc::Rc;
+
+/// Rows after which one sync repairs no further range of a slice.
+const REPAIRS_TARGET: usize = 1_000;
+/// Rows that are noted of one range at most.
+const NOTED_ROWS_MAX: usize = 10_000;
+/// Repairs that are listed at most; the oldest go.
+const LISTED_MAX: u64 = 1_000;
+/// How long they are listed, in milliseconds: 90 days.
+const LISTED_AGE_MS_MAX: u64 = 90 * 24 * 3_600_000;
+/// Repairs of one row after which it is left alone, and for how long, in milliseconds.
+const ROW_REPAIRS_MAX: i64 = 3;
+const ROW_REST_MS: u64 = 24 * 3_600_000;
+/// The settings that say how many rows were ever repaired, and when the last one was.
+const REPAIRED_ROWS: &str = "repaired_rows";
+const REPAIRED_AT: &str = "repaired_at";
+
+// language=SQLite
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS main.cloudsync_repairs(id INTEGER PRIMARY KEY, tbl TEXT NOT NULL, \
+    pk BLOB NOT NULL, what TEXT NOT NULL, at INTEGER NOT NULL)";
+
+/// What was found to be wrong with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Damage {
+    /// Its values or its clock are others.
+    Changed,
+    /// It has no clock.
+    Unclocked,
+    /// It is gone, and its clock says that it is alive.
+    Gone,
+    /// Neither row nor clock are here.
+    Missing,
+    /// The server does not have it.
+    Surplus,
+    /// A deletion that the server has forgotten, or never knew. Nobody misses it.
+    Forgotten,
+    /// It was never noted.
+    Unnoted,
+    /// It is too large for a repair: everything is fetched.
+    Large,
+    /// The server has lost its table.
+    Lost,
+}
+
+impl Damage {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Changed => "changed behind the triggers",
+            Self::Unclocked => "its clock was missing",
+            Self::Gone => "deleted behind the triggers",
+            Self::Missing => "missing here",
+            Self::Surplus | Self::Forgotten => "not on the server",
+            Self::Unnoted => "inserted behind the triggers",
+            Self::Large => "too large to be repaired by itself: everything was fetched",
+            Self::Lost => "its table was lost on the server",
+        }
+    }
+}
+
+/// Whether findings ask for anything to be written.
+pub(crate) fn is_needed(checked: &[u8]) -> bool {
+    let idle = |finding: &Finding<'_>| matches!(finding, Finding::Equal | Finding::Unknown | Finding::Later);
+    !checked.is_empty() && Checked::decode(checked).map_or(true, |checked| !checked.findings.iter().all(idle))
+}
+
+fn exists(db: &Connection) -> Result<bool> {
+    // language=SQLite
+    let sql = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = 'cloudsync_repairs'";
+    Ok(db.query_i64(sql, &[])?.is_some())
+}
+
+/// The rows that were repaired too often of late, by table and packed key.
+pub(crate) fn exhausted(db: &Connection, now_ms: u64) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut rows = Vec::new();
+    if !exists(db)? {
+        return Ok(rows);
+    }
+    // language=SQLite
+    let sql = "SELECT tbl, pk FROM main.cloudsync_repairs WHERE at > ?1 GROUP BY 1, 2 HAVING count(*) >= ?2";
+    let since = Value::Integer(now_ms.saturating_sub(ROW_REST_MS) as i64);
+    db.prepare(sql)?.for_each(&[since, Value::Integer(ROW_REPAIRS_MAX)], |row| -> Result<()> {
+        if let (Some(table), Some(key)) = (row.column(0).as_str(), row.column(1).as_blob()) {
+            rows.push((table.to_owned(), key.to_vec()));
+        }
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Forgets which rows were repaired too often.
+pub(crate) fn forget(db: &Connection) -> Result<()> {
+    if exists(db)? { Ok(db.execute("DELETE FROM main.cloudsync_repairs")?) } else { Ok(()) }
+}
+
+/// What was repaired, for people: how many rows ever, when last, and of what the listed ones.
+fn describe(db: &Connection, now_ms: u64) -> Result<Json> {
+    let rows = storage::get_u64(db, REPAIRED_ROWS)?;
+    if rows == 0 || !exists(db)? {
+        return Ok(Json::Null);
+    }
+    let mut damages = Vec::new();
+    // language=SQLite
+    let sql = "SELECT tbl, what, count(*), max(at) FROM main.cloudsync_repairs GROUP BY 1, 2 ORDER BY 4 DESC LIMIT 20";
+    db.prepare(sql)?.for_each(&[], |row| -> Result<()> {
+        damages.push(json!({
+            "table": row.column(0).as_str(), "what": row.column(1).as_str(),
+            "rows": row.column_i64(2), "at": row.column_i64(3),
+        }));
+        Ok(())
+    })?;
+    Ok(json!({
+        "rows": rows,
+        "at": storage::get_u64(db, REPAIRED_AT)?,
+        "damages": damages,
+        "given_up": exhausted(db, now_ms)?.len(),
+    }))
+}
+
+/// What the findings of one answer make necessary.
+#[derive(Default)]
+struct Plan {
+    /// Rows that the server's take the place of, and what was wrong with them.
+    rows: BTreeMap<Vec<u8>, (Refusal, Damage)>,
+    /// Rows that are noted as inserted.
+    notes: Vec<RowKey>,
+    /// Rows that are sent because the server has lost their table.
+    lost: Vec<RowKey>,
+    /// Everything must be fetched.
+    fetches: bool,
+}
+
+/// What is needed to find out what is damaged.
+struct Finder<'p> {
+    payload: Option<&'p Payload<'p>>,
+    sites: Vec<SiteOrdinal>,
+    /// The places of the server's rows in the payload, by their keys in the tree of clocks.
+    given: BTreeMap<Vec<u8>, (usize, usize)>,
+    unsent: HashSet<Vec<u8>>,
+    skipped: BTreeSet<Vec<u8>>,
+}
+
+impl Replica {
+    /// Takes in what the server found. The download of the same answer is in, so that the two sides are compared as they
+    /// are at one cursor.
+    pub(crate) fn take_checked(
+        &mut self,
+        asked: &Asked,
+        checked: &[u8],
+        absorbed: &mut Absorbed,
+    ) -> Result<()> {
+        if checked.is_empty() {
+            return self.note_checked(asked, Some(asked.from.clone())).map(drop);
+        }
+        let damaged = |error| Error::Protocol(format!("the server's findings are damaged: {error}"));
+        let checked = Checked::decode(checked).map_err(damaged)?;
+        if checked.findings.len() != asked.ranges.len() {
+            return Err(Error::Protocol("the server's findings are not those of the ranges".into()));
+        }
+        let opened =
+            if checked.payload.is_empty() { None } else { Some(Opened::open(checked.payload, &Zstd)?) };
+        let payload = opened.as_ref().map(Opened::payload).transpose()?;
+        let (plan, place) = self.plan(asked, &checked, payload.as_ref())?;
+        absorbed.rows_repaired = self.carry_out(plan, payload.as_ref(), absorbed)?;
+        absorbed.unchecked = self.note_checked(asked, place)? && self.must_check()?;
+        Ok(())
+    }
+
+    /// What is to be done, and the place up to which everything is known.
+    fn plan(
+        &mut self,
+        asked: &Asked,
+        checked: &Checked<'_>,
+        payload: Option<&Payload<'_>>,
+    ) -> Result<(Plan, Option<Vec<u8>>)> {
+        let mut finder = Finder {
+            payload,
+            sites: Vec::new(),
+            given: BTreeMap::new(),
+            unsent: HashSet::new(),
+            skipped: BTreeSet::new(),
+        };
+        if is_needed(&checked.encode()) {
+            finder.unsent = self.unsent_keys()?;
+            finder.skipped = self.uncomparable()?;
+        }
+        if let Some(payload) = payload {
+            let sites = payload.sites().iter().map(|site| self.sites.ordinal(&self.db, *site));
+            finder.sites = sites.collect::<Result<_>>()?;
+            finder.given = self.places(payload).into_iter().collect();
+        }
+        let mut plan = Plan::default();
+        let mut place = asked.from.clone();
+        for (range, finding) in asked.ranges.iter().zip(&checked.findings) {
+            let table = self.catalog.table(range.table.id).filter(|table| table.enabled);
+            if !asked.reconciles && plan.rows.len() >= REPAIRS_TARGET {
+                return Ok((plan, Some(place)));
+            }
+            let covered: &[u8] = match (finding, table) {
+                (Finding::Later, _) => return Ok((plan, Some(place))),
+                (Finding::Unknown, _) => {
+                    if asked.reconciles {
+                        self.fetch_unchecked()?;
+                    }
+                    &range.until
+                }
+                (Finding::Equal, _) | (_, None) => &range.until,
+                (Finding::Differs { until }, Some(table)) => {
+                    let until = if until.is_empty() { &range.until } else { *until };
+                    finder.differing(self, &mut plan, &table, &range.after, until)?;
+                    until
+                }
+                (Finding::Large { key, digest }, Some(table)) => {
+                    finder.large(self, &mut plan, &table, key, *digest)?;
+                    key
+                }
+                (Finding::Empty, Some(table)) => {
+                    finder.lost(self, &mut plan, &table, range)?;
+                    &range.until
+                }
+            };
+            place = place_behind(range, covered);
+            if covered != range.until {
+                return Ok((plan, Some(place)));
+            }
+        }
+        Ok((plan, asked.next.clone()))
+    }
+
+    /// Does what was planned; gives the number of rows that were damaged.
+    fn carry_out(
+        &mut self,
+        plan: Plan,
+        payload: Option<&Payload<'_>>,
+        absorbed: &mut Absorbed,
+    ) -> Result<u64> {
+        let Plan { rows, notes, lost, fetches } = plan;
+        let (mut list, mut refusals, mut surplus) = (Vec::new(), Vec::new(), Vec::new());
+        for (refusal, damage) in rows.into_values() {
+            match damage {
+                Damage::Surplus => {
+                    self.reject(refusal.row(), "repaired: the server does not have this row any more")?;
+                    surplus.push(refusal.row().clone());
+                }
+                Damage::Large => self.reject(refusal.row(), "repaired: the server has another row")?,
+                _ => {}
+            }
+            if damage != Damage::Forgotten {
+                list.push((refusal.row().clone(), damage));
+            }
+            if damage != Damage::Surplus {
+                refusals.push(refusal);
+            }
+        }
+        if !list.is_empty() {
+            self.trim_rejected()?;
+        }
+        if !surplus.is_empty() {
+            self.evict(&surplus)?;
+        }
+        if !refusals.is_empty() {
+            self.lay_refusals(&refusals, payload)?;
+        }
+        for (table, key) in notes {
+            let mut noting = capture::Noting::open(&self.db, &table.definition, table.layout)?;
+            if table.filter.is_some() {
+                noting.write(self.now_ms(), Value::Integer(capture::NOTE_ALTERED), &key)?;
+            }
+            noting.write(self.now_ms(), Value::Integer(capture::NOTE_INSERT), &key)?;
+            absorbed.more = true;
+            list.push(((table, key), Damage::Unnoted));
+        }
+        if !lost.is_empty() {
+            self.note_again(lost.iter().map(|row| (row.clone(), Mask::Whole)).collect())?;
+            absorbed.more = true;
+            list.extend(lost.into_iter().map(|row| (row, Damage::Lost)));
+        }
+        if fetches {
+            storage::set(&self.db, "refetch", Value::Integer(1))?;
+            absorbed.more = true;
+        }
+        self.list_repairs(&list)?;
+        Ok(list.len() as u64)
+    }
+
+    /// What was repaired here, as a JSON object: rows ever, when last, and what it was; null if nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn repairs(&self) -> Result<Json> {
+        if self.exists()? { describe(&self.db, self.server_now_ms()?) } else { Ok(Json::Null) }
+    }
+
+    fn list_repairs(&self, list: &[(RowKey, Damage)]) -> Result<()> {
+        if list.is_empty() {
+            return Ok(());
+        }
+        self.db.execute(CREATE)?;
+        let now_ms = self.server_now_ms()?;
+        // language=SQLite
+        let sql = "INSERT INTO main.cloudsync_repairs(tbl, pk, what, at) VALUES(?1, ?2, ?3, ?4)";
+        let mut insert = self.db.prepare(sql)?;
+        for ((table, key), damage) in list {
+            let (name, what) = (Value::from(table.name.as_str()), Value::from(damage.as_str()));
+            insert.run(&[name, Value::Blob(key), what, Value::Integer(now_ms as i64)])?;
+        }
+        storage::trim_journal(
+            &self.db,
+            "cloudsync_repairs",
+            LISTED_MAX,
+            now_ms.saturating_sub(LISTED_AGE_MS_MAX),
+        )?;
+        storage::set_u64(&self.db, REPAIRED_AT, now_ms)?;
+        storage::count_up(&self.db, REPAIRED_ROWS, list.len() as u64)
+    }
+}
+
+/// The place behind a range that is covered up to a key.
+fn place_behind(range: &AskedRange, covered: &[u8]) -> Vec<u8> {
+    if covered.is_empty() { pk_range(range.table.id).1 } else { clocks::pk(range.table.id, covered) }
+}
+
+impl Finder<'_> {
+    fn is_left_alone(&self, pk: &[u8]) -> bool {
+        self.unsent.contains(pk) || self.skipped.contains(pk)
+    }
+
+    /// Compares what is here in a range with what the server has there.
+    fn differing(
+        &mut self,
+        replica: &Replica,
+        plan: &mut Plan,
+        table: &Rc<Table>,
+        after: &[u8],
+        until: &[u8],
+    ) -> Result<()> {
+        let db = &replica.db;
+        let mut given = self.given_between(table, after, until);
+        let mut reader = RowReader::open(db, table)?;
+        let mut add = |pk: &[u8], key: &[u8], given, damage| {
+            let row = (Rc::clone(table), key.to_vec());
+            plan.rows.insert(
+                pk.to_vec(),
+                (Refusal::damaged(row, pk.to_vec(), given, damage == Damage::Gone), damage),
+            );
+        };
+        // Rows without a living clock first: a dead one must not be taken for deleted.
+        let unclocked = Unclocked::open(db, table)?.find(after, until, usize::MAX, NOTED_ROWS_MAX)?;
+        for key in &unclocked {
+            let pk = clocks::pk(table.id, key);
+            if self.is_left_alone(&pk) {
+                continue;
+            }
+            let theirs = given.remove(&pk);
+            let alive = match theirs {
+                Some(place) => self.is_alive(place),
+                None => false,
+            };
+            if theirs.is_some() {
+                add(&pk, key, theirs, Damage::Unclocked);
+            }
+            if !alive {
+                plan.notes.push((Rc::clone(table), key.clone()));
+            }
+        }
+        let unclocked: HashSet<_> = unclocked.into_iter().collect();
+        let mut walk = ClockWalk::open(db, table.id, after, until)?;
+        while let Some((pk, clock)) = walk.next()? {
+            let (_, key) = split_pk(pk)?;
+            let theirs = given.remove(pk);
+            if self.is_left_alone(pk) || unclocked.contains(key) {
+                continue;
+            }
+            let ours = reader.row(key, &clock, replica.sites.ids())?;
+            let damage = match (ours, theirs) {
+                (Held::Outside, _) => continue,
+                (Held::Row(ours), Some(place))
+                    if self.digest(replica, &mut reader, place, key)? == Some(ours) =>
+                {
+                    continue;
+                }
+                (Held::Row(_), Some(_)) => Damage::Changed,
+                (Held::Row(_), None) if clock.is_alive() => Damage::Surplus,
+                (Held::Missing, Some(_)) => Damage::Gone,
+                (Held::Row(_) | Held::Missing, None) => Damage::Forgotten,
+            };
+            add(pk, key, theirs, damage);
+        }
+        for (pk, place) in given {
+            if !self.is_left_alone(&pk) {
+                let (_, key) = split_pk(&pk)?;
+                add(&pk, key, Some(place), Damage::Missing);
+            }
+        }
+        Ok(())
+    }
+
+    /// The server's rows in a range.
+    fn given_between(&self, table: &Table, after: &[u8], until: &[u8]) -> BTreeMap<Vec<u8>, (usize, usize)> {
+        let end = if until.is_empty() { pk_range(table.id).1 } else { clocks::pk(table.id, until) };
+        let after = clocks::pk(table.id, after);
+        let rows = self.given.iter().filter(|(pk, _)| **pk > after && **pk <= end);
+        rows.map(|(pk, place)| (pk.clone(), *place)).collect()
+    }
+
+    fn is_alive(&self, (group, row): (usize, usize)) -> bool {
+        self.payload.is_some_and(|payload| payload.groups()[group].life(row) % 2 == 1)
+    }
+
+    /// The digest of one of the server's rows; `None` if its table or a column of it is not known here.
+    fn digest(
+        &self,
+        replica: &Replica,
+        reader: &mut RowReader,
+        (group, at): (usize, usize),
+        key: &[u8],
+    ) -> Result<Option<u64>> {
+        let Some(payload) = self.payload else { return Ok(None) };
+        let group = &payload.groups()[group];
+        let Some(target) = crate::apply::Target::of(replica, group, &self.sites) else { return Ok(None) };
+        let clock = target.clock(group, at, replica)?;
+        let row = Row { group, target: &target, packed: key, at };
+        Ok(Some(reader.incoming(&row, &clock, replica.sites.ids())))
+    }
+
+    /// Looks whether a row that is too large to come is here what it is there.
+    fn large(
+        &self,
+        replica: &Replica,
+        plan: &mut Plan,
+        table: &Rc<Table>,
+        key: &[u8],
+        digest: u64,
+    ) -> Result<()> {
+        let pk = clocks::pk(table.id, key);
+        if self.is_left_alone(&pk) || !table.is_key(key) {
+            return Ok(());
+        }
+        let ours = match ClockStore::open(&replica.db)?.read(&pk)? {
+            Some(clock) => RowReader::open(&replica.db, table)?.row(key, &clock, replica.sites.ids())?,
+            None => Held::Missing,
+        };
+        if !matches!(ours, Held::Outside) && ours != Held::Row(digest) {
+            // Without row and clock here, it comes whole.
+            let row = Refusal::damaged((Rc::clone(table), key.to_vec()), pk.clone(), None, false);
+            plan.rows.insert(pk, (row, Damage::Large));
+            plan.fetches = true;
+        }
+        Ok(())
+    }
+
+    /// Takes what is here in a range of a table that the server has lost.
+    fn lost(&self, replica: &Replica, plan: &mut Plan, table: &Rc<Table>, range: &AskedRange) -> Result<()> {
+        let mut walk = ClockWalk::open(&replica.db, table.id, &range.after, &range.until)?;
+        while let Some((pk, _)) = walk.next()? {
+            if !self.is_left_alone(pk) {
+                plan.lost.push((Rc::clone(table), split_pk(pk)?.1.to_vec()));
+            }
+        }
+        Ok(())
+    }
+}
