@@ -75,6 +75,33 @@ impl Replica {
         self.judge_as(site, continues, &mut Sender::Judged(judge))
     }
 
+    /// Verdicts that were given before, as their sender may have them now: rows that it does not see any more go without.
+    ///
+    /// # Errors
+    /// When the verdicts are damaged, or the file cannot be read.
+    pub fn judge_again(&mut self, verdicts_before: &[u8], judge: &mut dyn RowJudge) -> Result<Vec<u8>> {
+        if verdicts_before.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.catalog.load(&self.db)?;
+        let damaged = |_| Error::corrupt("cloudsync_server_verdicts");
+        let before = Verdicts::decode(verdicts_before).map_err(damaged)?;
+        let (mut cases, mut shown) = (Cases { more: before.more, ..Cases::default() }, Vec::new());
+        for verdict in &before.list {
+            let Some(table) = self.catalog.table_named(verdict.table) else { continue };
+            let row = (table, verdict.key.to_vec());
+            let hidden = judge.sight(&row.0.name, &row.1)? != Sight::Seen;
+            shown.extend((!hidden).then(|| row.clone()));
+            cases.refused.push(Case { row, reason: verdict.reason.to_owned(), hidden });
+        }
+        let picking = self.pick(&shown, VERDICT_ROWS_BYTES_TARGET, VERDICT_ROWS_BYTES_TARGET)?;
+        let mut states = states(&cases, &picking);
+        // All are told at once; rows for which there is no room any more are fetched.
+        let rest = cases.refused[states.len()..].iter();
+        states.extend(rest.map(|case| if case.hidden { State::Absent } else { State::Fetch }));
+        Ok(verdicts(&cases, &states, &picking))
+    }
+
     fn judge_as(&mut self, site: SiteOrdinal, continues: bool, sender: &mut Sender<'_>) -> Result<Judgement> {
         let origin = Origin::Site(site).code();
         let waiting = self.waiting_of(origin)?;

@@ -16,6 +16,7 @@ mod server;
 #[path = "judged/timing.rs"]
 mod timing;
 
+use bench::Device;
 use cloudsync_server::policy::Verb::{Delete, Insert, Select, Update};
 use place::{NOT_ALLOWED, Place};
 
@@ -309,4 +310,26 @@ fn the_key_of_a_deleted_row_is_like_a_free_one() {
     eve.run("INSERT INTO notes VALUES('b', 'eve', 'mine')");
     assert_eq!(place.send(&mut eve, "eve").rejected, 0);
     assert_eq!(place.server.rows("SELECT * FROM notes"), ["'b','eve','mine'", "'other','eve','x'"]);
+}
+
+#[test]
+fn a_dead_row_comes_back_only_for_who_saw_it() {
+    for (sender, change, granted) in [("bob", "body = 'again'", true), ("eve", "owner = 'eve'", false)] {
+        let place = Place::with(NOTES, "aws");
+        for verb in [Select, Insert] {
+            place.set("notes", verb, "owner = auth_userid()");
+        }
+        place.set("notes", Update, "NEW.owner = auth_userid()");
+        place.server.run("INSERT INTO notes VALUES('b', 'bob', 'secret')");
+        let mut device = Device::empty(1);
+        device.run(NOTES);
+        device.init_all_as("aws");
+        server::sync(&mut device, &place.server);
+        place.server.run("DELETE FROM notes");
+        // A write that the deletion has not seen brings the row back whole, with all its other values.
+        device.world.now.set(device.world.now.get() + 1_000);
+        device.run(&format!("UPDATE notes SET {change}"));
+        assert_eq!(place.send(&mut device, sender).rejected, u64::from(!granted), "{sender}");
+        assert_eq!(place.server.rows("SELECT * FROM notes").len(), usize::from(granted));
+    }
 }

@@ -103,6 +103,12 @@ pub enum PolicyError {
     Sqlite(#[from] rusqlite::Error),
 }
 
+impl From<PolicyError> for cloudsync_replica::Error {
+    fn from(error: PolicyError) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
 /// The policies of one database, compiled for one connection's view of it.
 #[derive(Debug, Default)]
 pub struct Policies {

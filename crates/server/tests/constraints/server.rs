@@ -21,16 +21,21 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(schema: &str) -> Self {
-        Self::at(tempfile::tempdir().unwrap(), schema)
+        Self::with(schema, "cls")
+    }
+
+    /// Its tables merge by this algorithm.
+    pub(crate) fn with(schema: &str, algorithm: &str) -> Self {
+        Self::at(tempfile::tempdir().unwrap(), schema, algorithm)
     }
 
     /// Its file is in memory where the system has a folder for that, for tests that move much.
     #[allow(dead_code)]
     pub(crate) fn in_memory(schema: &str) -> Self {
-        Self::at(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap(), schema)
+        Self::at(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap(), schema, "cls")
     }
 
-    fn at(folder: tempfile::TempDir, schema: &str) -> Self {
+    fn at(folder: tempfile::TempDir, schema: &str, algorithm: &str) -> Self {
         let path = folder.path().join("store.db");
         let shell = rusqlite::Connection::open(&path).unwrap();
         shell.execute_batch(schema).unwrap();
@@ -43,7 +48,7 @@ impl Server {
             .map(Result::unwrap)
             .collect();
         for name in names {
-            enable_table(&path, &name, "cls").unwrap();
+            enable_table(&path, &name, algorithm).unwrap();
         }
         Self { store: SqliteStore::open(&path).unwrap(), path, _folder: folder }
     }

@@ -131,3 +131,57 @@ fn children_of_later_rounds_and_exchanged_values_get_in_under_policies() {
     assert_eq!(place.send(&mut alice, "alice").rejected, 0);
     assert_eq!(place.server.rows("SELECT id, pos FROM a"), ["'1',2", "'2',1"]);
 }
+
+#[test]
+fn a_child_waits_for_a_parent_of_the_batch_s_next_round_and_is_judged_then() {
+    let schema = "CREATE TABLE a(id TEXT PRIMARY KEY NOT NULL, parent TEXT REFERENCES b, owner TEXT);
+        CREATE TABLE b(id TEXT PRIMARY KEY NOT NULL, owner TEXT);";
+    for comes in [true, false] {
+        let place = Place::new(schema);
+        for table in ["a", "b"] {
+            place.set(table, Insert, "owner = auth_userid()");
+        }
+        let mut alice = place.device(1);
+        alice.run("INSERT INTO a VALUES('1', 'x', 'alice'), ('2', 'x', 'alice'), ('3', 'x', 'eve')");
+        // One of the turns introduces the device.
+        let (mut told, _) = place.ask(&mut alice, "alice", true, false);
+        told.extend(place.ask(&mut alice, "alice", true, false).0);
+        assert_eq!(told, [(NOT_ALLOWED.to_owned(), None)]);
+        assert_eq!(place.server.waiting(), 2);
+        // Others write meanwhile: what waits is not let in by them.
+        place.server.run("INSERT INTO b VALUES('y', 'bob')");
+        let mut owner = place.device(2);
+        owner.run("INSERT INTO b VALUES('z', 'bob')");
+        server::sync(&mut owner, &place.server);
+        assert!(place.server.rows("SELECT * FROM a").is_empty());
+        if comes {
+            place.set("a", Insert, "id = '1'");
+            alice.run("INSERT INTO b VALUES('x', 'alice')");
+        } else {
+            alice.run("INSERT INTO b VALUES('w', 'alice')");
+        }
+        let (told, _) = place.ask(&mut alice, "alice", false, false);
+        assert_eq!(told.len(), if comes { 1 } else { 2 });
+        assert_eq!(place.server.rows("SELECT id FROM a").len(), usize::from(comes));
+        assert_eq!(place.server.waiting(), 0);
+        assert_eq!(alice.rows("SELECT id FROM a").len(), usize::from(comes));
+    }
+}
+
+#[test]
+fn a_repeated_answer_gives_no_row_that_is_hidden_by_now() {
+    let schema = "CREATE TABLE grants(user TEXT PRIMARY KEY NOT NULL);
+        CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v TEXT);";
+    for loses in [false, true] {
+        let place = Place::new(schema);
+        place.set("t", Select, "EXISTS(SELECT 1 FROM grants WHERE user = auth_userid())");
+        place.server.run("INSERT INTO grants VALUES('bob'); INSERT INTO t VALUES('a', 'secret')");
+        let mut bob = place.device(1);
+        server::sync(&mut bob, &place.server);
+        bob.run("UPDATE t SET v = 'x'");
+        // While the answer is lost, the grant is taken back.
+        let (told, _) = place.ask(&mut bob, "bob", false, loses);
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].0.as_str(), told[0].1.is_none()), (NOT_ALLOWED, loses));
+    }
+}

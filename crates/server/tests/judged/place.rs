@@ -39,6 +39,11 @@ impl Place {
         Self { server: Server::in_memory(schema), schema: schema.to_owned() }
     }
 
+    /// A server whose tables merge by this algorithm.
+    pub(crate) fn with(schema: &str, algorithm: &str) -> Self {
+        Self { server: Server::with(schema, algorithm), schema: schema.to_owned() }
+    }
+
     pub(crate) fn set(&self, table: &str, verb: Verb, text: &str) {
         let wanted = Change { table, verb, text: Some(text), by: "test", now_ms: 1 };
         change_policies(&self.server.path, &[wanted]).unwrap();
@@ -73,10 +78,22 @@ impl Place {
 
     /// And how long the server took for it.
     pub(crate) fn timed(&self, device: &mut Device, user: &str) -> (Vec<Told>, Duration) {
+        self.ask(device, user, false, false)
+    }
+
+    /// The same for a round whose batch `continues`, or whose first answer with verdicts is lost.
+    pub(crate) fn ask(
+        &self,
+        device: &mut Device,
+        user: &str,
+        continues: bool,
+        mut loses: bool,
+    ) -> (Vec<Told>, Duration) {
         let mut schema = false;
         loop {
             let request = device.replica.prepare(SEND, schema).unwrap();
-            let request = Request::decode(&request).unwrap();
+            let mut request = Request::decode(&request).unwrap();
+            request.upload.iter_mut().for_each(|upload| upload.continues |= continues);
             let begun = Instant::now();
             let answer = self.server.store.turn(&request, &asker(user), device.world.now.get()).unwrap();
             let took = begun.elapsed();
@@ -99,8 +116,13 @@ impl Place {
                 })
                 .collect()
             };
+            if loses && !turn.verdicts.is_empty() {
+                loses = false;
+                self.server.run("DELETE FROM grants");
+                continue;
+            }
             let more = device.replica.absorb(&turn).unwrap().more;
-            if !more || !told.is_empty() {
+            if !more || continues || !told.is_empty() {
                 return (told, took);
             }
             schema = false;

@@ -129,7 +129,7 @@ fn take(
     }
     match server::standing(known, request) {
         Standing::New | Standing::Current => {}
-        Standing::Repeated => return repeated(replica, request, known),
+        Standing::Repeated => return repeated(replica, law, request, known, asker),
         Standing::Clone => return refuse(Reason::Clone, "a copy of this file has synced under its site id"),
         Standing::Restored => {
             return refuse(
@@ -181,9 +181,20 @@ fn take(
     Ok(Taken { epoch, nonce: record.nonce, accepted: Some(accepted), verdicts: judgement.verdicts })
 }
 
-/// The answer that the round got when it was committed.
-fn repeated(replica: &Replica, request: &Request<'_>, known: &Knowledge) -> Result<Taken, Stop> {
-    let Judgement { verdicts, waiting } = standing::judgement(&replica.connection(), request.site)?;
+/// The answer that the round got when it was committed; a user does not get rows again that are hidden by now.
+fn repeated(
+    replica: &mut Replica,
+    law: &mut Law,
+    request: &Request<'_>,
+    known: &Knowledge,
+    asker: &Asker,
+) -> Result<Taken, Stop> {
+    let db = replica.connection();
+    let Judgement { mut verdicts, waiting } = standing::judgement(&db, request.site)?;
+    if let Some(user) = &asker.user {
+        let (mut judge, _assumed) = law.judge(user, db).map_err(Error::from)?;
+        verdicts = replica.judge_again(&verdicts, &mut judge)?;
+    }
     let upload = request.upload.as_ref();
     let accepted = upload.map(|upload| Accepted {
         round: upload.round,
@@ -225,8 +236,7 @@ fn commit(
                 let opened = Opened::open(&round.chunk(at)?, &Zstd).map_err(Error::from)?;
                 check_names(replica, &opened.payload().map_err(Error::from)?)?;
             }
-            let (mut judge, _assumed) =
-                law.judge(user, db).map_err(|error| Error::State(error.to_string()))?;
+            let (mut judge, _assumed) = law.judge(user, db).map_err(Error::from)?;
             let applied = replica.apply_judged(&mut round, source, &mut judge, upload.continues)?;
             METRICS.apply_rows.add(applied.rows);
             replica.settle(source)?;
