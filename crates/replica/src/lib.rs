@@ -17,6 +17,7 @@ mod catalog;
 mod changes;
 mod changes_view;
 mod check;
+mod checkup;
 mod chunks;
 mod clocks;
 mod codec;
@@ -77,6 +78,7 @@ pub use audience::{Audience, Candidate, Cause, KnownKeys, RowKeys, RowTest, Send
 pub use changes::Origin;
 pub use changes_view::{Change, Changes, ChangesQuery};
 pub use check::Rolling;
+pub use checkup::Checkup;
 pub use chunks::{Chunks, PayloadChunk};
 pub use clocks::bind_key;
 pub use cloudsync_core::id::SiteId;

@@ -25,6 +25,12 @@ impl FileLimit {
         Self(raise())
     }
 
+    /// The limit up to which a process started here could raise its own.
+    #[must_use]
+    pub fn look() -> Self {
+        Self(look())
+    }
+
     /// How many listeners there may be.
     #[must_use]
     pub fn listeners_max(self) -> usize {
@@ -62,6 +68,16 @@ fn raise() -> Option<u64> {
         tracing::warn!(%error, "the limit on open files cannot be raised");
     }
     getrlimit(Resource::Nofile).current
+}
+
+#[cfg(unix)]
+fn look() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
+}
+
+#[cfg(not(unix))]
+fn look() -> Option<u64> {
+    None
 }
 
 #[cfg(not(unix))]

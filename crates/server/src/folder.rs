@@ -106,7 +106,9 @@ impl Folder {
         self.databases_path().join(format!("{name}.db"))
     }
 
-    fn databases_path(&self) -> PathBuf {
+    /// Where the files of the databases are.
+    #[must_use]
+    pub fn databases_path(&self) -> PathBuf {
         self.path.join("databases")
     }
 

@@ -3,19 +3,19 @@
 
 mod program;
 
+use std::net::TcpStream;
 use std::path::Path;
 
 use program::{Place, Serving};
 
-fn begin() -> (Place, Serving, String) {
+/// A database with a server that has it open, since somebody listens.
+fn begin() -> (Place, Serving, String, TcpStream) {
     let place = Place::new();
     place.run(&["db", "create", "d"]);
     let key = place.run(&["key", "create"]).trim_end().to_owned();
     let server = place.serve(&[]);
-    // Opens the store.
-    assert_eq!(server.sync("d", &key, b"rubbish").status, 400);
-    assert_eq!(server.ask("GET", "/v1/databases/d/events?cursor=x", &key, "").status, 400);
-    (place, server, key)
+    let listener = server.listen("d", &key);
+    (place, server, key, listener)
 }
 
 fn sql(place: &Place, database: &str, text: &str) -> String {
@@ -26,7 +26,7 @@ fn sql(place: &Place, database: &str, text: &str) -> String {
 
 #[test]
 fn a_copy_becomes_a_database_of_another_name_beside_a_running_server() {
-    let (place, server, key) = begin();
+    let (place, server, key, _listener) = begin();
     sql(&place, "d", "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v); INSERT INTO t VALUES ('1', 'x')");
     let copy = place.data.join("copy.db");
     let copy = copy.to_str().unwrap();
@@ -47,7 +47,7 @@ fn a_copy_becomes_a_database_of_another_name_beside_a_running_server() {
 
 #[test]
 fn a_database_in_use_is_let_go_and_served_again() {
-    let (place, server, key) = begin();
+    let (place, server, key, mut listener) = begin();
     let copy = place.data.join("copy.db");
     let copy = copy.to_str().unwrap();
     sql(&place, "d", "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL); INSERT INTO t VALUES ('before')");
@@ -58,6 +58,7 @@ fn a_database_in_use_is_let_go_and_served_again() {
     let told: serde_json::Value =
         serde_json::from_str(&place.run(&["db", "restore", "d", copy, "--while-serving", "--json"])).unwrap();
     assert_eq!(sql(&place, "d", "SELECT id FROM t"), "before\n");
+    program::read_end(&mut listener);
     let aside = rusqlite::Connection::open(Path::new(told["before"].as_str().unwrap())).unwrap();
     let rows: i64 = aside.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 2, "what was there is kept");
@@ -75,7 +76,7 @@ fn a_database_in_use_is_let_go_and_served_again() {
 
 #[test]
 fn a_paused_database_is_refused_and_a_deleted_one_is_gone() {
-    let (place, server, key) = begin();
+    let (place, server, key, mut listener) = begin();
     let of_d = place.run(&["key", "create", "--database", "d"]);
     place.run(&["token", "create", "d", "alice"]);
     place.run(&["db", "pause", "d"]);
@@ -86,17 +87,14 @@ fn a_paused_database_is_refused_and_a_deleted_one_is_gone() {
     );
     assert_eq!(server.sync("d", "csk_x", b"").status, 401, "others learn nothing");
     assert!(place.run(&["db", "list", "--json"]).contains("\"paused\":\"2"));
+    program::read_end(&mut listener);
     place.run(&["db", "resume", "d"]);
     assert_eq!(server.sync("d", &key, b"rubbish").status, 400);
-    assert_eq!(server.ask("GET", "/v1/databases/d/events?cursor=x", &key, "").status, 400);
+    let mut again = server.listen("d", &key);
     assert!(place.fail(&["db", "delete", "d"]).contains("--yes"));
-    // A shell has it open: nothing is lost by half.
-    let path = place.data.join("databases/d.db");
-    let other = rusqlite::Connection::open(&path).unwrap();
-    other.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).unwrap();
-    drop(other);
     place.run(&["db", "delete", "d", "--yes"]);
-    assert!(!path.exists() && !place.data.join("databases/d.db-wal").exists());
+    program::read_end(&mut again);
+    assert!(!place.data.join("databases/d.db").exists() && !place.data.join("databases/d.db-wal").exists());
     assert_eq!(server.sync("d", &key, b"rubbish").error(), (404, "CLOUDSYNC_UNKNOWN_DATABASE".into()));
     assert_eq!(server.sync("d", of_d.trim_end(), b"rubbish").status, 401);
     assert_eq!(place.run(&["token", "list", "--json"]).trim_end(), "[]");
@@ -106,7 +104,7 @@ fn a_paused_database_is_refused_and_a_deleted_one_is_gone() {
 
 #[test]
 fn the_register_is_copied_beside_a_server_and_restored_without_one() {
-    let (place, server, key) = begin();
+    let (place, server, key, _listener) = begin();
     let copy = place.data.join("control-copy.db");
     let copy = copy.to_str().unwrap();
     place.run(&["control", "backup", copy]);

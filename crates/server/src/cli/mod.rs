@@ -3,6 +3,7 @@
 mod backup;
 mod config;
 mod db;
+mod doctor;
 mod issuer;
 mod key;
 mod lifetime;
@@ -65,6 +66,8 @@ enum Command {
     /// Copy and restore the register of databases, keys, tokens and issuers
     #[command(subcommand)]
     Control(backup::ControlCommand),
+    /// Say what is wrong with a data folder or a database file, and what to do; the exit code tells
+    Doctor(doctor::Doctor),
     /// Show how a server is set
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -84,6 +87,7 @@ pub fn run() -> Result<()> {
     match command {
         Command::Serve(serve) => serve.run(&place, innermost(&matches)),
         Command::Control(control) => control.run(&place),
+        Command::Doctor(doctor) => doctor.run(&place),
         Command::Config(config) => config.run(&place, innermost(&matches)),
         Command::Db(db) => db.run(&place),
         Command::Key(key) => key.run(&place),

@@ -107,6 +107,24 @@ impl Serving {
         exchange(&self.address, &head, body.as_bytes())
     }
 
+    /// Listens to a database, which opens its store. Gives the connection once the first event or heartbeat is there.
+    pub(crate) fn listen(&self, database: &str, key: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(ANSWER_WAIT)).unwrap();
+        let head = format!(
+            "GET /v1/databases/{database}/events?cursor=0 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\n\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            seen.push(byte[0]);
+        }
+        assert!(seen.starts_with(b"HTTP/1.1 200"), "{}", text(&seen));
+        stream
+    }
+
     /// Posts a body to the sync endpoint of a database.
     pub(crate) fn sync(&self, database: &str, key: &str, body: &[u8]) -> Answer {
         let length = format!("Content-Length: {}\r\n", body.len());
@@ -148,6 +166,17 @@ impl Drop for Serving {
         // Both fail only when the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Waits for the end of a stream of events.
+pub(crate) fn read_end(stream: &mut TcpStream) {
+    let mut last = [0; 5];
+    while last != *b"0\r\n\r\n" {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("its listeners end");
+        last.rotate_left(1);
+        last[4] = byte[0];
     }
 }
 

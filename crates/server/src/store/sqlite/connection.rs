@@ -8,6 +8,7 @@ use crate::policy::{self, Identity, Law, Policies};
 use cloudsync_replica::Replica;
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
 use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
+use rusqlite::OpenFlags;
 use std::ffi::{c_char, c_int};
 use std::path::Path;
 use std::sync::Once;
@@ -47,6 +48,17 @@ impl Wrapped {
         owner.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384;",
         )?;
+        Self::wrap(owner, file)
+    }
+
+    /// Opens a file that exists, of a device perhaps, without changing any of its modes.
+    pub(super) fn open_as_it_is(path: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
+        let owner = rusqlite::Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        owner.busy_timeout(Duration::from_secs(10))?;
+        Self::wrap(owner, &Located::here(path))
+    }
+
+    fn wrap(owner: rusqlite::Connection, file: &Located) -> Result<Self, StoreError> {
         let api = api()?;
         // SAFETY: the handle is open, belongs to the one SQLite that is linked into this program, and stays open as
         // long as this value, which is used by one thread at a time because it is not Sync.

@@ -46,7 +46,8 @@ use super::{Asker, Store, StoreError};
 use crate::events::Feed;
 use crate::schema_check::{self, Finding, Subject};
 use cloudsync_protocol::message::{Answer, Refusal, Request, Turn};
-use cloudsync_replica::FLAG_INTEGER_KEY;
+use cloudsync_replica::{Checkup, FLAG_INTEGER_KEY};
+use rusqlite::OpenFlags;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -229,6 +230,43 @@ pub fn check_table(path: &Path, table: &str) -> Result<Vec<Finding>, StoreError>
     let (policies, _, connection) = file.law.now()?;
     let (columns, synced) = (columns.as_slice(), synced.as_slice());
     Ok(schema_check::check(&mut Subject { connection, table: &name, columns, synced, policies })?)
+}
+
+/// Looks at the synced tables of a file without changing it, as [`Replica::checkup`](cloudsync_replica::Replica::checkup),
+/// and whether what was evicted is still in it.
+///
+/// # Errors
+/// [`StoreError`] when the file cannot be read.
+pub fn checkup(
+    path: &Path,
+    rows_max: u64,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(Vec<Checkup>, bool), StoreError> {
+    let mut file = Wrapped::open_as_it_is(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    file.db.execute("BEGIN")?;
+    let looked = file.replica.checkup(rows_max, progress)?;
+    Ok((looked, file.replica.is_scrub_due()?))
+}
+
+/// Mends what is safe to mend in a file, and says what that was.
+///
+/// # Errors
+/// [`StoreError`] when the file cannot be written.
+pub fn mend(path: &Path) -> Result<Vec<&'static str>, StoreError> {
+    let (before, scrub_due) = checkup(path, 0, &mut |_| {})?;
+    let mut mended = Vec::new();
+    let mut file = Wrapped::open_as_it_is(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    if before.iter().any(|checkup| checkup.triggers.is_some()) {
+        file.replica.mend_triggers()?;
+        mended.push("triggers were made anew");
+    }
+    if scrub_due {
+        file.replica.scrub()?;
+        if !file.replica.is_scrub_due()? {
+            mended.push("what was evicted is gone from the file");
+        }
+    }
+    Ok(mended)
 }
 
 /// Switches a table off: its rows stay, and devices are told that it does not sync.

@@ -1,0 +1,161 @@
+//! A server's folder.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Examination, Report, file};
+use crate::config::ConfigFile;
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::file_limit::FileLimit;
+use crate::folder::{DatabaseName, Folder};
+use crate::schema_check::Severity;
+
+/// Less free space than this is low.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+
+pub(super) fn examine(path: &Path, examination: &mut Examination<'_>, report: &mut Report) -> Result<()> {
+    let folder = Folder::open(path)?;
+    rights(&folder, report);
+    let config = ConfigFile::of_folder(path);
+    if let Err(error) = config {
+        report.add(
+            Severity::Error,
+            "config",
+            "cloudsync.toml",
+            error.to_line(),
+            "mend it before the server starts again",
+        );
+    }
+    let runs = matches!(folder.lock(), Err(Error::Locked(_)));
+    file::examine(&folder.control_path(), "control.db", examination, report);
+    // It is no database of an app, and has nothing that syncs.
+    report.findings.retain(|finding| finding.code != "nothing_syncs");
+    let control = match Control::open(&folder) {
+        Ok(control) => control,
+        Err(error) => {
+            report.add(
+                Severity::Error,
+                "control",
+                "control.db",
+                error.to_line(),
+                "restore a copy: `cloudsync control restore`",
+            );
+            return Ok(());
+        }
+    };
+    let databases = control.databases()?;
+    let mut largest = 0;
+    for record in &databases {
+        let path = folder.database_path(&DatabaseName::new(&record.name)?);
+        if record.paused.is_some() {
+            let remedy = "`cloudsync db resume`, unless somebody works on it";
+            report.add(
+                Severity::Warning,
+                "paused",
+                &*record.name,
+                "the database is paused, and not served",
+                remedy,
+            );
+        }
+        if path.is_file() {
+            largest = std::fs::metadata(&path).map_or(0, |metadata| metadata.len()).max(largest);
+            file::examine(&path, &record.name, examination, report);
+        } else {
+            let remedy =
+                "put it back, restore a backup with `cloudsync db restore`, or `cloudsync db delete`";
+            report.add(
+                Severity::Error,
+                "file_missing",
+                &*record.name,
+                format!("its file {} is missing", path.display()),
+                remedy,
+            );
+        }
+    }
+    let known: Vec<_> = databases.iter().map(|record| format!("{}.db", record.name)).collect();
+    strangers(&folder, &known, report);
+    room(&folder, largest, report);
+    let limit = FileLimit::look();
+    if limit.is_short() {
+        report.add(
+            Severity::Advice,
+            "file_limit",
+            "this process",
+            limit.to_string(),
+            "that of the server's own service counts",
+        );
+    }
+    report.facts.insert("folder".to_owned(), json!({ "server_runs": runs, "databases": databases.len() }));
+    Ok(())
+}
+
+/// Files that belong to no database.
+fn strangers(folder: &Folder, known: &[String], report: &mut Report) {
+    let Ok(entries) = std::fs::read_dir(folder.databases_path()) else { return };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    for name in names {
+        let owner = name.strip_suffix("-wal").or_else(|| name.strip_suffix("-shm")).unwrap_or(&name);
+        if known.iter().any(|known| known == owner) || name.starts_with(".ready-") {
+            continue;
+        }
+        let (code, text, remedy) = if name.ends_with(".before-restore") {
+            (
+                "before_restore",
+                "is what was there before a restore",
+                "remove it when it is not wanted any more",
+            )
+        } else if name.ends_with(".part") || name.ends_with(".restoring") {
+            ("left_over", "was left over by a copy that broke off", "remove it, unless a copy is being made")
+        } else {
+            (
+                "stranger",
+                "belongs to no database",
+                "register it by `cloudsync db restore NAME FILE`, or remove it",
+            )
+        };
+        report.add(Severity::Advice, code, name, text, remedy);
+    }
+}
+
+/// How much room the disk has.
+#[cfg(unix)]
+fn room(folder: &Folder, largest: u64, report: &mut Report) {
+    let Ok(disk) = rustix::fs::statvfs(folder.path()) else { return };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    report.facts.insert("disk".to_owned(), json!({ "free_bytes": free }));
+    if free < FREE_BYTES_MIN.max(largest) {
+        let text = format!(
+            "{free} bytes are free; copies and the WAL need room, the largest database has {largest}"
+        );
+        report.add(Severity::Warning, "low_disk", "disk", text, "make room before writes fail");
+    }
+}
+
+#[cfg(not(unix))]
+fn room(_folder: &Folder, _largest: u64, _report: &mut Report) {}
+
+/// Who may read what only the server should.
+#[cfg(unix)]
+fn rights(folder: &Folder, report: &mut Report) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode =
+        |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o777);
+    let is_open = mode(folder.path()) & 0o077 != 0;
+    if is_open {
+        let text = format!("others may look into the folder (mode {:o})", mode(folder.path()));
+        report.add(Severity::Warning, "rights", folder.path().display().to_string(), text, "chmod 700");
+    }
+    for path in [folder.control_path(), folder.dev_key_path()] {
+        // In a folder that is closed to others a file need not be.
+        let reach = if path.ends_with("control.db") && !is_open { 0 } else { 0o077 };
+        if mode(&path) & reach != 0 {
+            let text = format!("others may read it (mode {:o}), and it has secrets", mode(&path));
+            report.add(Severity::Warning, "rights", path.display().to_string(), text, "chmod 600");
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn rights(_folder: &Folder, _report: &mut Report) {}

@@ -1,0 +1,165 @@
+//! What the doctor says of folders and files, and what he mends.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod program;
+
+use std::path::Path;
+
+use program::Place;
+use rusqlite::Connection;
+use serde_json::Value;
+
+/// The codes of what is wrong, and the exit code.
+fn found(place: &Place, arguments: &[&str]) -> (Vec<String>, Option<i32>, Value) {
+    let output = place.command([&["doctor", "--json"], arguments].concat()).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let codes = findings.iter().map(|finding| finding["code"].as_str().unwrap().to_owned());
+    (codes.collect(), output.status.code(), report)
+}
+
+fn database() -> (Place, String) {
+    let place = Place::new();
+    place.run(&["db", "create", "d"]);
+    let path = place.run(&["db", "path", "d"]).trim_end().to_owned();
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v, u UNIQUE); CREATE TABLE plain (a);
+             INSERT INTO t (id, v) VALUES ('1', 'a'), ('2', 'b'), ('3', 'c')",
+        )
+        .unwrap();
+    place.run(&["table", "enable", "d", "t"]);
+    (place, path)
+}
+
+/// Takes what was noted as a server does that runs.
+fn fold(place: &Place, path: &str) {
+    let key = place.run(&["key", "create"]);
+    let server = place.serve(&[]);
+    let _listening = server.listen("d", key.trim_end());
+    let connection = Connection::open(path).unwrap();
+    let notes = || -> i64 {
+        connection.query_row("SELECT count(*) FROM cloudsync_log", [], |row| row.get(0)).unwrap()
+    };
+    while notes() > 0 {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_healthy_folder_and_its_files_have_nothing_wrong() {
+    let (place, path) = database();
+    assert_eq!(found(&place, &[]).1, Some(0));
+    let (codes, exit, report) = found(&place, &[&path]);
+    assert_eq!((codes.as_slice(), exit), (&[][..], Some(0)), "{report}");
+    assert!(report["facts"][&path]["bytes"].as_u64().unwrap() > 0);
+    let _server = place.serve(&[]);
+    let (_, exit, report) = found(&place, &[]);
+    assert_eq!((exit, &report["facts"]["folder"]["server_runs"]), (Some(0), &Value::Bool(true)), "{report}");
+    let nothing = place.fail(&["doctor", "none"]);
+    assert!(nothing.contains("neither a data folder nor a database file"), "{nothing}");
+    assert!(
+        place.fail(&["doctor", place.data.join("databases").to_str().unwrap()]).contains("no data folder")
+    );
+}
+
+#[test]
+fn triggers_that_are_gone_or_broken_are_found_and_mended() {
+    let (place, path) = database();
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch("DROP TRIGGER cloudsync_insert_t").unwrap();
+    let version = || -> i64 { connection.query_row("PRAGMA data_version", [], |row| row.get(0)).unwrap() };
+    let before = version();
+    assert_eq!(found(&place, &[&path]).0, ["triggers"]);
+    assert!(version() == before, "looking changes nothing");
+    assert_eq!(found(&place, &["--fix", &path]).1, Some(0));
+    assert_eq!(found(&place, &[&path]).1, Some(0));
+    // What SQLite lets happen to a column that a trigger names.
+    connection
+        .execute_batch(
+            "PRAGMA legacy_alter_table = on; DROP INDEX IF EXISTS none; ALTER TABLE t DROP COLUMN v",
+        )
+        .unwrap();
+    assert!(connection.execute_batch("UPDATE t SET u = 7").is_err());
+    assert!(found(&place, &[&path]).0.contains(&"triggers".to_owned()));
+    let fixed = found(&place, &["--fix", &path]).2;
+    assert_eq!(fixed["fixed"].as_array().unwrap().len(), 1, "{fixed}");
+    // A connection that knows the old triggers notices only at its next look at the schema.
+    Connection::open(&path).unwrap().execute_batch("UPDATE t SET u = id").unwrap();
+}
+
+#[test]
+fn rows_and_clocks_that_do_not_belong_together_are_found() {
+    let (place, path) = database();
+    fold(&place, &path);
+    assert_eq!(found(&place, &[&path]).1, Some(0));
+    let connection = Connection::open(&path).unwrap();
+    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
+    connection.execute_batch("DELETE FROM t WHERE id = '2'; INSERT INTO t (id) VALUES ('9')").unwrap();
+    let (codes, exit, report) = found(&place, &[&path]);
+    assert_eq!(
+        (codes.as_slice(), exit),
+        (&["rows_missing".to_owned(), "rows_unknown".to_owned()][..], Some(1))
+    );
+    assert!(report["findings"][0]["text"].as_str().unwrap().contains(", 1 row is"), "{report}");
+}
+
+#[test]
+fn what_is_wrong_with_a_folder() {
+    let (place, path) = database();
+    place.run(&["db", "create", "lost"]);
+    place.run(&["db", "create", "idle"]);
+    place.run(&["db", "pause", "idle"]);
+    std::fs::remove_file(place.data.join("databases/lost.db")).unwrap();
+    std::fs::copy(&path, place.data.join("databases/stranger.db")).unwrap();
+    std::fs::write(place.data.join("cloudsync.toml"), "adr = 1").unwrap();
+    std::fs::write(place.data.join("dev-key"), "csk_").unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&place.data, open).unwrap();
+    }
+    let (codes, exit, _) = found(&place, &[]);
+    assert_eq!(exit, Some(1));
+    for code in [
+        "file_missing",
+        "paused",
+        "stranger",
+        "config",
+        #[cfg(unix)]
+        "rights",
+    ] {
+        assert!(codes.iter().any(|found| found == code), "{code}: {codes:?}");
+    }
+    let text = place.command(["doctor"]).output().unwrap();
+    let text = program::text(&text.stdout);
+    assert!(text.contains("did you mean addr?") && text.starts_with("error: "), "{text}");
+}
+
+#[test]
+fn damage_and_what_is_no_database() {
+    let (place, path) = database();
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO plain SELECT randomblob(900) FROM t, t, t, t, t; PRAGMA wal_checkpoint(TRUNCATE)",
+        )
+        .unwrap();
+    drop(connection);
+    damage(Path::new(&path));
+    assert!(found(&place, &[&path]).0.contains(&"damaged".to_owned()));
+    assert!(!found(&place, &["--quick", &path]).0.contains(&"damaged".to_owned()));
+    let rubbish = place.data.join("rubbish");
+    std::fs::write(&rubbish, vec![7; 5000]).unwrap();
+    assert_eq!(found(&place, &[rubbish.to_str().unwrap()]).0, ["cannot_open"]);
+}
+
+/// Overwrites the head of the last page.
+fn damage(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let last = bytes.len() - 4096;
+    bytes[last..last + 64].fill(0x5a);
+    std::fs::write(path, bytes).unwrap();
+}
