@@ -1,49 +1,7 @@
 #!/usr/bin/env bash
 # Two devices that are offline for a while and edit the same notes; what becomes of it is told in README.md.
 # Usage: walkthrough.sh [FOLDER]   Files and server live in FOLDER, a temporary one if none is given.
-set -euo pipefail
-
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-dist=${CLOUDSYNC_DIST:-$here/../../dist}
-folder=${1:-$(mktemp -d)}
-database=notes
-for file in "$dist/cloudsync" "$dist/lib/cloudsync.so"; do
-    [ -e "$file" ] || { echo "$file is missing: run \`cargo xtask build\` first" >&2; exit 1; }
-done
-mkdir -p "$folder"
-
-server=
-cleanup() { [ -z "$server" ] || kill "$server" 2>/dev/null || true; }
-trap cleanup EXIT
-
-# Starts the server on a free port, or again on the one it had, and waits until it listens.
-start_server() {
-    : >"$folder/server.txt"
-    "$dist/cloudsync" serve --dev $database --data-dir "$folder/data" --addr "127.0.0.1:${port:-0}" --log error >"$folder/server.txt" &
-    server=$!
-    until grep -q '^listening on' "$folder/server.txt"; do
-        kill -0 $server || { echo "the server ended; $folder/server.txt has its words" >&2; exit 1; }
-    done
-    port=$(sed -n 's/^listening on .*:\([0-9]*\).*/\1/p' "$folder/server.txt")
-    key=${key:-$(sed -n "s/.*cloudsync_network_set_apikey('\([^']*\)').*/\1/p" "$folder/server.txt" | head -1)}
-}
-
-stop_server() {
-    kill "$server" && wait "$server" || true
-    server=
-}
-
-# Runs SQL on a device, with the library.
-device() {
-    local name=$1 sql=$2
-    sqlite3 -batch -bail -cmd ".load $dist/lib/cloudsync" "$folder/$name.db" "$sql"
-}
-
-sync() {
-    device "$1" "SELECT cloudsync_network_set_apikey('$key'); SELECT cloudsync_network_sync();" >/dev/null
-}
-
-say() { printf '\n-- %s\n' "$1"; }
+. "$(dirname "$0")/../lib.sh"
 
 start_server
 for name in anna ben; do

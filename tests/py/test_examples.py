@@ -3,15 +3,17 @@
 import pathlib
 import subprocess
 
-ROOT = pathlib.Path(__file__).parents[2]
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 
-def test_the_walkthrough_prints_what_its_page_shows(library, program, shell, tmp_path):
-    folder = ROOT / "examples" / "walkthrough"
+@pytest.mark.parametrize("folder", sorted(page.parent for page in EXAMPLES.glob("*/README.md")), ids=lambda it: it.name)
+def test_an_example_prints_what_its_page_shows(folder, library, program, shell, tmp_path):
     page = (folder / "README.md").read_text()
     expected = page.split("```text\n")[1].split("```")[0]
     done = subprocess.run(
-        [folder / "walkthrough.sh", tmp_path / "files"],
+        [folder / f"{folder.name}.sh", tmp_path / "files"],
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", "CLOUDSYNC_DIST": str(program.parent)},
         stdin=subprocess.DEVNULL,
         capture_output=True,

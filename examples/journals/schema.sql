@@ -1,0 +1,6 @@
+CREATE TABLE entries (
+    id TEXT PRIMARY KEY NOT NULL,
+    author TEXT NOT NULL DEFAULT '',
+    title TEXT NOT NULL DEFAULT '',
+    body TEXT NOT NULL DEFAULT ''
+);
