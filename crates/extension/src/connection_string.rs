@@ -44,6 +44,12 @@ impl Secret {
         Ok(Self(text.to_owned()))
     }
 
+    /// True for an API key, which sees everything; anything else is a token of somebody who may not.
+    #[must_use]
+    pub fn is_key(&self) -> bool {
+        self.0.starts_with("csk_")
+    }
+
     /// The text.
     #[must_use]
     pub fn expose(&self) -> &str {

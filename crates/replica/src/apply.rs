@@ -267,7 +267,7 @@ impl Applier {
 
     /// The writer of a table.
     pub(crate) fn writer(&mut self, replica: &Replica, table: &Table) -> Result<&mut Writer> {
-        writer(&mut self.writers, self.db, table, replica.checks_parents, replica.guard.as_ref())
+        writer(&mut self.writers, self.db, table, replica.wants_parents(), replica.guard.as_ref())
     }
 
     pub(crate) fn finish(self, replica: &mut Replica) -> Result<Applied> {

@@ -219,7 +219,7 @@ impl Applier {
 impl Replica {
     /// Notes every row whose parent is missing, for the end of a download that was applied chunk by chunk.
     pub(crate) fn find_orphans(&mut self) -> Result<()> {
-        if !self.checks_parents {
+        if !self.wants_parents() {
             return Ok(());
         }
         self.catalog.load(&self.db)?;

@@ -31,6 +31,8 @@ pub struct Replica {
     pub(crate) unsettled: crate::settle::Unsettled,
     /// Set while an apply runs for an app that enforces foreign keys.
     pub(crate) checks_parents: bool,
+    /// Set while an apply runs in the file of somebody who may not see everything: parents may be invisible.
+    pub(crate) sees_part: bool,
     /// Set while an answer is taken in: where the own writes begin that were not sent before its request.
     pub(crate) unseen_from: Option<crate::conflicts::UnseenFrom>,
     /// The last version in the round that the answer which is taken in belongs to.
@@ -63,6 +65,7 @@ impl Replica {
             transacting: false,
             unsettled: crate::settle::Unsettled::default(),
             checks_parents: false,
+            sees_part: false,
             unseen_from: None,
             offered_version: 0,
             rolling_back: crate::rollback::RollingBack::default(),

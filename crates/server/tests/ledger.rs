@@ -212,13 +212,44 @@ fn foreign_keys_across_visibility_keep_nothing_and_hold_up_nothing() {
     team.sees("items", "owner = auth_userid()");
     team.run("INSERT INTO lists VALUES('l', 'alice'); INSERT INTO items VALUES('i', 'l', 'alice'), ('j', 'l', 'bob')");
     let mut alice = team.member(1, "alice");
+    alice.run("PRAGMA foreign_keys = ON");
+    alice.device.replica.set_sees_part(true).unwrap();
     team.assert_settled(&mut [&mut alice]);
     // The parent goes out of sight, the child stays.
     team.run("UPDATE lists SET owner = 'bob'");
     team.assert_settled(&mut [&mut alice]);
     assert_eq!(alice.rows("SELECT id FROM items"), ["'i'"]);
+    // A child comes whose parent is out of sight, and moves to another one.
+    team.run("INSERT INTO lists VALUES('m', 'bob'); INSERT INTO items VALUES('k', 'l', 'alice'); UPDATE items SET list = 'm' WHERE id = 'i'");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM items ORDER BY id"), ["'i'", "'k'"]);
     team.run("UPDATE lists SET owner = 'alice'");
     team.assert_settled(&mut [&mut alice]);
+    // A parent that is deleted takes its children along as ever.
+    team.run("DELETE FROM lists WHERE id = 'm'");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM items"), ["'k'"]);
+}
+
+#[test]
+fn news_wake_only_those_whom_they_concern() {
+    let team = projects();
+    team.run("INSERT INTO tasks VALUES('a', 'p', '1')");
+    let (mut alice, mut bob) = (team.member(1, "alice"), team.member(2, "bob"));
+    team.assert_settled(&mut [&mut alice, &mut bob]);
+    for (sql, expected) in [
+        ("INSERT INTO members VALUES('m', 'p', 'alice')", [true, false]),
+        ("UPDATE tasks SET body = '2'", [true, false]),
+        ("INSERT INTO tasks VALUES('b', 'q', '1')", [false, false]),
+        ("INSERT INTO members VALUES('n', 'q', 'bob')", [false, true]),
+        ("UPDATE members SET user = 'bob' WHERE id = 'm'", [true, true]),
+        ("DELETE FROM tasks WHERE id = 'a'", [false, true]),
+    ] {
+        team.run(sql);
+        assert_eq!([team.concerns(&alice), team.concerns(&bob)], expected, "{sql}");
+        team.assert_settled(&mut [&mut alice, &mut bob]);
+        assert!(!team.concerns(&alice) && !team.concerns(&bob), "{sql}");
+    }
 }
 
 #[test]

@@ -407,6 +407,7 @@ impl Worker<'_> {
             }
         };
         let mut replica = Replica::open(self.connection, Rc::clone(&self.environment))?;
+        replica.set_sees_part(!secret.is_key())?;
         let (started_ms, last_conflict) = (self.environment.now_ms(), replica.last_conflict()?);
         let checks = Instant::now() >= self.check_at;
         let session = Session::new(BOTH, Retry::none());

@@ -198,7 +198,7 @@ fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
         ));
     };
     let retry = Retry { total_ms: replica.setting_number("network_total_ms")?, ..retry };
-    let mut transport = connect(call, &replica, address.clone())?;
+    let mut transport = connect(call, &mut replica, address.clone())?;
     let environment = &call.state().environment;
     let started_ms = environment.now_ms();
     let last_conflict = replica.last_conflict()?;
@@ -289,8 +289,11 @@ pub(crate) fn report(
 }
 
 #[cfg(feature = "net")]
-fn connect(call: &Call<'_>, replica: &Replica, address: Address) -> Result<Box<dyn Transport>> {
+fn connect(call: &Call<'_>, replica: &mut Replica, address: Address) -> Result<Box<dyn Transport>> {
     let (secret, authority) = (credentials::find(call, replica, &address)?, replica.setting("network_ca")?);
+    if let Some(secret) = &secret {
+        replica.set_sees_part(!secret.is_key())?;
+    }
     Ok(Box::new(crate::net::Http::new(address, secret, timeouts(replica)?, authority.as_deref())?))
 }
 
@@ -306,6 +309,6 @@ pub(crate) fn timeouts(replica: &Replica) -> Result<crate::net::Timeouts> {
 }
 
 #[cfg(not(feature = "net"))]
-fn connect(_call: &Call<'_>, _replica: &Replica, _address: Address) -> Result<Box<dyn Transport>> {
+fn connect(_call: &Call<'_>, _replica: &mut Replica, _address: Address) -> Result<Box<dyn Transport>> {
     Err(crate::net::NetError::NotBuilt.into())
 }

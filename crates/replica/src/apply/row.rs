@@ -120,7 +120,7 @@ impl Applier {
         let is_servers = self.source.origin == Origin::Server && !private && !in_doubt;
         let kept = if is_servers { arrival.keep_unsent(&mut self.conflicts, replica)? } else { None };
         let guard = replica.guard.as_ref();
-        let writer = writer(&mut self.writers, self.db, &target.table, replica.checks_parents, guard)?;
+        let writer = writer(&mut self.writers, self.db, &target.table, replica.wants_parents(), guard)?;
         let Arrival { row, pk, stored, incoming, .. } = &arrival;
         let (decision, edited) = match kept {
             Some(decision) => (decision, ColumnSet::new()),

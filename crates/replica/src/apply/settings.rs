@@ -2,12 +2,40 @@
 
 use crate::error::Result;
 use crate::guard::{Guards, has_user_triggers};
+use crate::quarantine;
 use crate::replica::Replica;
 use crate::storage;
-use cloudsync_sqlite_ffi::Connection;
+use cloudsync_sqlite_ffi::{Connection, Value};
 use std::rc::Rc;
 
+/// The setting that says that whoever syncs the file may not see everything.
+pub(crate) const SEES_PART: &str = "sees_part";
+
 impl Replica {
+    /// Says whether whoever syncs this file may see a part of the database only. Then a row whose parent is not here is let in:
+    /// the server has seen to foreign keys, and the parent may be hidden.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn set_sees_part(&mut self, sees_part: bool) -> Result<()> {
+        if !self.exists()? || storage::is_set(&self.db, SEES_PART)? == sees_part {
+            return Ok(());
+        }
+        self.transact(|replica| {
+            if sees_part {
+                quarantine::call(&replica.db)?;
+                storage::set(&replica.db, SEES_PART, Value::Integer(1))
+            } else {
+                storage::unset(&replica.db, SEES_PART)
+            }
+        })
+    }
+
+    /// Whether parents of rows that come are looked up.
+    pub(crate) const fn wants_parents(&self) -> bool {
+        self.checks_parents && !self.sees_part
+    }
+
     /// Runs `act` with foreign keys and, where nobody needs them, triggers off; where triggers of the app run, they are
     /// guarded. All is put back afterwards. Inside the app's transaction foreign keys and triggers stay as they are.
     ///
@@ -16,11 +44,13 @@ impl Replica {
     pub fn with_apply_settings<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let settings = if self.db.is_autocommit() { Some(ApplySettings::set(self.db)?) } else { None };
         self.checks_parents = settings.as_ref().is_some_and(|settings| settings.foreign_keys);
+        self.sees_part =
+            self.checks_parents && storage::exists(&self.db)? && storage::is_set(&self.db, SEES_PART)?;
         let guards = self.guards()?;
         self.guard = guards.as_ref().map(|guards| Rc::clone(&guards.guard));
         let outcome = act(self);
         self.guard = None;
-        self.checks_parents = false;
+        (self.checks_parents, self.sees_part) = (false, false);
         outcome
     }
 

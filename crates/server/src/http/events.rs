@@ -26,6 +26,7 @@ use super::sync::{Admitted, Caller, admit, bearer, judge, store_error};
 use super::{Server, in_background, now_ms};
 use crate::auth::Principal;
 use crate::events::{Listening, News, ReadControl};
+use crate::store::Store;
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
@@ -80,6 +81,7 @@ pub(super) async fn events(
     // A connection on which nothing moves is ended.
     let heartbeat = asked.heartbeat.min(server.patience.idle / 2);
     let listener = Listener {
+        store,
         server,
         caller,
         principal,
@@ -150,6 +152,7 @@ async fn control_state(server: &Arc<Server>) -> Result<i64, HttpError> {
 /// one costs no more than any other.
 struct Listener {
     server: Arc<Server>,
+    store: Arc<dyn Store>,
     caller: Caller,
     principal: Principal,
     /// The state of the control database in which the key was good.
@@ -167,7 +170,7 @@ impl Listener {
     /// The next piece of the stream; `None` ends it.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         loop {
-            let piece = self.piece();
+            let piece = self.piece().await;
             if self.listening.signal.borrow_and_update().stopping || !self.is_let_in().await {
                 return None;
             }
@@ -187,13 +190,25 @@ impl Listener {
     }
 
     /// What there is to say now.
-    fn piece(&mut self) -> Option<Bytes> {
+    async fn piece(&mut self) -> Option<Bytes> {
         let version = self.news.borrow_and_update().version_for(self.site);
         if version > self.told {
-            self.told = version;
-            return Some(Bytes::from(format!("id: {version}\nevent: new\ndata: {version}\n\n")));
+            let told = std::mem::replace(&mut self.told, version);
+            if self.is_concerned(told).await {
+                return Some(Bytes::from(format!("id: {version}\nevent: new\ndata: {version}\n\n")));
+            }
         }
         (Instant::now() >= self.next_heartbeat).then_some(HEARTBEAT)
+    }
+
+    /// Whether what came after a version is for this listener. A key sees everything; a user is not woken for what they may
+    /// not see.
+    async fn is_concerned(&self, told: u64) -> bool {
+        let (Some(user), Some(site)) = (self.principal.user.clone(), self.site) else { return true };
+        let store = Arc::clone(&self.store);
+        let found = in_background(move || store.concerns(&user, site, told)).await;
+        // Asking in vain is better than waiting for ever.
+        !matches!(found, Ok(Ok(false)))
     }
 
     /// How long the key or token is still good, at most as long as anybody waits here.

@@ -19,6 +19,9 @@ use std::collections::HashMap;
 /// Rows that are looked at for one chunk at most: bounds the time that a turn takes where few of them are seen.
 const ROWS_MAX: usize = 100_000;
 
+/// Rows that are looked at to find out whether news concern somebody: beyond it asking costs little more.
+const GLANCE_ROWS_MAX: usize = 256;
+
 /// What a device of a user receives in one turn.
 pub(crate) struct Given {
     pub(crate) payload: Vec<u8>,
@@ -69,6 +72,63 @@ pub(crate) fn pull(
     let next = chunk.next.map(|then| reader.place(&place, stamp, head, then));
     let outcome = Outcome { next, head, stamp };
     Ok(reader.finish(request, &known, standing, outcome, chunk.payload))
+}
+
+/// Whether anything after a version concerns a device of a user, so that asking would bring it something. Looks at a
+/// bounded number of rows; where that does not say, something may. The caller holds a transaction as for [`pull`].
+pub(crate) fn concerns(
+    replica: &mut Replica,
+    policies: &Policies,
+    request: &Request<'_>,
+    site: SiteOrdinal,
+    user: &User,
+) -> Result<bool, Error> {
+    let (db, head) = (replica.connection(), replica.version()?);
+    let known = Record::read(&db, site)?.unwrap_or_default();
+    let tables = replica.table_rows()?;
+    let standing = Standing::of(request, &known, false);
+    if standing != Standing::Taken || known.stamp != stamp(policies, &tables, user) {
+        return Ok(true);
+    }
+    let regard = Regard::of(replica, &tables, policies, Reason::Since(request.cursor), head, 0, None)?;
+    if regard.walk().is_some() {
+        return Ok(true);
+    }
+    let reader = Reader::new(&db, site, &known, standing, tables, policies, regard)?;
+    let mut glance = Glance { reader, hit: false };
+    let extraction = Extraction {
+        from: replica.position_after(request.cursor)?,
+        last: head,
+        filter: Filter::ForSite { site, echo: false },
+        bytes_target: CHUNK_BYTES_TARGET,
+    };
+    let chunk = replica.extract_for(&extraction, &mut glance)?;
+    Ok(glance.hit || chunk.next.is_some())
+}
+
+/// A look at what a device would be sent, which ends with the first row.
+struct Glance<'a> {
+    reader: Reader<'a>,
+    hit: bool,
+}
+
+impl Audience for Glance<'_> {
+    fn begin(&mut self) -> Result<(), Error> {
+        self.reader.begin()
+    }
+
+    fn next(&mut self) -> Result<Option<(i64, Vec<u8>)>, Error> {
+        self.reader.next()
+    }
+
+    fn is_tired(&self) -> bool {
+        self.hit || self.reader.looked_at >= GLANCE_ROWS_MAX
+    }
+
+    fn judge(&mut self, row: &Candidate<'_>) -> Result<Sending, Error> {
+        self.hit |= self.reader.judge(row)? != Sending::Nothing;
+        Ok(Sending::Nothing)
+    }
 }
 
 /// Identifies under which policies and claims rows are seen.

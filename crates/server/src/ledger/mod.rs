@@ -27,7 +27,7 @@ mod record;
 mod regard;
 mod watch;
 
-pub(crate) use audience::{Given, pull};
+pub(crate) use audience::{Given, concerns, pull};
 pub(crate) use holdings::note_upload;
 pub(crate) use place::inner_position;
 pub(crate) use record::{Posting, post};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::auth::User;
 use crate::events::Feed;
+use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
 
 /// Who asks.
@@ -67,6 +68,15 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`] when the turn could not be taken; then nothing was changed.
     fn turn(&self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Vec<u8>, StoreError>;
+
+    /// Whether a site of this user would receive anything that is newer than `version`. May say so where it would not.
+    ///
+    /// # Errors
+    /// [`StoreError`] when that cannot be found out.
+    fn concerns(&self, user: &User, site: SiteId, version: u64) -> Result<bool, StoreError> {
+        let _ = (user, site, version);
+        Ok(true)
+    }
 
     /// Tells of each commit, once it is on disk.
     fn feed(&self) -> &Feed;

@@ -143,6 +143,20 @@ impl Team {
         rows
     }
 
+    /// Whether a listening device would be woken.
+    pub(crate) fn concerns(&self, member: &Member) -> bool {
+        self.server.store.refresh().unwrap();
+        let cursor: i64 = member.device.get("SELECT value FROM cloudsync_settings WHERE key = 'cursor'");
+        let site: Vec<u8> = member.device.get(
+            "SELECT site_id FROM cloudsync_sites WHERE ordinal = \
+            (SELECT value FROM cloudsync_settings WHERE key = 'site')",
+        );
+        let site = cloudsync_core::id::SiteId(site.try_into().unwrap());
+        let claims = member.claims.as_object().unwrap().clone();
+        let user = User { id: member.user.clone(), claims };
+        self.server.store.concerns(&user, site, cursor as u64).unwrap()
+    }
+
     pub(crate) fn sync(&self, member: &mut Member) {
         self.sync_with(member, &mut |_| Fate::Arrives);
     }

@@ -43,8 +43,10 @@ use self::reader::{Pulled, Readers, Ready};
 use self::turn::{Outcome, Taken};
 use self::writer::Writer;
 use super::{Asker, Store, StoreError};
+use crate::auth::User;
 use crate::events::Feed;
 use crate::schema_check::{self, Finding, Subject};
+use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::{Answer, Refusal, Request, Turn};
 use cloudsync_replica::{Checkup, FLAG_INTEGER_KEY};
 use rusqlite::OpenFlags;
@@ -161,6 +163,10 @@ impl Store for SqliteStore {
         // What was committed to a file without a name is not acknowledged.
         self.place.check()?;
         Ok(answer)
+    }
+
+    fn concerns(&self, user: &User, site: SiteId, version: u64) -> Result<bool, StoreError> {
+        self.readers.concerns(user, site, version)
     }
 
     fn feed(&self) -> &Feed {

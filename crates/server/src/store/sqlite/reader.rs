@@ -9,10 +9,12 @@ use crate::ledger::{self, Given, Posting};
 use crate::metrics::METRICS;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::clock::SiteOrdinal;
+use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
 use cloudsync_protocol::message::Request;
 use cloudsync_protocol::server::{self, Standing, is_skewed};
 use cloudsync_replica::{Extraction, Filter, Position};
+use cloudsync_sqlite_ffi::Value;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Readers that work at one time; each has a connection with its own page cache.
@@ -120,6 +122,35 @@ impl Readers {
         let checks = request.pull && pulled.next.is_none() && !request.check.ranges.is_empty();
         let checked = if checks { self.checks.answer(file, &request.check, asker)? } else { Vec::new() };
         Ok(Some(Pulled { checked, ..pulled }))
+    }
+
+    /// Whether anything after a version concerns a site of a user.
+    pub(super) fn concerns(&self, user: &User, site: SiteId, version: u64) -> Result<bool, StoreError> {
+        self.read(|file| {
+            let ordinal = file.replica.site_ordinal(site)?;
+            // language=SQLite
+            let whose = "SELECT user = ?2 FROM main.cloudsync_server_sites WHERE site_id = ?1";
+            let whose = file.db.query_i64(whose, &[Value::Blob(&site.0), Value::from(user.id.as_str())])?;
+            let (Some(ordinal), Some(1), false) = (ordinal, whose, needs_fold(file)?) else {
+                return Ok(true);
+            };
+            let Some((replica, policies, identity)) = file.watched()? else { return Ok(true) };
+            let _assumed = identity.assume(user);
+            let request = Request {
+                site,
+                epoch: 0,
+                nonce: 0,
+                now: 0,
+                cursor: version,
+                position: &[],
+                pull: true,
+                echo: false,
+                fingerprint: 0,
+                schema: None,
+                upload: None,
+            };
+            Ok(ledger::concerns(replica, policies, &request, ordinal, user)?)
+        })
     }
 
     /// Runs `act` on a connection of the pool, in one read transaction.
