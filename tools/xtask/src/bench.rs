@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: builds `cloudsync-bench` with the SQLite that it needs, and runs it. For `bench server` it builds
-//! what users get, too.
+//! what users get, too, and `bench rls` is an example of the server.
 
 use anyhow::Result;
 
@@ -12,6 +12,20 @@ use crate::project::Project;
 const SQLITE_FLAGS: &str = "-DSQLITE_ENABLE_PREUPDATE_HOOK -DSQLITE_ENABLE_SESSION";
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
+    if args.first().is_some_and(|arg| arg == "rls") {
+        let mut measure = project.cargo();
+        measure.args([
+            "run",
+            "--quiet",
+            "--release",
+            "--package",
+            "cloudsync-server",
+            "--example",
+            "rls",
+            "--",
+        ]);
+        return process::run(measure.args(&args[1..]));
+    }
     let is_server = args.first().is_some_and(|arg| arg == "server");
     if is_server {
         build::compile(project)?;

@@ -25,6 +25,7 @@ const GLANCE_ROWS_MAX: usize = 256;
 /// What a device of a user receives in one turn.
 pub(crate) struct Given {
     pub(crate) payload: Vec<u8>,
+    pub(crate) rows: u64,
     pub(crate) position: Option<Vec<u8>>,
     pub(crate) cursor: u64,
     /// What must be on disk before the answer leaves.
@@ -71,7 +72,7 @@ pub(crate) fn pull(
     let chunk = replica.extract_for(&extraction, &mut reader)?;
     let next = chunk.next.map(|then| reader.place(&place, stamp, head, then));
     let outcome = Outcome { next, head, stamp };
-    Ok(reader.finish(request, &known, standing, outcome, chunk.payload))
+    Ok(reader.finish(request, &known, standing, outcome, (chunk.payload, chunk.rows)))
 }
 
 /// Whether anything after a version concerns a device of a user, so that asking would bring it something. Looks at a
@@ -338,7 +339,7 @@ impl<'a> Reader<'a> {
         known: &Record,
         standing: Standing,
         outcome: Outcome,
-        payload: Vec<u8>,
+        (payload, rows): (Vec<u8>, u64),
     ) -> Given {
         let Outcome { next, head, stamp } = outcome;
         let position = next.map(|place| place.encode());
@@ -377,7 +378,7 @@ impl<'a> Reader<'a> {
                 },
             })
         };
-        Given { payload, position, cursor, posting }
+        Given { payload, rows, position, cursor, posting }
     }
 }
 

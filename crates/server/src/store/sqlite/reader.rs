@@ -148,6 +148,7 @@ impl Readers {
                 fingerprint: 0,
                 schema: None,
                 upload: None,
+                check: Default::default(),
             };
             Ok(ledger::concerns(replica, policies, &request, ordinal, user)?)
         })
@@ -209,7 +210,8 @@ fn pull_for(file: &mut Wrapped, request: &Request<'_>, user: &User) -> Result<Op
     let Some((replica, policies, identity)) = file.watched()? else { return Ok(None) };
     let _assumed = identity.assume(user);
     let given = ledger::pull(replica, policies, request, site, user)?;
-    let Given { payload, position: next, cursor, posting } = given;
+    let Given { payload, rows, position: next, cursor, posting } = given;
+    METRICS.pull_rows.add(rows);
     Ok(Some(Pulled { payload, next, cursor, rows_total: 0, posting, checked: Vec::new() }))
 }
 
