@@ -1,12 +1,14 @@
 """The app keeps its hooks, its connections and its way of closing."""
 
+import pathlib
+import re
 import subprocess
 import sys
 
 import apsw
 import pytest
 
-from devices import BINDINGS, assert_same, sync_until_still
+from devices import BINDINGS, Device, assert_same, sync_until_still
 
 SCHEMA = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT);"
 
@@ -218,3 +220,28 @@ def test_a_copy_by_the_backup_api_goes_on_beside_the_original(server, device, tm
     assert_same("t", a, b, copy)
     assert a.value("SELECT count(*) FROM t") == 11
     assert a.value("SELECT cloudsync_siteid()") != copy.value("SELECT cloudsync_siteid()")
+
+
+def test_a_thousand_opens_leak_nothing(binding, library, tmp_path):
+    path = tmp_path / "app.db"
+
+    def open_once():
+        device = Device(binding, path, library)
+        device.value("SELECT cloudsync_uuid()")
+        device.value("SELECT length(cloudsync_status())")
+        device.close()
+
+    def resident_kib():
+        return int(re.search(r"^VmRSS:\s+(\d+)", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)[1])
+
+    device = Device(binding, path, library)
+    device.script("CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v)")
+    device.init("t")
+    device.close()
+    for _ in range(100):
+        open_once()
+    before = resident_kib()
+    for _ in range(1000):
+        open_once()
+    # A leak of half a KiB for each would show.
+    assert resident_kib() - before < 512, "memory is lost with each connection"

@@ -5,11 +5,13 @@ mod bench;
 mod build;
 mod demo;
 mod docs;
+mod fuzz;
 mod install;
 mod process;
 mod progress;
 mod project;
 mod python;
+mod sanitize;
 mod server;
 mod sim;
 mod test;
@@ -70,6 +72,18 @@ const COMMANDS: &[Command] = &[
         args: "[ARGS...]",
         about: "runs replicas and server from one seed over a hostile network",
         run: sim::run,
+    },
+    Command {
+        name: "fuzz",
+        args: "[--minutes N] [--seed S]",
+        about: "bytes and texts from outside, changed at random, on real databases",
+        run: fuzz::run,
+    },
+    Command {
+        name: "sanitize",
+        args: "[valgrind | address [TEST...]]",
+        about: "the library under valgrind, and one with AddressSanitizer under the black-box tests",
+        run: sanitize::run,
     },
     Command {
         name: "torture",
