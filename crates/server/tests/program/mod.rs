@@ -155,6 +155,10 @@ impl Serving {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the end, and gives the exit code.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
