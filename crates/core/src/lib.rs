@@ -25,6 +25,7 @@ extern crate alloc;
 
 pub mod bytes;
 pub mod clock;
+pub mod coverage;
 pub mod id;
 pub mod key;
 pub mod marks;

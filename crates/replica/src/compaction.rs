@@ -50,6 +50,9 @@ impl Replica {
         let db = self.db;
         let mut next = storage::get_i64(&db, NEXT)?.unwrap_or(0);
         let mut left = storage::get_i64(&db, LEFT_OVER)?.unwrap_or(0);
+        if next != 0 {
+            cloudsync_core::reached!("compaction: a run goes on");
+        }
         if next == 0 {
             let done = storage::get_i64(&db, COMPACTED_TO)?.unwrap_or(0);
             let least = storage::get_i64(&db, ENTRIES_MIN_SETTING)?.unwrap_or(ENTRIES_MIN);

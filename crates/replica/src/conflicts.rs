@@ -278,6 +278,7 @@ impl Conflicts {
 
     /// Writes into the journal what a row has lost.
     pub(crate) fn note(&mut self, row: &Row<'_>, losses: &Losses, sites: &Sites, now_ms: u64) -> Result<()> {
+        cloudsync_core::reached!("conflicts: a value that lost is kept");
         let insert = match &mut self.insert {
             Some(insert) => insert,
             None => self.insert.insert(self.db.prepare(INSERT)?),

@@ -235,6 +235,7 @@ impl Replica {
         if turn.drained || storage::is_set(&self.db, "progressive")? {
             absorbed.rows_received = self.apply_download(turn.payload, turn.drained)?;
         } else if !turn.payload.is_empty() {
+            cloudsync_core::reached!("device: a download waits for its last chunk");
             let sql = "INSERT INTO main.cloudsync_inbox(payload) VALUES(?1)";
             self.db.prepare(sql)?.run(&[Value::Blob(turn.payload)])?;
             if self.db.last_insert_rowid() > INBOX_CHUNKS_MAX {
@@ -296,6 +297,7 @@ impl Replica {
             return Ok(0);
         }
         if progressive {
+            cloudsync_core::reached!("device: a first download shows progress");
             // Parents may come in any later chunk.
             self.unsettled.family.take_orphans();
             if is_last {
@@ -305,6 +307,7 @@ impl Replica {
         let settled = self.settle(source)?;
         self.raise_settled(settled.time_max.0)?;
         if settled.parts > 0 {
+            cloudsync_core::reached!("device: parts of unknown rows are fetched whole");
             storage::set(&self.db, "refetch", Value::Integer(1))?;
         }
         Ok(rows + settled.rows)
@@ -344,9 +347,13 @@ impl Replica {
 
     fn mend_in_transaction(&mut self, refusal: &Refusal, sent: &Sent) -> Result<()> {
         match refusal.reason {
-            Reason::ClockSkew => self.correct_clock(refusal.now, sent),
+            Reason::ClockSkew => {
+                cloudsync_core::reached!("device: its clock was wrong");
+                self.correct_clock(refusal.now, sent)
+            }
             Reason::Clone => self.part_from_clone(sent),
             Reason::Restored => {
+                cloudsync_core::reached!("device: the server was restored");
                 // The server lost turns: it gets everything that is known here, whoever wrote it.
                 self.forget_agreement()?;
                 storage::unset(&self.db, "unsent_position")?;
@@ -358,6 +365,7 @@ impl Replica {
                 storage::set(&self.db, "resend", Value::Integer(1))
             }
             Reason::LostChunks => {
+                cloudsync_core::reached!("device: staged chunks were lost");
                 storage::unset(&self.db, "round")?;
                 storage::unset(&self.db, "position")?;
                 self.db.execute("DELETE FROM main.cloudsync_inbox").map_err(Error::from)

@@ -70,11 +70,13 @@ impl Replica {
         if storage::is_set(&self.db, NEXT_ORDINAL)? {
             return Ok(());
         }
+        cloudsync_core::reached!("identity: a payload tells of a copy");
         storage::set(&self.db, CLONE_SEEN, Value::Integer(1))
     }
 
     /// Takes another site id, also for what was not sent; all is compared with the server, or fetched again.
     pub(crate) fn part(&mut self, why: &str) -> Result<()> {
+        cloudsync_core::reached!("identity: a copy takes a site of its own");
         storage::unset(&self.db, CLONE_SEEN)?;
         let old = self.own_site()?;
         let given = if self.can_reconcile()? {

@@ -32,6 +32,7 @@ pub(crate) fn keep(db: &Connection, catalog: &Catalog, payload: &Payload<'_>, so
     if bytes(db)? + piece.len() as u64 > KEPT_BYTES_MAX {
         return lose(db);
     }
+    cloudsync_core::reached!("kept: cells of an unknown column");
     let sql = "INSERT INTO main.cloudsync_kept(origin, base, payload) VALUES(?1, ?2, ?3)";
     let (origin, base) = (Value::Integer(source.origin.code()), Value::Integer(source.base as i64));
     Ok(db.prepare(sql)?.run(&[origin, base, Value::Blob(&piece)])?)

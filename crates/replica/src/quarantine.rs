@@ -104,6 +104,7 @@ impl Quarantine {
         reason: &str,
         origin: i64,
     ) -> Result<()> {
+        cloudsync_core::reached!("quarantine: a row waits");
         let mut change = Gathered::default();
         change.push(payload, group, row);
         let change = change.finish();

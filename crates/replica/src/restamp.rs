@@ -79,6 +79,7 @@ impl Replica {
         let stored = storage::get_blob(&self.db, "round")?;
         let sent_round = sent.round.as_ref().map(|(round, ..)| round.encode());
         if storage::get_u64(&self.db, "nonce")? != sent.nonce || stored != sent_round {
+            cloudsync_core::reached!("restamp: it was no copy but another process");
             return Ok(());
         }
         self.fold_in_transaction()?;

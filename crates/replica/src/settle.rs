@@ -124,6 +124,7 @@ impl Applier {
         if self.settles || replica.unsettled.deferred.is_full() {
             return self.put_aside(replica, payload, group, row, reason);
         }
+        cloudsync_core::reached!("settle: a refused row is tried at the end");
         replica.unsettled.deferred.push(payload, group, row);
         Ok(())
     }

@@ -117,6 +117,7 @@ impl Replica {
         let mut again = self.undo(&refused, verdicts.payload)?;
         for (_, row) in wanted {
             if self.can_be_sent(&row)? {
+                cloudsync_core::reached!("verdicts: the server wants a row whole");
                 again.push((row, Mask::Whole));
             }
         }
@@ -159,6 +160,7 @@ impl Replica {
         payload: Option<&Payload<'_>>,
     ) -> Result<Vec<(RowKey, Mask)>> {
         let base = storage::get_u64(&self.db, "cursor")?;
+        cloudsync_core::reached!("verdicts: refused rows are undone");
         let source = Source { origin: Origin::Server, time_max: None, base };
         let mut laying = Laying {
             applier: Applier::open(self, source)?,

@@ -236,6 +236,7 @@ impl Writer {
         let cells =
             (0..row.target.table.cells.len()).map(|i| from_sqlite(select.column(i)).to_value()).collect();
         drop(select);
+        cloudsync_core::reached!("write: a row makes room for others");
         self.lifted.insert(row.packed.to_vec(), cells);
         self.delete(row)
     }

@@ -351,9 +351,8 @@ impl Device {
         disks().restart(&self.place);
         if self.processes.is_empty() {
             self.add_process()?;
-            self.set_up()?;
         }
-        Ok(())
+        self.set_up()
     }
 
     /// A connection that nothing befalls.

@@ -145,6 +145,12 @@ pub(crate) unsafe fn wrap(owner: &rusqlite::Connection) -> Result<Connection> {
     unsafe { Connection::from_raw(owner.handle().cast(), api()?) }.context("no connection")
 }
 
+/// Memory that SQLite holds just now, and held at most since this was last asked, in bytes.
+pub(crate) fn memory() -> (i64, i64) {
+    // SAFETY: both only read counters; the second one also resets its own.
+    unsafe { (ffi::sqlite3_memory_used(), ffi::sqlite3_memory_highwater(1)) }
+}
+
 /// Nothing may be open in a connection between two calls.
 pub(crate) fn check_closed(db: &rusqlite::Connection) -> Result<()> {
     // SAFETY: an open connection; a null statement asks for the first one.

@@ -5,6 +5,7 @@
 mod device;
 mod disk;
 mod host;
+mod marks;
 mod mishaps;
 mod network;
 mod options;
@@ -18,31 +19,59 @@ mod stats;
 mod workload;
 mod world;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use options::{Case, HELP, Options};
 use stats::Stats;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use world::World;
 
 /// Failures after which a run ends early.
 const FAILURES_MAX: u64 = 5;
+/// What SQLite may take for all files of a world together.
+const SQLITE_BYTES_MAX: i64 = 512 << 20;
+/// What SQLite may keep for the process: the list of extensions, and what it made at its first use.
+const SQLITE_BYTES_KEPT_MAX: i64 = 64 << 10;
 /// How long a shorter history of a failure is looked for.
 const SHRINKING: Duration = Duration::from_secs(90);
 
 /// Runs one case; gives the hash of its history, or what went wrong.
 fn run(case: &Case, stats: &mut Stats) -> Result<u64, String> {
     let act = || {
-        let mut world = World::new(case)?;
-        let hash = world.run()?;
-        stats.add(&world.stats);
+        let (before, _) = host::memory();
+        let hash = {
+            let mut world = World::new(case)?;
+            let hash = world.run()?;
+            stats.add(&world.stats);
+            hash
+        };
+        check_memory(before)?;
         anyhow::Ok(hash)
     };
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(hash)) => Ok(hash),
         Ok(Err(error)) => Err(format!("{error:#}")),
         Err(_) => Err("it panicked".to_owned()),
+    }
+}
+
+/// SQLite has given back what a world took of memory, and that was not without bounds.
+fn check_memory(before: i64) -> Result<()> {
+    // The store's threads may be at their last step.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let (used, most) = host::memory();
+        if most > SQLITE_BYTES_MAX {
+            bail!("SQLite took {most} bytes");
+        }
+        if used <= before + SQLITE_BYTES_KEPT_MAX {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("SQLite keeps {} bytes after everything is closed", used - before);
+        }
+        std::thread::yield_now();
     }
 }
 
@@ -76,6 +105,12 @@ fn main() -> Result<ExitCode> {
         }
     }
     print!("{stats}");
+    if options.marks
+        && let Err(error) = marks::report()
+    {
+        println!("{error}");
+        failed += 1;
+    }
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

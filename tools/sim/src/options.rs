@@ -12,6 +12,7 @@ pub(crate) const HELP: &str = "usage: cargo xtask sim [--seed N] [--seconds S | 
   --minutes M      the same in minutes
   --runs N         runs that many seeds
   --no-shrink      does not look for a shorter history of a seed that fails
+  --marks          counts how often the rare branches were reached, and fails when one never was
   --trace          prints what happens
   --hash           prints a hash of each history: of all messages and all changes of disks
   --watch ROW      prints the clock of a row whenever it changes; ROW is table:key, the packed key in hexadecimal
@@ -120,6 +121,7 @@ impl fmt::Display for Case {
 pub(crate) struct Options {
     pub(crate) case: Case,
     pub(crate) shrinks: bool,
+    pub(crate) marks: bool,
     limit: Limit,
 }
 
@@ -132,7 +134,7 @@ impl Options {
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>> {
         let (mut seed, mut runs, mut seconds) = (None, None, None);
         let mut case = Case::default();
-        let mut shrinks = true;
+        let (mut shrinks, mut marks) = (true, false);
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} wants a value\n{HELP}"));
             let number = |text: String| -> Result<u64> {
@@ -152,6 +154,7 @@ impl Options {
                     case.without.insert(kind.with_context(|| format!("nothing is called {wanted}\n{HELP}"))?);
                 }
                 "--no-shrink" => shrinks = false,
+                "--marks" => marks = true,
                 "--trace" => case.trace = true,
                 "--hash" => case.hashes = true,
                 "--watch" => case.watched = Some(value()?),
@@ -166,7 +169,7 @@ impl Options {
         };
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         case.seed = seed.unwrap_or(elapsed.as_millis() as u64 % 1_000_000_000_000);
-        Ok(Some(Self { case, shrinks, limit }))
+        Ok(Some(Self { case, shrinks, marks, limit }))
     }
 
     pub(crate) fn goes_on(&self, done: u64) -> bool {

@@ -112,8 +112,14 @@ fn decide_cls(
 fn begin_life(stored: Option<&RowClock>, incoming: &RowClock, whole: bool) -> Decision {
     let exists = stored.is_some_and(RowClock::is_alive);
     match (incoming.is_alive(), exists) {
-        (true, _) if !whole => Decision::unchanged(Action::NeedWhole),
-        (true, true) => Decision::adopt(Action::Replace, incoming),
+        (true, _) if !whole => {
+            crate::reached!("merge: a part of an unknown row");
+            Decision::unchanged(Action::NeedWhole)
+        }
+        (true, true) => {
+            crate::reached!("merge: a later life replaces a living row");
+            Decision::adopt(Action::Replace, incoming)
+        }
         (true, false) => Decision::adopt(Action::Insert, incoming),
         (false, true) => Decision::adopt(Action::Delete, incoming),
         (false, false) => Decision::adopt(Action::Keep, incoming),
@@ -122,6 +128,7 @@ fn begin_life(stored: Option<&RowClock>, incoming: &RowClock, whole: bool) -> De
 
 fn join_tombstones(stored: &RowClock, incoming: &RowClock, sites: &[SiteId]) -> Decision {
     if incoming.common.order(&stored.common, sites) == Ordering::Greater {
+        crate::reached!("merge: two deletions of one life");
         Decision::adopt(Action::Keep, incoming)
     } else {
         Decision::unchanged(Action::Keep)
@@ -166,6 +173,7 @@ fn compare_cells(
         match order {
             Ordering::Less => {}
             Ordering::Equal => {
+                crate::reached!("merge: two values under one clock");
                 if tie(column) {
                     written.insert(column);
                 }

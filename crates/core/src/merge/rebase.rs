@@ -101,6 +101,7 @@ pub fn keep_unsent(
         Unsent::Whole | Unsent::Cells(_) => false,
     };
     let moved = rebase(incoming, &change, inserted, own, sites)?;
+    crate::reached!("merge: a change is rebased");
     let merged = decide(Algorithm::Cls, Some(incoming), &moved, true, sites, &mut |_| false);
     let merged = merged.clock.unwrap_or_else(|| incoming.clone());
     if !(merged.is_alive() && incoming.is_alive()) {

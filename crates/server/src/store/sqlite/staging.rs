@@ -10,6 +10,7 @@ use cloudsync_sqlite_ffi::{Connection, Value};
 
 /// Keeps a chunk, in the place of those that it makes void: of other rounds, and behind it.
 pub(super) fn keep(db: &Connection, site: SiteId, upload: &Upload<'_>, now_ms: u64) -> Result<(), Error> {
+    cloudsync_core::reached!("server: a chunk is staged");
     let (site, round) = (Value::Blob(&site.0), Value::Blob(&upload.round.0));
     let chunk = Value::Integer(i64::from(upload.chunk));
     // language=SQLite

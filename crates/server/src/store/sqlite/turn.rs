@@ -64,6 +64,7 @@ pub(super) fn turn(
     };
     let mut epoch = known.epoch;
     if refusal.reason == Reason::Restored && begins_epoch(epoch, request, asker.rights.write) {
+        cloudsync_core::reached!("server: it finds that it was restored");
         epoch = now_ms.max(epoch + 1);
         replica.transact(|replica| replica.set_state_number("epoch", epoch))?;
     }
@@ -130,7 +131,10 @@ fn take(
     match server::standing(known, request) {
         Standing::New | Standing::Current => {}
         Standing::Repeated => return repeated(replica, law, request, known, asker),
-        Standing::Clone => return refuse(Reason::Clone, "a copy of this file has synced under its site id"),
+        Standing::Clone => {
+            cloudsync_core::reached!("server: a copy asks");
+            return refuse(Reason::Clone, "a copy of this file has synced under its site id");
+        }
         Standing::Restored => {
             return refuse(
                 Reason::Restored,
@@ -189,6 +193,7 @@ fn repeated(
     known: &Knowledge,
     asker: &Asker,
 ) -> Result<Taken, Stop> {
+    cloudsync_core::reached!("server: a round comes again");
     let db = replica.connection();
     let Judgement { mut verdicts, waiting } = standing::judgement(&db, request.site)?;
     if let Some(user) = &asker.user {

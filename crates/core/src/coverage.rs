@@ -1,0 +1,45 @@
+//! Whether tests and the simulator really get to the rare branches.
+//!
+//! `reached!("name")` stands in such a branch. It is nothing at all unless the feature `coverage` is on, as it is for the
+//! simulator's `--marks` only; then it counts. Nothing is registered: a name's place follows from its bytes, and the
+//! simulator, which reads the names from the source, checks that no two share one.
+
+/// Places for counts.
+#[cfg(feature = "coverage")]
+pub const PLACES: usize = 4_096;
+
+/// How often each place was reached.
+#[cfg(feature = "coverage")]
+pub static REACHED: [core::sync::atomic::AtomicU64; PLACES] =
+    [const { core::sync::atomic::AtomicU64::new(0) }; PLACES];
+
+/// The place of a name (FNV-1a).
+#[cfg(feature = "coverage")]
+#[must_use]
+pub const fn place(name: &str) -> usize {
+    let bytes = name.as_bytes();
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    (hash % PLACES as u64) as usize
+}
+
+/// Counts that a rare branch was reached.
+#[cfg(feature = "coverage")]
+#[macro_export]
+macro_rules! reached {
+    ($name:literal) => {{
+        const PLACE: usize = $crate::coverage::place($name);
+        $crate::coverage::REACHED[PLACE].fetch_add(1, ::core::sync::atomic::Ordering::Relaxed);
+    }};
+}
+
+/// Says that a rare branch is reached here; costs nothing.
+#[cfg(not(feature = "coverage"))]
+#[macro_export]
+macro_rules! reached {
+    ($name:literal) => {};
+}
