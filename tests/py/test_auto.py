@@ -414,6 +414,38 @@ def test_an_app_that_does_not_wait_for_locks_gets_on(auto_device):
     until(lambda: two.value("SELECT count(*) FROM notes") == 200)
 
 
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_large_first_download_locks_out_no_app_for_long(auto_device, device, server, mode):
+    full = device("full")
+    full.script(SCHEMA)
+    full.init("notes")
+    full.connect(server)
+    full.script(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000) "
+        "INSERT INTO notes SELECT printf('%08d', i), 'body of ' || i FROM n"
+    )
+    full.sync()
+    empty = auto_device("empty", mode)
+    hasty = sqlite3.connect(empty.path, isolation_level=None, timeout=0)
+    longest, failures, attempts, since = 0.0, 0, 0, time.monotonic()
+    begun = since
+    pulse = threading.Event()
+    while auto(empty)["syncs"] == 0:
+        attempts += 1
+        if _try(hasty, "BEGIN IMMEDIATE"):
+            # Without a WAL a reader may hold up the end of it, even of a transaction that wrote nothing.
+            until(lambda: _try(hasty, "COMMIT"))
+            longest, since = max(longest, time.monotonic() - since), time.monotonic()
+        else:
+            failures += 1
+        pulse.wait(0.001)
+    hasty.close()
+    print(f"{mode}: {attempts} attempts, {failures} failed, longest wait {longest * 1000:.0f} ms")
+    # 250 ms on a machine that does nothing else. One commit of all would take most of the time, on any machine.
+    assert attempts > 20 and longest < max(1, (time.monotonic() - begun) / 10)
+    assert empty.value("SELECT count(*) FROM notes") == 200_000
+
+
 def test_syncs_without_news_write_nothing(auto_device, server):
     one = auto_device("one")
     until(lambda: auto(one)["state"] == "listening" and not one.has_unsent())

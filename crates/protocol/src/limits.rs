@@ -52,8 +52,9 @@ pub const SCHEMA_TEXT_BYTES_MAX: usize = 4096;
 pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 /// Longest error text in an answer, in bytes.
 pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
-/// Chunks after which a device ends a round, at the end of the row that is on its way.
-pub const UPLOAD_CHUNKS_TARGET: u32 = 256;
+/// Chunks after which a device ends a round, at the end of the row that is on its way. The server commits a round at once,
+/// and everybody else waits for that.
+pub const UPLOAD_CHUNKS_TARGET: u32 = 4;
 /// Most chunks of one round, which the server commits together; all but the last are staged on its disk. There is room
 /// for a row of any size behind as many chunks as a round has without one.
 pub const UPLOAD_CHUNKS_MAX: u32 = 3_072;

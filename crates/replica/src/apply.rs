@@ -115,11 +115,18 @@ impl Replica {
     /// # Errors
     /// When the payload breaks the rules or the file cannot be written; the transaction must then be undone.
     pub fn apply_part(&mut self, payload: &Payload<'_>, source: Source) -> Result<Applied> {
-        self.follow_schema()?;
-        self.catalog.require_settled()?;
-        self.sites.refresh(&self.db)?;
-        let mut applier = Applier::open(self, source)?;
-        applier.payload(self, payload)?;
+        self.apply_rest(payload, 0, source)
+    }
+
+    /// The same without the first rows of the payload, in its order, which were applied before.
+    pub(crate) fn apply_rest(
+        &mut self,
+        payload: &Payload<'_>,
+        from: usize,
+        source: Source,
+    ) -> Result<Applied> {
+        let mut applier = Applier::begin(self, source)?;
+        applier.payload_from(self, payload, from)?;
         applier.finish(self)
     }
 }
@@ -165,6 +172,14 @@ pub(crate) struct Applier {
 }
 
 impl Applier {
+    /// Opens an apply in a transaction that has just begun.
+    pub(crate) fn begin(replica: &mut Replica, source: Source) -> Result<Self> {
+        replica.follow_schema()?;
+        replica.catalog.require_settled()?;
+        replica.sites.refresh(&replica.db)?;
+        Self::open(replica, source)
+    }
+
     pub(crate) fn open(replica: &mut Replica, source: Source) -> Result<Self> {
         let db = replica.db;
         let floor = Time(storage::get_u64(&db, "floor")?);
@@ -203,6 +218,10 @@ impl Applier {
     }
 
     pub(crate) fn payload(&mut self, replica: &mut Replica, payload: &Payload<'_>) -> Result<()> {
+        self.payload_from(replica, payload, 0)
+    }
+
+    fn payload_from(&mut self, replica: &mut Replica, payload: &Payload<'_>, from: usize) -> Result<()> {
         if payload.has_references() {
             return Err(Error::Protocol("payload refused: its large values are not here".into()));
         }
@@ -211,9 +230,20 @@ impl Applier {
         if !self.settles {
             kept::keep(&self.db, &replica.catalog, payload, self.source)?;
         }
+        let order = in_order(payload);
+        self.slice(replica, payload, order.get(from..).unwrap_or_default())
+    }
+
+    /// Takes in some rows of a payload.
+    pub(crate) fn slice(
+        &mut self,
+        replica: &mut Replica,
+        payload: &Payload<'_>,
+        rows: &[(usize, usize)],
+    ) -> Result<()> {
         let sites = payload.sites().iter().map(|site| replica.sites.ordinal(&self.db, *site));
         let sites = sites.collect::<Result<Vec<_>>>()?;
-        let waiting = self.rows(replica, payload, &sites, &in_order(payload))?;
+        let waiting = self.rows(replica, payload, &sites, rows)?;
         for (at, row, reason) in self.wait(replica, payload, &sites, waiting)? {
             self.defer(replica, payload, &payload.groups()[at], row, &reason)?;
         }

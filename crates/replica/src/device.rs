@@ -61,6 +61,7 @@ impl Replica {
     /// When the file cannot be read or written.
     pub fn prepare(&mut self, goal: Goal, schema: bool) -> Result<Vec<u8>> {
         self.require()?;
+        self.fold_ahead()?;
         loop {
             let request = self.transact(|replica| {
                 replica.fold_in_transaction()?;
@@ -155,12 +156,14 @@ impl Replica {
         let Some(sent) = self.sent.take() else {
             return Err(Error::state("there is no request to be answered"));
         };
+        self.fold_ahead()?;
+        let (applied, changed) = self.apply_ahead(&sent, turn)?;
         let take = |replica: &mut Self| {
             replica.transact(|replica| {
                 replica.require_same_user(&sent)?;
                 replica.fold_in_transaction()?;
-                let mut absorbed = replica.take_answer(&sent, turn)?;
-                absorbed.rows_received += replica.retry_waiting()?;
+                let mut absorbed = replica.take_answer(&sent, turn, applied)?;
+                absorbed.rows_received += changed + replica.retry_waiting()?;
                 Ok(absorbed)
             })
         };
@@ -178,7 +181,7 @@ impl Replica {
     }
 
     /// Refuses an answer to a request of a user who has logged out since: it may hold that user's rows.
-    fn require_same_user(&self, sent: &Sent) -> Result<()> {
+    pub(crate) fn require_same_user(&self, sent: &Sent) -> Result<()> {
         if self.logouts()? == sent.logouts {
             return Ok(());
         }
@@ -187,7 +190,7 @@ impl Replica {
         ))
     }
 
-    fn take_answer(&mut self, sent: &Sent, turn: &Turn<'_>) -> Result<Absorbed> {
+    fn take_answer(&mut self, sent: &Sent, turn: &Turn<'_>, applied: usize) -> Result<Absorbed> {
         let mut absorbed = Absorbed::default();
         self.learn_offset(turn.now, sent.sent_at_ms)?;
         if storage::get_u64(&self.db, "epoch")? == sent.epoch {
@@ -200,7 +203,7 @@ impl Replica {
         let mut more = self.take_acceptance(sent, turn, &mut absorbed)?;
         if sent.goal.pull {
             let taken = self.is_at(sent)? && turn.drained;
-            more |= self.take_download(sent, turn, &mut absorbed)?;
+            more |= self.take_download(sent, turn, applied, &mut absorbed)?;
             if let Some(asked) = sent.asked.as_ref().filter(|_| taken) {
                 self.take_checked(asked, turn.checked, &mut absorbed)?;
             }
@@ -222,18 +225,30 @@ impl Replica {
         Ok(absorbed)
     }
 
-    /// Applies or stages what came. Gives true when there is more to receive.
-    fn take_download(&mut self, sent: &Sent, turn: &Turn<'_>, absorbed: &mut Absorbed) -> Result<bool> {
+    /// True when the download is applied chunk by chunk. Nobody reads rows that make no sense yet: the first sync may show
+    /// its progress.
+    pub(crate) fn is_progressive(&self, sent: &Sent, turn: &Turn<'_>) -> Result<bool> {
+        let is_first = sent.cursor == 0 && sent.position.is_empty() && !turn.drained;
+        Ok(storage::is_set(&self.db, "progressive")? || is_first && self.is_empty()?)
+    }
+
+    /// Applies or stages what came, but for the rows that were `applied` before. Gives true when there is more to receive.
+    fn take_download(
+        &mut self,
+        sent: &Sent,
+        turn: &Turn<'_>,
+        applied: usize,
+        absorbed: &mut Absorbed,
+    ) -> Result<bool> {
         if !self.is_at(sent)? {
             // Another process received this meanwhile.
             return Ok(true);
         }
-        if sent.cursor == 0 && sent.position.is_empty() && !turn.drained && self.is_empty()? {
-            // Nobody reads rows that make no sense yet: the first sync may show its progress.
+        if self.is_progressive(sent, turn)? {
             storage::set(&self.db, "progressive", Value::Integer(1))?;
         }
         if turn.drained || storage::is_set(&self.db, "progressive")? {
-            absorbed.rows_received = self.apply_download(turn.payload, turn.drained)?;
+            absorbed.rows_received = self.apply_download(turn.payload, applied, turn.drained)?;
         } else if !turn.payload.is_empty() {
             cloudsync_core::reached!("device: a download waits for its last chunk");
             let sql = "INSERT INTO main.cloudsync_inbox(payload) VALUES(?1)";
@@ -264,7 +279,7 @@ impl Replica {
     }
 
     /// Whether the file stands where it stood when the request was made.
-    fn is_at(&self, sent: &Sent) -> Result<bool> {
+    pub(crate) fn is_at(&self, sent: &Sent) -> Result<bool> {
         let position = storage::get_blob(&self.db, "position")?.unwrap_or_default();
         Ok(position == sent.position && storage::get_u64(&self.db, "cursor")? == sent.cursor)
     }
@@ -274,8 +289,8 @@ impl Replica {
         Ok(self.db.query_i64("SELECT 1 FROM main.cloudsync_clocks LIMIT 1", &[])?.is_none())
     }
 
-    /// Applies the staged chunks and the last one.
-    fn apply_download(&mut self, payload: &[u8], is_last: bool) -> Result<u64> {
+    /// Applies the staged chunks, and the last one but for the rows that were `applied` before.
+    fn apply_download(&mut self, payload: &[u8], applied: usize, is_last: bool) -> Result<u64> {
         let base = storage::get_u64(&self.db, "cursor")?;
         let source = Source { origin: Origin::Server, time_max: None, base };
         let progressive = storage::is_set(&self.db, "progressive")?;
@@ -285,14 +300,14 @@ impl Replica {
         while select.step()? {
             staged = true;
             let chunk = select.column(0).as_blob().ok_or_else(|| Error::corrupt("cloudsync_inbox"))?.to_vec();
-            rows += self.apply_chunk(&chunk, source)?;
+            rows += self.apply_chunk(&chunk, 0, source)?;
         }
         drop(select);
         if staged {
             self.db.execute("DELETE FROM main.cloudsync_inbox")?;
         }
         if !payload.is_empty() {
-            rows += self.apply_chunk(payload, source)?;
+            rows += self.apply_chunk(payload, applied, source)?;
         } else if !staged && !progressive && !self.may_let_in()? {
             return Ok(0);
         }
@@ -324,9 +339,9 @@ impl Replica {
         Ok(tried != version)
     }
 
-    fn apply_chunk(&mut self, payload: &[u8], source: Source) -> Result<u64> {
+    fn apply_chunk(&mut self, payload: &[u8], applied: usize, source: Source) -> Result<u64> {
         let opened = Opened::open(payload, &Zstd)?;
-        let applied = self.apply_part(&opened.payload()?, source)?;
+        let applied = self.apply_rest(&opened.payload()?, applied, source)?;
         self.raise_settled(applied.time_max.0)?;
         Ok(applied.rows)
     }

@@ -55,6 +55,8 @@ const SLICE_NOTES: i64 = 1 << 17;
 /// What a fold found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Folded {
+    /// Notes that were taken in.
+    pub notes: u64,
     /// Rows that changed.
     pub rows: u64,
     /// Rows that stay local because their key contains NULL, or is too long.
@@ -104,15 +106,28 @@ struct Touch {
 impl Replica {
     /// Folds everything that is noted. The caller holds the transaction.
     pub(crate) fn fold_in_transaction(&mut self) -> Result<Folded> {
+        self.fold_notes(None)
+    }
+
+    /// Folds the oldest notes only. The caller holds the transaction.
+    pub(crate) fn fold_up_to(&mut self, notes: i64) -> Result<Folded> {
+        self.fold_notes(Some(notes))
+    }
+
+    fn fold_notes(&mut self, only: Option<i64>) -> Result<Folded> {
+        let limit = only.unwrap_or(SLICE_NOTES);
         let schema = storage::get_i64(&self.db, "schema_version")?;
         let grown = self.follow_schema()?;
         self.names_came(grown)?;
         let mut changed = storage::get_i64(&self.db, "schema_version")? != schema;
         let mut folded = Folded::default();
         loop {
-            let notes = NoteReader::read(self)?;
+            let is_over = only.is_some() && folded.notes > 0;
+            let notes = NoteReader::read(self, if is_over { 0 } else { limit })?;
             if notes.read == 0 {
-                self.compact_in_transaction()?;
+                if only.is_none() {
+                    self.compact_in_transaction()?;
+                }
                 changed |= folded.rows > 0;
                 if changed {
                     quarantine::call(&self.db)?;
@@ -120,7 +135,8 @@ impl Replica {
                 return Ok(folded);
             }
             // The notes are in memory, and their pages are free for the clocks that take their place.
-            if notes.read < SLICE_NOTES {
+            let is_last = notes.read < limit;
+            if is_last {
                 // Without a condition SQLite frees whole pages instead of deleting row by row.
                 self.db.execute("DELETE FROM main.cloudsync_log")?;
             } else {
@@ -128,12 +144,13 @@ impl Replica {
                 self.db.prepare(sql)?.run(&[Value::Integer(notes.last)])?;
             }
             folded.null_keys += notes.null_keys;
-            folded.rows += self.fold_slice(notes)?;
+            folded.notes += notes.read as u64;
+            folded.rows += self.fold_slice(notes, is_last)?;
         }
     }
 
     /// Folds the notes of one slice as one version. Gives the rows that changed.
-    fn fold_slice(&mut self, mut notes: NoteReader) -> Result<u64> {
+    fn fold_slice(&mut self, mut notes: NoteReader, is_last: bool) -> Result<u64> {
         notes.sort();
         let mut writer = ChangeWriter::begin(&self.db, self.now_ms())?;
         let mut folder = Folder {
@@ -151,7 +168,7 @@ impl Replica {
         };
         if self.catalog.tables().iter().any(|table| table.algorithm == Algorithm::Aws) {
             folder.buried = Buried::of(&self.db, Algorithm::Aws)?;
-            folder.dropped = Some(self.dropped(&notes)?);
+            folder.dropped = Some(self.dropped(&notes, is_last)?);
         }
         folder.floor_before = folder.floor;
         let mut rows = 0;
@@ -180,8 +197,8 @@ impl Replica {
     }
 
     /// What triggers copied for the notes of this slice.
-    fn dropped(&mut self, notes: &NoteReader) -> Result<Dropped> {
-        let (db, last) = (self.db, (notes.read == SLICE_NOTES).then_some(notes.last));
+    fn dropped(&mut self, notes: &NoteReader, is_last: bool) -> Result<Dropped> {
+        let (db, last) = (self.db, (!is_last).then_some(notes.last));
         Dropped::read(db, last, |layout| {
             let Some(table) = self.catalog.layout_table(&db, layout)? else { return Ok(None) };
             Ok(self.catalog.layout(&db, layout)?.map(|columns| (table, columns)))
@@ -202,10 +219,10 @@ struct NoteReader {
 }
 
 impl NoteReader {
-    fn read(replica: &mut Replica) -> Result<Self> {
+    fn read(replica: &mut Replica, limit: i64) -> Result<Self> {
         let sql = "SELECT rowid, * FROM main.cloudsync_log ORDER BY rowid LIMIT ?1";
         let mut select = replica.db.prepare(sql)?;
-        select.bind(1, Value::Integer(SLICE_NOTES))?;
+        select.bind(1, Value::Integer(limit))?;
         let now_ms = replica.now_ms();
         let mut reader =
             Self { arena: Vec::new(), notes: Vec::new(), read: 0, last: 0, null_keys: 0, now_ms };

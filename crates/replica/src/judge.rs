@@ -144,11 +144,12 @@ impl Replica {
     }
 
     fn cases(&self, origin: i64, spares_children: bool) -> Result<Cases> {
-        // The reasons of changes that miss a parent begin alike in SQLite's words and in ours.
+        // What a later round of the batch may let in: a parent may come, or the row go that has a UNIQUE value. Reasons
+        // begin alike in SQLite's words and in ours.
         // language=SQLite
         let sql = "SELECT tbl, pk, max(CASE reason WHEN ?2 THEN '' ELSE reason END) AS why \
                    FROM main.cloudsync_quarantine WHERE origin = ?1 GROUP BY tbl, pk \
-                   HAVING NOT (?3 AND substr(why, 1, 11) = 'FOREIGN KEY') ORDER BY why = '', min(id)";
+                   HAVING NOT (?3 AND (substr(why, 1, 11) = 'FOREIGN KEY' OR substr(why, 1, 6) = 'UNIQUE')) ORDER BY why = '', min(id)";
         let mut select = self.db.prepare(sql)?;
         select.bind(1, Value::Integer(origin))?;
         select.bind(2, Value::from(WAITS_FOR_REST))?;

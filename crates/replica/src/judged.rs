@@ -335,7 +335,9 @@ impl Round<'_> {
                 for position in &pending.rows {
                     let (group, row) = (&payload.groups()[position.0], position.1);
                     let reason = pending.reasons.get(position);
-                    if round.continues && reason.is_some_and(|reason| reason.starts_with("FOREIGN KEY")) {
+                    let may_pass =
+                        |reason: &String| reason.starts_with("FOREIGN KEY") || reason.starts_with("UNIQUE");
+                    if round.continues && reason.is_some_and(may_pass) {
                         applier.put_aside(replica, payload, group, row, quarantine::HELD)?;
                     } else {
                         let reason = reason.map_or(NOT_ALLOWED, |reason| told(reason));

@@ -62,6 +62,7 @@ mod row_scan;
 mod scrub;
 mod settle;
 mod sites;
+mod slices;
 mod snapshot;
 mod status;
 mod storage;

@@ -37,6 +37,9 @@ pub struct Replica {
     pub(crate) unseen_from: Option<crate::conflicts::UnseenFrom>,
     /// The last version in the round that the answer which is taken in belongs to.
     pub(crate) offered_version: u64,
+    /// How large slices are.
+    pub(crate) fold_pace: crate::slices::Pace,
+    pub(crate) apply_pace: crate::slices::Pace,
     /// Rows that the apply at hand leaves out.
     pub(crate) rolling_back: crate::rollback::RollingBack,
     /// Set while an apply runs beside triggers of the app.
@@ -68,6 +71,8 @@ impl Replica {
             sees_part: false,
             unseen_from: None,
             offered_version: 0,
+            fold_pace: crate::slices::Pace::default(),
+            apply_pace: crate::slices::Pace::default(),
             rolling_back: crate::rollback::RollingBack::default(),
             guard: None,
         };

@@ -5,7 +5,9 @@ mod bench;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bench::{Device, Folder, assert_same, exchange, sync_by_payload};
+use bench::{Device, Folder, NOW, assert_same, exchange, sync_by_payload};
+use cloudsync_protocol::client::Goal;
+use cloudsync_protocol::message::Turn;
 use rusqlite::OpenFlags;
 
 const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, body TEXT)";
@@ -192,4 +194,82 @@ fn a_commit_held_up_by_a_reader_is_tried_again() {
     }));
     assert_eq!(a.replica.fold().unwrap().rows, 1);
     a.check();
+}
+
+/// Has an app write at every pause, as one that does not wait for locks; gives how often it did.
+fn hasty_app(path: &std::path::Path, device: &Device) -> Rc<Cell<usize>> {
+    let written = Rc::new(Cell::new(0));
+    let (app, count) = (rusqlite::Connection::open(path).unwrap(), Rc::clone(&written));
+    app.busy_timeout(std::time::Duration::ZERO).unwrap();
+    *device.world.at_pause.borrow_mut() = Some(Box::new(move || {
+        let id = format!("app {}", count.get());
+        app.execute("INSERT INTO notes VALUES(?1, 'by the app', '')", [id]).unwrap();
+        count.set(count.get() + 1);
+    }));
+    written
+}
+
+const BOTH: Goal = Goal { push: true, pull: true };
+
+#[test]
+fn a_long_fold_leaves_the_lock_alone_between_its_slices() {
+    for journal in ["DELETE", "WAL"] {
+        let folder = Folder::new();
+        let path = folder.file("a.db");
+        let mut device = Device::open(&path, 1);
+        device.run(&format!("PRAGMA journal_mode = {journal}; {NOTES}"));
+        device.init_all();
+        device.run(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000) \
+             INSERT INTO notes SELECT 'row ' || i, 'title', 'body' FROM n",
+        );
+        let written = hasty_app(&path, &device);
+        device.replica.prepare(BOTH, false).unwrap();
+        // The clock of the test stands still, so each slice is twice as large as the one before.
+        assert_eq!(written.get(), 3, "{journal}");
+        let mut other = Device::new(2, NOTES);
+        sync_by_payload(&mut device, &mut other);
+        assert_same(&mut device, &mut other, "notes");
+        assert_eq!(other.rows("SELECT count(*) FROM notes"), ["60003"]);
+    }
+}
+
+#[test]
+fn a_first_download_leaves_the_lock_alone_between_its_slices() {
+    for journal in ["DELETE", "WAL"] {
+        let folder = Folder::new();
+        let path = folder.file("a.db");
+        let mut device = Device::open(&path, 1);
+        device.run(&format!("PRAGMA journal_mode = {journal}; {NOTES}"));
+        device.init_all();
+        let mut author = Device::new(2, NOTES);
+        author.run(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000) \
+             INSERT INTO notes SELECT 'row ' || i, 'title', 'body' FROM n",
+        );
+        let payload = author.encode();
+        let turn = Turn {
+            epoch: 1,
+            nonce: 0,
+            now: NOW,
+            accepted: None,
+            drained: false,
+            cursor: 0,
+            position: b"on",
+            rows_total: 30_000,
+            verdicts: &[],
+            checked: &[],
+            payload: &payload,
+        };
+        device.replica.prepare(BOTH, false).unwrap();
+        let written = hasty_app(&path, &device);
+        assert_eq!(device.replica.absorb(&turn).unwrap().rows_received, 30_000);
+        assert_eq!(written.get(), 2, "{journal}");
+        // What is behind the first slice is not lost when the download goes on elsewhere.
+        device.replica.prepare(BOTH, false).unwrap();
+        device.replica.reset_sync().unwrap();
+        assert_eq!(device.replica.absorb(&turn).unwrap().rows_received, 0);
+        assert_eq!(device.rows("SELECT count(*) FROM notes WHERE title = 'title'"), ["30000"]);
+        device.check();
+    }
 }

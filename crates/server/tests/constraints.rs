@@ -212,6 +212,43 @@ fn children_of_a_refused_parent_are_refused_with_it() {
     assert_eq!(a.rows("PRAGMA foreign_key_check").len(), 0);
 }
 
+/// Sends everything. Gives for each round whether the batch goes on and how many changes wait, and the rows refused.
+fn send_all(device: &mut Device, server: &Server) -> (Vec<(bool, u64)>, u64) {
+    let mut rounds = Vec::new();
+    let (mut refused, mut schema) = (0, true);
+    loop {
+        let request = device.replica.prepare(BOTH, schema).unwrap();
+        let request = Request::decode(&request).unwrap();
+        schema = false;
+        let Some(upload) = request.upload.clone() else { break };
+        let answer = server.store.turn(&request, &KEY, device.world.now.get()).unwrap();
+        let Answer::Turn(turn) = Answer::decode(&answer).unwrap() else { panic!("refused") };
+        if upload.is_final {
+            rounds.push((upload.continues, turn.accepted.unwrap().quarantined));
+        }
+        refused += device.replica.absorb(&turn).unwrap().rows_rejected;
+    }
+    (rounds, refused)
+}
+
+#[test]
+fn a_unique_value_is_waited_for_that_a_later_round_of_the_batch_frees() {
+    let schema = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v UNIQUE, w);";
+    let server = Server::in_memory(schema);
+    let (mut a, mut b) = (Device::new(1, schema), Device::new(2, schema));
+    a.run("INSERT INTO t VALUES('first', 1, NULL), ('last', 2, NULL)");
+    sync(&mut a, &server);
+    // More than the chunks of one round hold; what stands in the way goes with the last chunk.
+    a.run(
+        "UPDATE t SET v = 3 WHERE id = 'last'; UPDATE t SET v = 2 WHERE id = 'first';
+           WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6)
+           INSERT INTO t SELECT 'g filler ' || i, NULL, zeroblob(1048576) FROM n",
+    );
+    assert_eq!(send_all(&mut a, &server), (vec![(true, 1), (false, 0)], 0));
+    sync(&mut b, &server);
+    assert_eq!(b.rows("SELECT id, v FROM t WHERE w IS NULL"), ["'first',2", "'last',3"]);
+}
+
 #[test]
 fn a_child_waits_for_a_parent_that_a_later_round_of_the_batch_brings() {
     let device = "CREATE TABLE a_children(id TEXT PRIMARY KEY NOT NULL, p REFERENCES z_parents, v);
@@ -221,28 +258,15 @@ fn a_child_waits_for_a_parent_that_a_later_round_of_the_batch_brings() {
     // More than the chunks of one round hold; the parent comes in the last chunk.
     a.run(
         "INSERT INTO a_children VALUES('child', 'parent', NULL), ('an orphan', 'nobody', NULL);
-           WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 258)
+           WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6)
            INSERT INTO a_children SELECT 'filler ' || i, NULL, zeroblob(1048576) FROM n;
            INSERT INTO z_parents VALUES('parent')",
     );
-    let mut rounds = Vec::new();
-    let (mut refused, mut schema) = (0, true);
-    loop {
-        let request = a.replica.prepare(BOTH, schema).unwrap();
-        let request = Request::decode(&request).unwrap();
-        schema = false;
-        let Some(upload) = request.upload.clone() else { break };
-        let answer = server.store.turn(&request, &KEY, a.world.now.get()).unwrap();
-        let Answer::Turn(turn) = Answer::decode(&answer).unwrap() else { panic!("refused") };
-        if upload.is_final {
-            rounds.push((upload.continues, turn.accepted.unwrap().quarantined));
-        }
-        refused += a.replica.absorb(&turn).unwrap().rows_rejected;
-    }
+    let (rounds, refused) = send_all(&mut a, &server);
     assert_eq!(rounds, [(true, 2), (false, 0)]);
     assert_eq!(refused, 1);
     assert_eq!(server.rows("SELECT id FROM a_children WHERE p IS NOT NULL"), ["'child'"]);
-    assert_eq!(server.rows("SELECT count(*) FROM a_children WHERE length(v) = 1048576"), ["258"]);
+    assert_eq!(server.rows("SELECT count(*) FROM a_children WHERE length(v) = 1048576"), ["6"]);
     // The fillers have done their part.
     server.run("DELETE FROM a_children WHERE p IS NULL");
     b.run("PRAGMA foreign_keys = ON");

@@ -116,7 +116,7 @@ impl SqliteStore {
             let taken = Taken { epoch, nonce, accepted: None, verdicts: Vec::new() };
             return self.hand_over(&taken, pulled, now_ms);
         }
-        match self.writer.turn(request.encode(), asker, now_ms)? {
+        match self.writer.turn(request, asker, now_ms)? {
             Outcome::Refused(refusal) => Ok(Answer::Refusal(refusal).encode()),
             Outcome::Taken(taken) => {
                 // What was committed under the site's name before may be a copy's: it must come back.

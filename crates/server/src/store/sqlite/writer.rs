@@ -1,7 +1,8 @@
 //! The one thread that writes a database: it takes in uploads and folds what others wrote.
 //!
 //! Turns that arrive while it commits wait in a queue and are taken together in the next transaction, each in a
-//! savepoint of its own. Nobody is answered before that transaction is on disk.
+//! savepoint of its own. Nobody is answered before that transaction is on disk. Large uploads are taken one by one, each in
+//! a transaction of its own, and everybody else's turns go between: whoever sends little waits for one of them at most.
 
 use super::CREATE;
 use super::connection::Wrapped;
@@ -16,6 +17,7 @@ use crate::store::{Asker, StoreError};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
 use cloudsync_replica::{Error, Replica};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -24,6 +26,8 @@ use std::time::Instant;
 
 /// Turns that are taken in one transaction at most.
 const GROUP_TURNS_MAX: usize = 64;
+/// Bytes of a final chunk from which an upload is large; so is one of several chunks.
+const LARGE_BYTES: usize = 64 << 10;
 
 enum Job {
     Turn {
@@ -31,6 +35,7 @@ enum Job {
         asker: Asker,
         now_ms: u64,
         asked: Instant,
+        is_large: bool,
         reply: Sender<Result<Outcome, StoreError>>,
     },
     Fold {
@@ -45,6 +50,10 @@ enum Job {
 }
 
 impl Job {
+    const fn is_large(&self) -> bool {
+        matches!(self, Self::Turn { is_large: true, .. })
+    }
+
     /// Answers with an error. Whoever has stopped waiting for the answer asks again.
     fn fail(self, error: StoreError) {
         match self {
@@ -106,11 +115,20 @@ impl Writer {
     }
 
     /// Takes a turn; returns when it is on disk.
-    pub(super) fn turn(&self, request: Vec<u8>, asker: &Asker, now_ms: u64) -> Result<Outcome, StoreError> {
+    pub(super) fn turn(
+        &self,
+        request: &Request<'_>,
+        asker: &Asker,
+        now_ms: u64,
+    ) -> Result<Outcome, StoreError> {
         let (reply, outcome) = channel();
+        let is_large = request.upload.as_ref().is_some_and(|upload| {
+            upload.is_final && (upload.chunk > 0 || upload.payload.len() >= LARGE_BYTES)
+        });
+        let request = request.encode();
         let asked = Instant::now();
         self.jobs
-            .send(Job::Turn { request, asker: asker.clone(), now_ms, asked, reply })
+            .send(Job::Turn { request, asker: asker.clone(), now_ms, asked, is_large, reply })
             .map_err(|_| gone())?;
         outcome.recv().map_err(|_| broken_off())?
     }
@@ -168,65 +186,92 @@ fn open(located: &Located) -> Result<Wrapped, StoreError> {
 }
 
 fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
-    let Wrapped { replica, law, watch, .. } = &mut file;
-    while let Ok(first) = queue.recv() {
-        let mut jobs = vec![first];
-        jobs.extend(queue.try_iter().take(GROUP_TURNS_MAX - 1));
-        let begun = Instant::now();
-        for job in &jobs {
-            if let Job::Turn { asked, .. } = job {
-                METRICS.queue_wait(begun.duration_since(*asked));
-            }
+    let mut large = VecDeque::new();
+    while let Some(small) = next_group(queue, &mut large) {
+        if !small.is_empty() {
+            take_group(&mut file, feed, small);
         }
-        let mut outcomes = Vec::with_capacity(jobs.len());
-        if let Err(error) = watch.put_in_place(replica, law) {
-            // Users are not answered until it works.
-            tracing::warn!(%error, "what policies read cannot be watched");
+        if let Some(job) = large.pop_front() {
+            take_group(&mut file, feed, vec![job]);
         }
-        let mut news = Unsaid { newest: feed.newest(), versions: Vec::new() };
-        let mut is_again = false;
-        let committed = replica.outlasting_rollbacks(|replica| {
-            if std::mem::replace(&mut is_again, true) {
-                law.forget();
-            }
-            outcomes.clear();
-            news = Unsaid { newest: feed.newest(), versions: Vec::new() };
-            replica.with_apply_settings(|replica| {
-                replica.transact(|replica| {
-                    standing::fold(replica)?;
-                    ledger::stamp(replica)?;
-                    news.note(replica, None)?;
-                    for job in &jobs {
-                        outcomes.push(match job {
-                            Job::Turn { request, asker, now_ms, .. } => {
-                                let (site, outcome) = take(replica, law, request, asker, *now_ms);
-                                ledger::stamp(replica)?;
-                                news.note(replica, site)?;
-                                Some(outcome)
-                            }
-                            Job::Fold { .. } => None,
-                            Job::Post { posting, .. } => {
-                                ledger::post(replica, posting)?;
-                                None
-                            }
-                            #[cfg(test)]
-                            Job::Panic => panic!("as the test wants"),
-                        });
-                        // What follows would stand in no transaction.
-                        replica.require_transaction()?;
-                    }
-                    Ok(())
-                })
-            })
-        });
-        METRICS.applied(begun.elapsed());
-        if committed.is_ok() {
-            news.versions.into_iter().for_each(|(site, version)| feed.tell(site, version));
+    }
+}
+
+/// The small turns that wait, once there is anything to do; large uploads go to those that have their turn one by one.
+/// `None` once nobody is there to ask.
+fn next_group(queue: &Receiver<Job>, large: &mut VecDeque<Job>) -> Option<Vec<Job>> {
+    let first = if large.is_empty() { Some(queue.recv().ok()?) } else { None };
+    let mut small = Vec::new();
+    for job in first.into_iter().chain(queue.try_iter()) {
+        if job.is_large() {
+            large.push_back(job);
         } else {
+            small.push(job);
+        }
+        if small.len() >= GROUP_TURNS_MAX {
+            break;
+        }
+    }
+    Some(small)
+}
+
+/// Takes turns in one transaction, and answers them.
+fn take_group(file: &mut Wrapped, feed: &Feed, jobs: Vec<Job>) {
+    let Wrapped { replica, law, watch, .. } = file;
+    let begun = Instant::now();
+    for job in &jobs {
+        if let Job::Turn { asked, .. } = job {
+            METRICS.queue_wait(begun.duration_since(*asked));
+        }
+    }
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    if let Err(error) = watch.put_in_place(replica, law) {
+        // Users are not answered until it works.
+        tracing::warn!(%error, "what policies read cannot be watched");
+    }
+    let mut news = Unsaid { newest: feed.newest(), versions: Vec::new() };
+    let mut is_again = false;
+    let committed = replica.outlasting_rollbacks(|replica| {
+        if std::mem::replace(&mut is_again, true) {
             law.forget();
         }
-        reply(jobs, outcomes, committed.err().as_ref());
+        outcomes.clear();
+        news = Unsaid { newest: feed.newest(), versions: Vec::new() };
+        replica.with_apply_settings(|replica| {
+            replica.transact(|replica| {
+                standing::fold(replica)?;
+                ledger::stamp(replica)?;
+                news.note(replica, None)?;
+                for job in &jobs {
+                    outcomes.push(match job {
+                        Job::Turn { request, asker, now_ms, .. } => {
+                            let (site, outcome) = take(replica, law, request, asker, *now_ms);
+                            ledger::stamp(replica)?;
+                            news.note(replica, site)?;
+                            Some(outcome)
+                        }
+                        Job::Fold { .. } => None,
+                        Job::Post { posting, .. } => {
+                            ledger::post(replica, posting)?;
+                            None
+                        }
+                        #[cfg(test)]
+                        Job::Panic => panic!("as the test wants"),
+                    });
+                    // What follows would stand in no transaction.
+                    replica.require_transaction()?;
+                }
+                Ok(())
+            })
+        })
+    });
+    METRICS.applied(begun.elapsed());
+    if committed.is_ok() {
+        news.versions.into_iter().for_each(|(site, version)| feed.tell(site, version));
+    } else {
+        law.forget();
     }
+    reply(jobs, outcomes, committed.err().as_ref());
 }
 
 /// Versions of a transaction that is not on disk yet, and who brought them.
@@ -284,6 +329,37 @@ fn reply(jobs: Vec<Job>, outcomes: Vec<Option<Result<Outcome, StoreError>>>, fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_turns_go_between_large_uploads() {
+        let (jobs, queue) = channel();
+        let asker =
+            Asker { rights: crate::store::Rights { read: true, write: true, schema: true }, user: None };
+        let ask = |now_ms, is_large| {
+            let (reply, _) = channel();
+            let (asker, asked) = (asker.clone(), Instant::now());
+            jobs.send(Job::Turn { request: Vec::new(), asker, now_ms, asked, is_large, reply }).unwrap();
+        };
+        let numbers = |group: Vec<Job>| -> Vec<u64> {
+            let number = |job: &Job| match job {
+                Job::Turn { now_ms, .. } => *now_ms,
+                Job::Fold { .. } | Job::Post { .. } | Job::Panic => 0,
+            };
+            group.iter().map(number).collect()
+        };
+        let mut large = VecDeque::new();
+        ask(1, true);
+        ask(2, true);
+        ask(3, false);
+        assert_eq!(numbers(next_group(&queue, &mut large).unwrap()), [3]);
+        assert_eq!(large.pop_front().map(|job| numbers(vec![job])), Some(vec![1]));
+        // While the first large one was taken, others came.
+        (4..6).for_each(|number| ask(number, false));
+        assert_eq!(numbers(next_group(&queue, &mut large).unwrap()), [4, 5]);
+        assert_eq!(large.pop_front().map(|job| numbers(vec![job])), Some(vec![2]));
+        drop(jobs);
+        assert!(next_group(&queue, &mut large).is_none());
+    }
 
     #[test]
     fn a_panic_costs_one_group_of_turns_only() {
