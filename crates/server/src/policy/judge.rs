@@ -37,11 +37,13 @@ pub struct Judge<'p> {
 
 /// What outlasts a round, as long as neither policies nor the schema change.
 #[derive(Default)]
-pub(super) struct Prepared {
-    /// By table and question.
-    statements: HashMap<(String, Question), Statement>,
+pub(super) struct Prepared(HashMap<String, OfTable>);
+
+#[derive(Default)]
+struct OfTable {
     /// Names of the key's columns.
-    keys: HashMap<String, Vec<String>>,
+    keys: Vec<String>,
+    statements: HashMap<Question, Statement>,
 }
 
 impl<'p> Judge<'p> {
@@ -72,11 +74,15 @@ impl<'p> Judge<'p> {
         question: Question,
         key: &[u8],
     ) -> Result<std::result::Result<Option<bool>, cloudsync_sqlite_ffi::Error>> {
-        let keys = self.key_columns(table)?;
-        let statement = match self.prepared.statements.entry((table.to_owned(), question)) {
+        if !self.prepared.0.contains_key(table) {
+            let of_table = OfTable { keys: key_columns(&self.db, table)?, ..OfTable::default() };
+            self.prepared.0.insert(table.to_owned(), of_table);
+        }
+        let Some(OfTable { keys, statements }) = self.prepared.0.get_mut(table) else { return Ok(Ok(None)) };
+        let statement = match statements.entry(question) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
-                let sql = sql(self.policies, table, question, &keys);
+                let sql = sql(self.policies, table, question, keys);
                 place.insert(self.db.prepare_persistent(&sql)?)
             }
         };
@@ -96,21 +102,18 @@ impl<'p> Judge<'p> {
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    fn key_columns(&mut self, table: &str) -> Result<Vec<String>> {
-        if let Some(known) = self.prepared.keys.get(table) {
-            return Ok(known.clone());
-        }
-        // language=SQLite
-        let sql = "SELECT name FROM pragma_table_info(?1, 'main') WHERE pk > 0 ORDER BY pk";
-        let mut names = Vec::new();
-        self.db.prepare(sql)?.for_each(&[Value::from(table)], |row| -> Result<()> {
-            names.push(row.column(0).as_str().unwrap_or_default().to_owned());
-            Ok(())
-        })?;
-        self.prepared.keys.insert(table.to_owned(), names.clone());
-        Ok(names)
-    }
+/// The names of the columns of a table's key, in its order.
+fn key_columns(db: &Connection, table: &str) -> Result<Vec<String>> {
+    // language=SQLite
+    let sql = "SELECT name FROM pragma_table_info(?1, 'main') WHERE pk > 0 ORDER BY pk";
+    let mut names = Vec::new();
+    db.prepare(sql)?.for_each(&[Value::from(table)], |row| -> Result<()> {
+        names.push(row.column(0).as_str().unwrap_or_default().to_owned());
+        Ok(())
+    })?;
+    Ok(names)
 }
 
 impl RowJudge for Judge<'_> {
