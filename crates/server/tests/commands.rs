@@ -213,3 +213,54 @@ fn the_configuration_is_shown_with_where_each_setting_is_from_and_serves_as_a_fi
     assert!(text(&command.output().unwrap().stdout).contains("databases/d.db"));
     assert!(place.fail(&["serve", "--config", "none.toml"]).contains("none.toml"));
 }
+
+#[test]
+fn every_command_prints_json() {
+    let place = Place::new();
+    let file = |name: &str, text: &str| {
+        let path = place.data.with_file_name(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let sql = file("s.sql", "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL); SELECT 1");
+    let secret = file("secret", "a secret of at least 32 bytes, really");
+    let copies = ["copy", "control"].map(|name| place.data.with_file_name(name).to_str().unwrap().to_owned());
+    let issuer =
+        ["issuer", "add", "d", "https://i.example", "--audience", "a", "--secret-file", secret.as_str()];
+    for arguments in [
+        &["db", "create", "d"][..],
+        &["db", "list"],
+        &["db", "path", "d"],
+        &["db", "sql", "d", &sql],
+        &["db", "backup", "d", &copies[0]],
+        &["db", "restore", "other", &copies[0]],
+        &["db", "pause", "other"],
+        &["db", "resume", "other"],
+        &["db", "delete", "other", "--yes"],
+        &["control", "backup", &copies[1]],
+        &["control", "restore", &copies[1]],
+        &["key", "create"],
+        &["key", "list"],
+        &["key", "revoke", "1"],
+        &["token", "create", "d", "alice"],
+        &["token", "list"],
+        &["token", "revoke", "1"],
+        &issuer,
+        &["issuer", "list"],
+        &["issuer", "remove", "1"],
+        &["table", "check", "d", "t"],
+        &["table", "enable", "d", "t"],
+        &["table", "list", "d"],
+        &["table", "disable", "d", "t"],
+        &["policy", "show", "d"],
+        &["config", "show"],
+        &["doctor"],
+    ] {
+        let printed = place.run(&[arguments, &["--json"]].concat());
+        for line in printed.lines() {
+            let json: Result<serde_json::Value, _> = serde_json::from_str(line);
+            assert!(json.is_ok(), "{arguments:?}: {line}");
+        }
+        assert!(!printed.is_empty(), "{arguments:?}");
+    }
+}

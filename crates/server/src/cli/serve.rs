@@ -72,7 +72,9 @@ impl Serve {
         // Waits for the turns that stores have begun, and closes the stores: the last connection to a file puts what is
         // in its WAL in its place. A disk that hangs must not keep the process for ever.
         runtime.shutdown_timeout(config.stop);
-        tracing::info!("stopped");
+        if served.is_ok() {
+            tracing::info!("stopped");
+        }
         served
     }
 }
