@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::build;
 use crate::install;
 use crate::process;
 use crate::project::Project;
@@ -92,6 +93,9 @@ fn watch(folder: &Path, input: &Path) -> Result<usize> {
 /// Builds the library with AddressSanitizer and runs the black-box tests over it, with the ordinary server.
 fn address(project: &Project, tests: &[String]) -> Result<()> {
     let runtime = runtime()?;
+    // The server must be of the same version.
+    build::compile(project)?;
+    build::place(project)?;
     let target = project.target().join("asan");
     let mut build = project.cargo();
     build.args(["build", "--package", "cloudsync-extension", "--lib", "--target", TARGET]);
