@@ -1,5 +1,7 @@
 //! Several connections to one file, locked and read-only files.
 
+#![allow(clippy::unwrap_used)]
+
 mod bench;
 
 use std::cell::Cell;
