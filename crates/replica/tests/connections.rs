@@ -1,4 +1,5 @@
 //! Several connections to one file, locked and read-only files.
+#![allow(clippy::unwrap_used)]
 
 #![allow(clippy::unwrap_used)]
 
