@@ -1,8 +1,6 @@
 //! Several connections to one file, locked and read-only files.
 #![allow(clippy::unwrap_used)]
 
-#![allow(clippy::unwrap_used)]
-
 mod bench;
 
 use std::cell::Cell;
