@@ -2,6 +2,7 @@
 //!
 //! Time, randomness, disks and the network come from the seed, so a failure happens again under the same seed.
 
+mod damage;
 mod device;
 mod disk;
 mod host;

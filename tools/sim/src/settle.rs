@@ -27,6 +27,19 @@ impl World {
         for sweep in 1..=SWEEPS_MAX {
             if self.sweep()? == 0 {
                 self.stats.sweeps_max = self.stats.sweeps_max.max(sweep);
+                let mut dice = self.dice_of_tick();
+                self.damage_and_heal(&mut dice)?;
+                // Repairs have an end. The list of changes may be compacted for what they added to it.
+                for _ in 0..SWEEPS_MAX {
+                    let before = disks().writes;
+                    let moved = self.sweep()?;
+                    if moved > 0 {
+                        bail!("{moved} rows moved or were repaired after all were sound");
+                    }
+                    if disks().writes == before {
+                        break;
+                    }
+                }
                 return self.check_idle();
             }
         }
@@ -71,7 +84,7 @@ impl World {
     }
 
     /// One whole sync over a perfect network. Gives the rows that moved.
-    fn sync(&mut self, at: usize) -> Result<u64> {
+    pub(crate) fn sync(&mut self, at: usize) -> Result<u64> {
         let device = &mut self.devices[at];
         let name = device.name.clone();
         let process = &mut device.processes[0];

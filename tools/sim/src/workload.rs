@@ -196,7 +196,7 @@ impl TableSpec {
     }
 
     /// Columns that an app sets beside the key.
-    fn settable(&self, db: &Connection) -> Result<Vec<&'static str>> {
+    pub(crate) fn settable(&self, db: &Connection) -> Result<Vec<&'static str>> {
         let is_there = self.has_later(db)?;
         let is_settable = |cell: &&str| !self.key.contains(cell) && (is_there || self.later != Some(*cell));
         Ok(self.cells.iter().copied().filter(is_settable).collect())
@@ -231,7 +231,7 @@ fn value(dice: &mut Dice) -> Value {
 }
 
 /// A value for a column; some take only what others may have, too.
-fn value_of(dice: &mut Dice, column: &str) -> Value {
+pub(crate) fn value_of(dice: &mut Dice, column: &str) -> Value {
     match column {
         "slot" if dice.chance(100) => Value::Null,
         "slot" => Value::Integer(dice.between(0, 7)),

@@ -117,7 +117,7 @@ impl World {
     }
 
     /// The choices of one step, whatever other steps there are.
-    fn dice_of_tick(&self) -> Dice {
+    pub(crate) fn dice_of_tick(&self) -> Dice {
         Dice::new(self.case.seed ^ self.ticks.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 

@@ -1,0 +1,79 @@
+//! Damage that no change tells of: rows written behind the triggers, and clocks that are lost, once everybody is at rest. Idle
+//! syncs must find it, and their repairs must have an end.
+
+use crate::disk;
+use crate::oracle;
+use crate::random::Dice;
+use crate::workload::{self, TABLES};
+use crate::world::World;
+use anyhow::{Context, Result, bail};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+/// Syncs in which a damaged device must become sound. Each checks a slice, which large rows make short.
+const HEALING_SYNCS_MAX: usize = 60;
+
+impl World {
+    /// Damages some devices, and syncs each until it is sound again.
+    pub(crate) fn damage_and_heal(&mut self, dice: &mut Dice) -> Result<()> {
+        for at in 0..self.devices.len() {
+            if !dice.chance(400) {
+                continue;
+            }
+            let process = &self.devices[at].processes[0];
+            let mut done = Vec::new();
+            for _ in 0..1 + dice.below(3) {
+                done.extend(damage(&process.db, dice)?);
+            }
+            let name = self.devices[at].name.clone();
+            self.note(|| format!("{name} is damaged: {}", done.join(", ")));
+            self.stats.fault("damage");
+            self.heal(at).with_context(|| format!("device {name}, damaged: {}", done.join(", ")))?;
+        }
+        Ok(())
+    }
+
+    fn heal(&mut self, at: usize) -> Result<()> {
+        let mut found = None;
+        for _ in 0..HEALING_SYNCS_MAX {
+            let (server, db) = (self.server.eye()?, &self.devices[at].processes[0].db);
+            let clocks = oracle::difference(&oracle::clocks(server)?, &oracle::clocks(db)?);
+            found = match clocks {
+                None => oracle::difference(&oracle::rows(server)?, &oracle::rows(db)?),
+                clocks => clocks,
+            };
+            if found.is_none() {
+                return Ok(());
+            }
+            disk::set_now_ms(self.now() + 50);
+            self.sync(at)?;
+        }
+        bail!("not repaired after {HEALING_SYNCS_MAX} syncs: {}", found.unwrap_or_default())
+    }
+}
+
+/// Changes or removes a row or its clock, behind the triggers. Says what was done.
+fn damage(db: &Connection, dice: &mut Dice) -> Result<Option<String>> {
+    let table = dice.pick(TABLES);
+    let columns = table.settable(db)?;
+    let any = format!("SELECT rowid FROM {} LIMIT 1 OFFSET {}", table.name, dice.below(8));
+    let is_rowid = db.prepare(&any).is_ok();
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    let (what, changed) = match dice.below(4) {
+        0 if !columns.is_empty() && is_rowid => {
+            let column: &str = dice.pick::<&str>(&columns);
+            let sql = format!("UPDATE OR IGNORE {} SET {column} = ?1 WHERE rowid IN ({any})", table.name);
+            ("changed", db.execute(&sql, [workload::value_of(dice, column)])?)
+        }
+        1 if is_rowid => {
+            ("removed", db.execute(&format!("DELETE FROM {} WHERE rowid IN ({any})", table.name), [])?)
+        }
+        2 => ("emptied", db.execute(&format!("DELETE FROM {}", table.name), [])?),
+        _ => {
+            let sql = "DELETE FROM cloudsync_clocks WHERE pk IN (SELECT pk FROM cloudsync_clocks LIMIT 1 OFFSET ?1)";
+            ("a clock", db.execute(sql, [dice.between(0, 40)])?)
+        }
+    };
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
+    Ok((changed > 0).then(|| format!("{what} of {}", table.name)))
+}
