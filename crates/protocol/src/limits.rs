@@ -12,6 +12,8 @@ pub const ROW_BYTES_MAX: usize = 512 << 10;
 pub const ROW_REST_BYTES_MAX: usize = 256 << 10;
 /// Most bytes of the values of one row that travel in pieces; SQLite stores no row that is larger.
 pub const SET_BYTES_MAX: u64 = 1 << 31;
+/// Most bytes of the large values of one row that a server judges by policies: they are in memory meanwhile.
+pub const JUDGED_ROW_BYTES_MAX: u64 = 256 << 20;
 /// Most pieces in one chunk.
 pub const CHUNK_PIECES_MAX: usize = 64;
 /// Most bytes of pieces that a replica keeps for changes in its quarantine. A change that there is no room for is

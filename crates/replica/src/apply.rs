@@ -21,10 +21,11 @@ use crate::capture;
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::conflicts::Conflicts;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::filter::Privacy;
 use crate::guard::Guard;
 use crate::kept;
+use crate::pieces;
 use crate::quarantine::Quarantine;
 use crate::rebuilt;
 use crate::replica::Replica;
@@ -86,7 +87,9 @@ impl Replica {
                 let bound = replica.server_now_ms()?.saturating_add(CLOCK_AHEAD_MS_MAX);
                 let base = storage::get_u64(&replica.db, "cursor")?;
                 let source = Source { origin: Origin::File, time_max: Some(Time(bound)), base };
-                Ok(replica.apply_in_transaction(std::slice::from_ref(decoded), source)?.rows)
+                let rows = replica.apply_in_transaction(std::slice::from_ref(decoded), source)?.rows;
+                replica.forget_used_pieces()?;
+                Ok(rows)
             })
         })
     }
@@ -222,12 +225,12 @@ impl Applier {
     }
 
     fn payload_from(&mut self, replica: &mut Replica, payload: &Payload<'_>, from: usize) -> Result<()> {
-        if payload.has_references() {
-            return Err(Error::Protocol("payload refused: its large values are not here".into()));
-        }
         let evicted = replica.evicted_of(payload, self.source)?;
         self.evict(replica, &evicted)?;
         if !self.settles {
+            let by_hand = self.source.origin == Origin::File;
+            pieces::keep(&self.db, payload, if by_hand { replica.now_ms() } else { 0 })?;
+            replica.unsettled.used.extend(pieces::used(payload));
             kept::keep(&self.db, &replica.catalog, payload, self.source)?;
         }
         let order = in_order(payload);

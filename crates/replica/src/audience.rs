@@ -98,7 +98,7 @@ impl Replica {
     /// # Errors
     /// When the file cannot be read.
     pub fn extract_for(&mut self, extraction: &Extraction, audience: &mut dyn Audience) -> Result<Chunk> {
-        self.extract_with(extraction, None, Some(audience))
+        self.extract_with(extraction, None, false, Some(audience))
     }
 
     /// Begins a version without changes, so that whoever waits for news asks. The caller holds the transaction.

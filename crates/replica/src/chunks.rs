@@ -109,7 +109,7 @@ impl Chunks {
     /// Makes the next chunk; `None` after the final one.
     ///
     /// # Errors
-    /// As [`Replica::chunks_after`], and when a single row is larger than a payload may be.
+    /// As [`Replica::chunks_after`].
     pub fn next(&mut self, replica: &mut Replica) -> Result<Option<PayloadChunk>> {
         let Some(from) = self.next.take() else { return Ok(None) };
         replica.fold_for_chunks()?;
@@ -118,7 +118,7 @@ impl Chunks {
         let chunk = replica.extract_in_transaction(&extraction)?;
         let is_final = chunk.next.is_none();
         self.next = chunk.next;
-        let payload = if chunk.rows == 0 {
+        let payload = if chunk.payload.is_empty() {
             // No bytes at all could not be told from a chunk that was lost.
             Encoder::new().finish(Header { first_version: 0, last_version: last, is_final }, &Zstd)
         } else {

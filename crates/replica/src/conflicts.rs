@@ -374,9 +374,8 @@ fn replaced(
     values: &[Owned],
 ) -> Option<Losses> {
     let cells = row.target.table.cells.iter().zip(values);
-    let differs = |column, old: &Owned| row.value(column).is_none_or(|new| new != old.borrow());
     let lost: Vec<_> = cells
-        .filter(|(cell, old)| unseen.contains(cell.number) && differs(cell.number, old))
+        .filter(|(cell, old)| unseen.contains(cell.number) && row.differs(cell.number, old))
         .map(|(cell, old)| Lost {
             loser: loser(cell.number),
             winner: incoming.cell(cell.number).unwrap_or(incoming.common),

@@ -173,11 +173,23 @@ impl Replica {
             && sent.round.is_none()
             && !repair::is_needed(turn.checked)
             && !quarantine::is_called(&self.db)?;
-        self.outlasting_rollbacks(
-            |replica| {
-                if idle { take(replica) } else { replica.with_apply_settings(take) }
-            },
-        )
+        let absorbed =
+            self.outlasting_rollbacks(
+                |replica| {
+                    if idle { take(replica) } else { replica.with_apply_settings(take) }
+                },
+            );
+        if let Err(Error::Incomplete(_)) = &absorbed {
+            // The download begins again with the next request.
+            self.transact(|replica| replica.forget_download())?;
+        }
+        absorbed
+    }
+
+    /// Forgets what came of a download that is not complete.
+    fn forget_download(&self) -> Result<()> {
+        storage::unset(&self.db, "position")?;
+        Ok(self.db.execute("DELETE FROM main.cloudsync_inbox")?)
     }
 
     /// Refuses an answer to a request of a user who has logged out since: it may hold that user's rows.
@@ -321,6 +333,10 @@ impl Replica {
         }
         let settled = self.settle(source)?;
         self.raise_settled(settled.time_max.0)?;
+        self.forget_used_pieces()?;
+        if is_last {
+            self.forget_pieces()?;
+        }
         if settled.parts > 0 {
             cloudsync_core::reached!("device: parts of unknown rows are fetched whole");
             storage::set(&self.db, "refetch", Value::Integer(1))?;
@@ -382,8 +398,7 @@ impl Replica {
             Reason::LostChunks => {
                 cloudsync_core::reached!("device: staged chunks were lost");
                 storage::unset(&self.db, "round")?;
-                storage::unset(&self.db, "position")?;
-                self.db.execute("DELETE FROM main.cloudsync_inbox").map_err(Error::from)
+                self.forget_download()
             }
             Reason::NeedSchema
             | Reason::SchemaConflict
@@ -395,9 +410,8 @@ impl Replica {
 
     fn restart_download(&self) -> Result<()> {
         storage::unset(&self.db, "cursor")?;
-        storage::unset(&self.db, "position")?;
+        self.forget_download()?;
         storage::set(&self.db, "echo", Value::Integer(1))?;
-        self.db.execute("DELETE FROM main.cloudsync_inbox")?;
         rebuilt::begin_comparing(&self.db)?;
         if !self.is_empty()? {
             // What the server does not have any more is found when everything is here.

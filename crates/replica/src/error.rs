@@ -50,6 +50,9 @@ pub enum Error {
     /// The peer broke the rules of the protocol.
     #[error("{0}")]
     Protocol(String),
+    /// Pieces of large values are missing or damaged.
+    #[error("{0}")]
+    Incomplete(String),
 }
 
 /// What kind of failure an error is; it alone decides on result codes and on retries.
@@ -84,7 +87,11 @@ impl Error {
             Self::Busy(_) => Class::Transient,
             Self::Corrupt(_) => Class::Corrupt,
             Self::Limit(_) => Class::Limit,
-            Self::Payload(_) | Self::Message(_) | Self::ClockAhead(_) | Self::Protocol(_) => Class::Protocol,
+            Self::Payload(_)
+            | Self::Message(_)
+            | Self::ClockAhead(_)
+            | Self::Protocol(_)
+            | Self::Incomplete(_) => Class::Protocol,
         }
     }
 

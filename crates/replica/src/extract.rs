@@ -6,7 +6,10 @@
 //! again by the entry of that change, and nothing is missed.
 
 mod dead;
+mod large;
 
+pub(crate) use self::large::{LengthLimit, is_too_long};
+use self::large::{Outline, Set};
 use crate::audience::{Audience, OrdinalReader, wrote_all};
 use crate::buried::Buried;
 use crate::changes::{self, Entry, EntryReader, Mask, Origin};
@@ -16,7 +19,7 @@ use crate::compaction::COMPACTIONS;
 use crate::concurrent::{Sent, Uploads};
 use crate::error::{Error, Result};
 use crate::given::GIVEN_VERSION;
-use crate::position::Position;
+use crate::position::{Inside, Position};
 use crate::replica::Replica;
 use crate::row_scan::RowScan;
 use crate::storage::{self, quote_identifier};
@@ -26,7 +29,7 @@ use cloudsync_core::clock::{Clock, ColumnSet, RowClock, SiteOrdinal};
 use cloudsync_core::id::SiteId;
 use cloudsync_core::marks::Marks;
 use cloudsync_core::merge::Algorithm;
-use cloudsync_protocol::limits::CHUNK_BYTES_MAX;
+use cloudsync_protocol::limits::{CHUNK_BYTES_MAX, ROW_BYTES_MAX, TURN_CHUNK_BYTES_MAX};
 use cloudsync_protocol::payload::{Encoder, GroupId, Header};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
 use std::collections::HashMap;
@@ -82,14 +85,6 @@ pub struct Chunk {
     pub next: Option<Position>,
     /// The smallest server cursor at which any of the changes was made.
     pub base: u64,
-    /// Table and key of rows that were left out because they are larger than anything that travels.
-    pub oversized: Vec<(String, Vec<u8>)>,
-}
-
-impl Chunk {
-    fn leaving_out(self, oversized: Vec<(String, Vec<u8>)>) -> Self {
-        Self { oversized, ..self }
-    }
 }
 
 /// What to extract.
@@ -152,17 +147,18 @@ impl Replica {
     /// # Errors
     /// When the file cannot be read.
     pub fn extract_in_transaction(&mut self, extraction: &Extraction) -> Result<Chunk> {
-        self.extract_until(extraction, None)
+        self.extract_until(extraction, None, false)
     }
 
     /// The same, but ends where an earlier extraction from there ended, whatever the size; only a chunk that would
-    /// grow too large ends before.
+    /// grow too large ends before. If it `ends_rows` it ends behind the first row of which pieces were sent.
     pub(crate) fn extract_until(
         &mut self,
         extraction: &Extraction,
         until: Option<&Position>,
+        ends_rows: bool,
     ) -> Result<Chunk> {
-        self.extract_with(extraction, until, None)
+        self.extract_with(extraction, until, ends_rows, None)
     }
 
     /// The same for an audience, if there is one.
@@ -170,25 +166,22 @@ impl Replica {
         &mut self,
         extraction: &Extraction,
         until: Option<&Position>,
-        mut audience: Option<&mut dyn Audience>,
+        ends_rows: bool,
+        audience: Option<&mut dyn Audience>,
     ) -> Result<Chunk> {
         self.catalog.load(&self.db)?;
         self.catalog.require_settled()?;
         self.sites.refresh(&self.db)?;
-        let mut oversized = Vec::new();
-        loop {
-            let mut builder = Builder::new(self, extraction, until, &oversized)?;
-            if let Some(audience) = audience.as_deref_mut() {
-                audience.begin()?;
-                builder.audience = Some(audience);
-            }
-            let outcome = builder.run();
-            match builder.overflow.take() {
-                // A row must not keep all others from being sent.
-                Some(row) => oversized.push(row),
-                None => return Ok(builder.finish(outcome?).leaving_out(oversized)),
-            }
+        let mut builder = Builder::new(self, extraction, until)?;
+        builder.ends_rows = ends_rows;
+        if let Some(audience) = audience {
+            audience.begin()?;
+            // What an audience was sent is put down row by row.
+            builder.splits = false;
+            builder.audience = Some(audience);
         }
+        let next = builder.run()?;
+        Ok(builder.finish(next))
     }
 
     /// Everything that changed after `since`, or only the cells written by `site`, as one payload.
@@ -211,17 +204,12 @@ impl Replica {
             replica.note_given(last)?;
             let from = replica.position_after(since)?;
             let chunk = replica.extract_in_transaction(&Extraction { from, last, filter, bytes_target: CHUNK_BYTES_MAX / 2 })?;
-            if let Some((table, _)) = chunk.oversized.first() {
-                return Err(Error::Limit(format!(
-                    "a row of table \"{table}\" does not fit the {CHUNK_BYTES_MAX} bytes that can travel: make its values smaller"
-                )));
-            }
             if chunk.next.is_some() {
                 return Err(Error::Limit(format!(
                     "the changes since version {since} do not fit one payload of {CHUNK_BYTES_MAX} bytes: encode them since a later version, or in parts with cloudsync_payload_chunks"
                 )));
             }
-            if chunk.rows == 0 {
+            if chunk.payload.is_empty() {
                 // No bytes at all could not be told from a file that was lost.
                 let header = Header { first_version: 0, last_version: last, is_final: true };
                 return Ok(Encoder::new().finish(header, &Zstd));
@@ -280,9 +268,21 @@ pub(crate) struct Builder<'r> {
     compactions: u64,
     /// The last version that was given to others by hand, or may be in a copy of this file.
     given: u64,
-    oversized: &'r [(String, Vec<u8>)],
-    /// The row that made the chunk too large.
-    overflow: Option<(String, Vec<u8>)>,
+    /// Set unless rows must be whole, whatever their size.
+    pub(crate) splits: bool,
+    /// Set where the chunk ends behind the first row of which pieces were sent.
+    ends_rows: bool,
+    /// Where the first row of which pieces were sent before goes on.
+    resume: Option<Inside>,
+    /// Where the pieces ended that filled the chunk.
+    inside: Option<Inside>,
+    /// The large values of the row at hand, whose pieces are in the stream.
+    set: Option<Set>,
+    /// While a scan runs: the version at which it began.
+    scans: Option<u64>,
+    /// The entry before the one at hand, and keys of that one which are behind us; its mask of the row at hand.
+    listed_at: (i64, u64),
+    listed_mask: Option<Mask>,
     /// The values of dead rows, opened with the first of them.
     buried: Option<Buried>,
     /// Who receives the rows, if they may not see all.
@@ -295,7 +295,6 @@ impl<'r> Builder<'r> {
         replica: &'r Replica,
         extraction: &'r Extraction,
         until: Option<&'r Position>,
-        oversized: &'r [(String, Vec<u8>)],
     ) -> Result<Self> {
         Ok(Self {
             db: replica.db,
@@ -318,8 +317,14 @@ impl<'r> Builder<'r> {
             base: u64::MAX,
             compactions: storage::get_u64(&replica.db, COMPACTIONS)?,
             given: storage::get_u64(&replica.db, GIVEN_VERSION)?,
-            oversized,
-            overflow: None,
+            splits: true,
+            ends_rows: false,
+            resume: None,
+            inside: None,
+            set: None,
+            scans: None,
+            listed_at: (0, 0),
+            listed_mask: None,
             buried: None,
             audience: None,
             ordinals: None,
@@ -331,7 +336,10 @@ impl<'r> Builder<'r> {
         if self.named()? {
             return Ok(Some(self.unmoved()));
         }
-        let (after, skip) = match &self.extraction.from {
+        if let Position::Inside(inside) = &self.extraction.from {
+            self.resume = Some(Inside::clone(inside));
+        }
+        let (after, skip) = match self.extraction.from.place() {
             Position::Scan { head, after } => match self.scan(*head, after)? {
                 Some(next) => return Ok(Some(next)),
                 None => (changes::entry_before(&self.db, *head)?, 0),
@@ -339,6 +347,7 @@ impl<'r> Builder<'r> {
             // In an entry that was rewritten meanwhile the keys cannot be counted: it is sent from its start.
             Position::List { after, compactions, .. } if *compactions != self.compactions => (*after, 0),
             Position::List { after, skip, .. } => (*after, *skip),
+            Position::Inside(_) => return Err(Error::corrupt("a position stands inside of another")),
         };
         self.list(after, skip)
     }
@@ -351,7 +360,7 @@ impl<'r> Builder<'r> {
     /// True when the chunk ends at `position`.
     fn ends_at(&self, position: &Position) -> bool {
         match self.until {
-            Some(until) => position.reaches(until) || self.encoder.is_full_at(CHUNK_BYTES_MAX / 2),
+            Some(until) => position.reaches(until) || self.encoder.is_full_at(TURN_CHUNK_BYTES_MAX / 2),
             None => self.encoder.is_full_at(self.extraction.bytes_target) || self.is_tired(),
         }
     }
@@ -361,8 +370,8 @@ impl<'r> Builder<'r> {
         let base = if self.base == u64::MAX { 0 } else { self.base };
         let header =
             Header { first_version: 0, last_version: self.extraction.last, is_final: next.is_none() };
-        let payload = if rows == 0 { Vec::new() } else { self.encoder.finish(header, &Zstd) };
-        Chunk { payload, rows, next, base, oversized: Vec::new() }
+        let payload = if self.encoder.is_empty() { Vec::new() } else { self.encoder.finish(header, &Zstd) };
+        Chunk { payload, rows, next, base }
     }
 
     /// Sends rows in order of keys; gives where to go on when the chunk is full.
@@ -372,6 +381,7 @@ impl<'r> Builder<'r> {
             .prepare("SELECT pk, clock, ordinal FROM main.cloudsync_clocks WHERE pk > ?1 ORDER BY pk")?;
         select.bind(1, Value::Blob(after))?;
         let mut scanned = None;
+        self.scans = Some(head);
         while select.step()? {
             let pk = select.column(0).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
             let clock = select.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
@@ -391,6 +401,12 @@ impl<'r> Builder<'r> {
                 } else {
                     self.row(&table, key, &clock, &Mask::Whole)?;
                 }
+                if self.set.take().is_some() && self.ends_rows {
+                    return Ok(Some(Position::Scan { head, after: pk.to_vec() }));
+                }
+                if let Some(inside) = self.inside.take() {
+                    return Ok(Some(Position::Inside(Box::new(inside))));
+                }
             }
             if self.may_end() {
                 let position = Position::Scan { head, after: pk.to_vec() };
@@ -400,6 +416,7 @@ impl<'r> Builder<'r> {
             }
         }
         self.scan = None;
+        self.scans = None;
         Ok(None)
     }
 
@@ -418,12 +435,17 @@ impl<'r> Builder<'r> {
                 self.base = self.base.min(entry.base);
                 for (at, row) in entry.rows().enumerate().skip(skip as usize) {
                     let (key, mask) = row?;
+                    self.listed_at = (after, at as u64);
                     let mask = self.told(&entry, mask);
                     if let Some(mask) = self.changed(&table, key, entry.origin, mask)? {
                         self.entry_row(&entry, &table, key, mask)?;
                     }
+                    let is_end = self.set.take().is_some() && self.ends_rows;
+                    if let Some(inside) = self.inside.take() {
+                        return Ok(Some(Position::Inside(Box::new(inside))));
+                    }
                     let position = self.place(after, at as u64 + 1);
-                    if self.ends_at(&position) {
+                    if is_end || self.ends_at(&position) {
                         return Ok(Some(position));
                     }
                 }
@@ -447,14 +469,21 @@ impl<'r> Builder<'r> {
     /// What an entry says of a row, in two parts if the receiver wrote there, too.
     fn entry_row(&mut self, entry: &Entry, table: &Rc<Table>, key: &[u8], mask: Mask) -> Result<()> {
         let Some(uploads) = &mut self.uploads else { return self.listed(table, key, mask) };
-        let (concurrent, rest) = uploads.split(entry, key, mask)?;
+        let (concurrent, rest) = uploads.split(entry, key, mask.clone())?;
+        if concurrent.is_some() && rest.is_some() {
+            self.listed_mask = Some(mask);
+        }
         if let Some(mask) = concurrent {
             self.concurrent = true;
             let listed = self.listed(table, key, mask);
             self.concurrent = false;
             listed?;
         }
-        rest.map_or(Ok(()), |mask| self.listed(table, key, mask))
+        if let Some(mask) = rest.filter(|_| self.inside.is_none()) {
+            self.listed(table, key, mask)?;
+        }
+        self.listed_mask = None;
+        Ok(())
     }
 
     pub(crate) fn listed(&mut self, table: &Rc<Table>, key: &[u8], mask: Mask) -> Result<()> {
@@ -465,6 +494,9 @@ impl<'r> Builder<'r> {
         }
         let Some(clock) = self.clocks.read(&pk)? else { return Ok(()) };
         self.row(table, key, &clock, &mask)?;
+        if self.inside.is_some() {
+            return Ok(());
+        }
         match self.sent.get_mut(&pk) {
             Some(sent) => sent.add(mask, self.concurrent),
             None => drop(self.sent.insert(pk, Sent::new(mask, self.concurrent))),
@@ -535,9 +567,6 @@ impl<'r> Builder<'r> {
                 exceptions.push((at as u16, self.wire_clock(*cell)?));
             }
         }
-        if self.oversized.iter().any(|(name, large)| *name == table.name && large == key) {
-            return Ok(());
-        }
         let common = self.wire_clock(common)?;
         let marks = if clock.marks.is_none() && table.algorithm != Algorithm::Aws {
             None
@@ -546,36 +575,78 @@ impl<'r> Builder<'r> {
         };
         let kinds = marks.map_or([false; 3], |marks| marks.kinds());
         let concurrent = self.concurrent;
-        let shape =
-            Shape { table: table.id, columns, whole, alive: true, marks: kinds, concurrent, inserted };
+        let shape = Shape {
+            table: table.id,
+            columns: columns.clone(),
+            whole,
+            alive: true,
+            marks: kinds,
+            concurrent,
+            inserted,
+        };
         let group = self.group(table, shape, marks.as_ref())?;
+        let row = Outline {
+            group: self.groups[group].id,
+            key,
+            life: clock.life,
+            clock: common,
+            marks: marks.as_ref(),
+            exceptions: &exceptions,
+        };
+        if self.set.is_none() && self.push_small(group, table, &row)? {
+            return Ok(());
+        }
+        self.push_large(table, &row, clock, &columns)
+    }
+
+    /// Adds a row unless it is too large, and then gives false.
+    fn push_small(&mut self, group: usize, table: &Table, row: &Outline<'_>) -> Result<bool> {
+        let Outline { group: id, key, life, clock, marks, exceptions } = *row;
+        let most = if self.splits { ROW_BYTES_MAX } else { CHUNK_BYTES_MAX / 2 };
+        let limit = LengthLimit::set(self.db, most);
         let open = &mut self.groups[group];
-        let (id, life, marks) = (open.id, clock.life, marks.as_ref());
-        match self.scan.as_mut().filter(|scan| scan.table().id == table.id) {
+        let found = match self.scan.as_mut().filter(|scan| scan.table().id == table.id) {
             Some(scan) => {
-                if scan.find(key)? {
+                let found = scan.find(key);
+                if matches!(found, Ok(true)) {
                     let values = open.places.iter().map(|place| scan.cell(*place));
-                    self.encoder.push_marked(id, key, life, common, marks, &exceptions, values);
+                    self.encoder.push_marked(id, key, life, clock, marks, exceptions, values);
                 }
+                found
             }
             None => {
                 clocks::bind_key(&mut open.select, 1, key)?;
-                if open.select.step()? {
+                let found = open.select.step();
+                if matches!(found, Ok(true)) {
                     let values = (0..open.places.len()).map(|i| from_sqlite(open.select.column(i)));
-                    self.encoder.push_marked(id, key, life, common, marks, &exceptions, values);
+                    self.encoder.push_marked(id, key, life, clock, marks, exceptions, values);
                 }
                 open.select.reset()?;
+                found.map_err(Error::from)
             }
+        };
+        drop(limit);
+        match found {
+            // Where rows must be whole, one that does not fit is left out: it must not keep all others from being sent.
+            Err(Error::Sqlite(error)) if is_too_long(&error) => Ok(!self.splits),
+            Err(error) => Err(error),
+            Ok(true) if self.encoder.last_row_bytes() > most => {
+                self.encoder.pop(id);
+                Ok(!self.splits)
+            }
+            Ok(_) => Ok(true),
         }
-        self.check_size(table, key)
     }
 
-    fn check_size(&mut self, table: &Table, key: &[u8]) -> Result<()> {
-        if self.encoder.size_bytes() > CHUNK_BYTES_MAX {
-            self.overflow = Some((table.name.clone(), key.to_vec()));
-            return Err(Error::Limit("a row is too large".to_owned()));
+    /// The columns of which the entry at hand tells, where it does so in two parts.
+    fn entry_columns(&self, clock: &RowClock, table: &Table) -> Option<ColumnSet> {
+        let mask = self.listed_mask.as_ref()?;
+        let mut columns = clock.columns.clone();
+        columns.intersect_with(&table.numbers);
+        if let Mask::Columns(changed) = mask {
+            columns.intersect_with(changed);
         }
-        Ok(())
+        Some(columns)
     }
 
     /// The group of such rows, begun now if there is none.

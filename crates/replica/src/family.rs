@@ -11,9 +11,11 @@ use crate::codec::Zstd;
 use crate::error::Result;
 use crate::foreign_keys::{OnDelete, Reference, children_query, orphans_query};
 use crate::guard::Verb;
+use crate::pick::{Picked, Picking};
+use crate::quarantine::QUARANTINE_DROPPED;
 use crate::replica::Replica;
 use crate::rollback::rolled_back;
-use crate::storage::quote_identifier;
+use crate::storage::{self, quote_identifier};
 use crate::table::Table;
 use crate::value::{from_sqlite, to_sqlite};
 use crate::write::{Refused, Row, Writer};
@@ -201,7 +203,11 @@ impl Applier {
 
     fn take_out(&mut self, replica: &mut Replica, table: &Rc<Table>, key: &[u8], reason: &str) -> Result<()> {
         let row = [(Rc::clone(table), key.to_vec())];
-        let picked = replica.pick(&row, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX)?.payload;
+        let Picking { found, payload: picked } = replica.pick(&row, CHUNK_BYTES_MAX / 2, CHUNK_BYTES_MAX)?;
+        if found.contains(&Picked::Large) {
+            // Too large to wait: as when there is no room for a change any more.
+            storage::count_up(&self.db, QUARANTINE_DROPPED, 1)?;
+        }
         if !picked.is_empty() {
             let opened = Opened::open(&picked, &Zstd)?;
             let payload = opened.payload()?;

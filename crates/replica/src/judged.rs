@@ -14,7 +14,8 @@
 use crate::apply::{Applied, Applier, Source, Target, WAITS_FOR_REST, in_order};
 use crate::clocks;
 use crate::codec::Zstd;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::pieces;
 use crate::quarantine;
 use crate::replica::Replica;
 use crate::settle::Gathered;
@@ -203,9 +204,6 @@ impl Round<'_> {
         let bytes = self.payload(at)?;
         let opened = Opened::open(&bytes, &Zstd)?;
         let payload = opened.payload()?;
-        if payload.has_references() {
-            return Err(Error::Protocol("payload refused: its large values are not here".into()));
-        }
         let sites = payload.sites().iter().map(|site| replica.sites.ordinal(&replica.db, *site));
         let sites = sites.collect::<Result<Vec<_>>>()?;
         act(self, replica, &payload, &sites)
@@ -214,7 +212,10 @@ impl Round<'_> {
     fn begin(&mut self, replica: &mut Replica) -> Result<()> {
         let count = self.chunks.count() + usize::from(!self.held.is_empty());
         for at in 0..count {
-            let rows = self.with(replica, at, |_, _, payload, _| Ok(in_order(payload)))?;
+            let rows = self.with(replica, at, |_, replica, payload, _| {
+                pieces::keep(&replica.db, payload, 0)?;
+                Ok(in_order(payload))
+            })?;
             self.pending.push(Pending { rows, ..Pending::default() });
         }
         Ok(())
@@ -365,7 +366,7 @@ impl Round<'_> {
             Ok(wanted) => wanted,
             Err(reason) => return Ok(Opinion::Refused(reason)),
         };
-        let row = Row { group, target, packed: group.key(at), at };
+        let row = Row::new(replica.db, group, target, group.key(at), at);
         match (self.judge.sight(name, row.packed)?, &wanted.action) {
             (Sight::Seen, action) => self.consider_seen(&row, action),
             (Sight::Absent, Action::Revive(columns)) => self.consider_revival(&row, columns),

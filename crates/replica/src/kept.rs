@@ -25,11 +25,12 @@ const LOST: &str = "kept_lost";
 
 /// Keeps what a payload has for names that do not exist here.
 pub(crate) fn keep(db: &Connection, catalog: &Catalog, payload: &Payload<'_>, source: Source) -> Result<()> {
-    let Some(piece) = unknown_part(catalog, payload) else { return Ok(()) };
+    let Some((piece, refers)) = unknown_part(catalog, payload) else { return Ok(()) };
     if storage::is_set(db, LOST)? {
         return Ok(());
     }
-    if bytes(db)? + piece.len() as u64 > KEPT_BYTES_MAX {
+    // Large values are fetched again rather than kept.
+    if refers || bytes(db)? + piece.len() as u64 > KEPT_BYTES_MAX {
         return lose(db);
     }
     cloudsync_core::reached!("kept: cells of an unknown column");
@@ -128,9 +129,10 @@ impl Replica {
     }
 }
 
-/// The groups and columns of a payload whose names do not exist here, as a payload; `None` if all do.
-fn unknown_part(catalog: &Catalog, payload: &Payload<'_>) -> Option<Vec<u8>> {
-    let mut copy = Copy { encoder: Encoder::new(), payload, sites: HashMap::new() };
+/// The groups and columns of a payload whose names do not exist here, as a payload, and whether any value of them travels
+/// in pieces; `None` if all names do exist.
+fn unknown_part(catalog: &Catalog, payload: &Payload<'_>) -> Option<(Vec<u8>, bool)> {
+    let mut copy = Copy { encoder: Encoder::new(), payload, sites: HashMap::new(), refers: false };
     for group in payload.groups() {
         let Some(table) = catalog.table_named(group.table()) else {
             let all: Vec<_> = group.columns().iter().copied().enumerate().collect();
@@ -147,12 +149,17 @@ fn unknown_part(catalog: &Catalog, payload: &Payload<'_>) -> Option<Vec<u8>> {
             copy.group(group, group.table(), &unknown, false);
         }
     }
-    if copy.encoder.rows() == 0 { None } else { Some(copy.encoder.finish(Header::default(), &Zstd)) }
+    let refers = copy.refers;
+    if copy.encoder.rows() == 0 {
+        None
+    } else {
+        Some((copy.encoder.finish(Header::default(), &Zstd), refers))
+    }
 }
 
 /// The same payload under the names that a table and its columns, by their names before, have now.
 pub(crate) fn renamed(payload: &Payload<'_>, table: &str, columns: &[(String, String)]) -> Vec<u8> {
-    let mut copy = Copy { encoder: Encoder::new(), payload, sites: HashMap::new() };
+    let mut copy = Copy { encoder: Encoder::new(), payload, sites: HashMap::new(), refers: false };
     for group in payload.groups() {
         let now = |name| {
             let pair = columns.iter().find(|(before, _)| before.eq_ignore_ascii_case(name));
@@ -169,6 +176,8 @@ struct Copy<'p> {
     encoder: Encoder,
     payload: &'p Payload<'p>,
     sites: HashMap<SiteOrdinal, SiteOrdinal>,
+    /// Set once a value is copied that travels in pieces.
+    refers: bool,
 }
 
 impl Copy<'_> {
@@ -202,6 +211,12 @@ impl Copy<'_> {
             let values = columns.iter().map(|(column, _)| group.value(row, *column));
             let (key, life) = (group.key(row), group.life(row));
             self.encoder.push_marked(id, key, life, common, marks.as_ref(), &exceptions, values);
+            for (at, (column, _)) in columns.iter().enumerate() {
+                if let Some(reference) = group.reference(row, *column) {
+                    self.encoder.refer(id, at as u16, &reference);
+                    self.refers = true;
+                }
+            }
         }
     }
 

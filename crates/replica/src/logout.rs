@@ -18,6 +18,7 @@ use crate::compaction::ENTRIES_MIN_SETTING;
 use crate::error::{Error, Result};
 use crate::filter::WITHHELD;
 use crate::guard;
+use crate::pieces;
 use crate::replica::Replica;
 use crate::scrub::SCRUB_DUE;
 use crate::snapshot::Scan;
@@ -50,13 +51,15 @@ const STAYS: [&str; 13] = [
 ];
 
 /// Our tables that hold keys, values or clocks; those of `aws` tables may not exist.
-const FORGOTTEN: [&str; 11] = [
+const FORGOTTEN: [&str; 13] = [
     "cloudsync_log",
     "cloudsync_clocks",
     "cloudsync_private",
     "cloudsync_versions",
     "cloudsync_entries",
     "cloudsync_inbox",
+    "cloudsync_pieces",
+    "cloudsync_held",
     "cloudsync_kept",
     "cloudsync_quarantine",
     "cloudsync_conflicts",
@@ -128,6 +131,7 @@ impl Replica {
                 if !force {
                     replica.require_all_sent()?;
                 }
+                pieces::prepare(&replica.db)?;
                 overwrite_free_pages(&replica.db)?;
                 let tables = replica.catalog.tables();
                 let mut rows = 0;

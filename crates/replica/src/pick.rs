@@ -3,7 +3,7 @@
 use crate::changes::Mask;
 use crate::clocks;
 use crate::error::Result;
-use crate::extract::{Builder, Extraction, Filter};
+use crate::extract::{Builder, Extraction, Filter, LengthLimit, is_too_long};
 use crate::position::Position;
 use crate::replica::Replica;
 use crate::storage::quote_identifier;
@@ -49,7 +49,8 @@ impl Replica {
             bytes_target,
         };
         let db = self.db;
-        let mut builder = Builder::new(self, &extraction, None, &[])?;
+        let mut builder = Builder::new(self, &extraction, None)?;
+        builder.splits = false;
         let mut sizes: HashMap<i64, Statement> = HashMap::new();
         let mut found = Vec::new();
         for (table, key) in keys {
@@ -74,7 +75,7 @@ impl Replica {
                         place.insert(db.prepare(&cells_sql(table))?)
                     }
                 };
-                if row_bytes(select, table, key)? > row_bytes_max {
+                if row_bytes(select, table, key, row_bytes_max)? > row_bytes_max {
                     found.push(Picked::Large);
                     continue;
                 }
@@ -94,9 +95,19 @@ fn cells_sql(table: &Table) -> String {
     format!("SELECT {} FROM {} WHERE {}", names.join(", "), table.quoted(), table.key_condition(1))
 }
 
-fn row_bytes(select: &mut Statement, table: &Table, key: &[u8]) -> Result<usize> {
+/// Bytes of a row's values; beyond `most` only that they are more.
+fn row_bytes(select: &mut Statement, table: &Table, key: &[u8], most: usize) -> Result<usize> {
     clocks::bind_key(select, 1, key)?;
-    let exists = select.step()?;
+    let limit = LengthLimit::set(select.connection(), most);
+    let exists = select.step();
+    drop(limit);
+    let exists = match exists {
+        Err(error) if is_too_long(&error) => {
+            select.reset()?;
+            return Ok(usize::MAX);
+        }
+        exists => exists?,
+    };
     let cells = 0..if exists { table.cells.len() } else { 0 };
     let bytes = cells.map(|i| from_sqlite(select.column(i)).size_bytes()).sum();
     select.reset()?;

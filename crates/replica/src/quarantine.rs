@@ -74,6 +74,7 @@ pub(crate) struct Waiting {
     pub(crate) id: i64,
     pub(crate) change: Vec<u8>,
     pub(crate) origin: i64,
+    pub(crate) reason: String,
     /// It is not tried again this time.
     pub(crate) rests: bool,
 }
@@ -94,7 +95,7 @@ impl Quarantine {
         Ok(self.db.query_i64("SELECT count(*) FROM main.cloudsync_quarantine", &[])?.unwrap_or(0) as u64)
     }
 
-    /// Puts one row of a payload into the quarantine.
+    /// Puts one row of a payload into the quarantine; gives the number of the change there.
     pub(crate) fn add(
         &mut self,
         now_ms: u64,
@@ -103,7 +104,7 @@ impl Quarantine {
         row: usize,
         reason: &str,
         origin: i64,
-    ) -> Result<()> {
+    ) -> Result<i64> {
         cloudsync_core::reached!("quarantine: a row waits");
         let mut change = Gathered::default();
         change.push(payload, group, row);
@@ -113,15 +114,18 @@ impl Quarantine {
         let known = "SELECT id FROM main.cloudsync_quarantine WHERE tbl = ?1 AND pk = ?2 AND change = ?3";
         let (table, key) = (Value::from(group.table()), Value::Blob(group.key(row)));
         match self.db.query_i64(known, &[table, key, Value::Blob(&change)])? {
-            Some(id) => self.keep(id, reason),
-            None => Ok(self.insert.run(&[
-                table,
-                key,
-                Value::from(reason),
-                Value::Integer(now_ms as i64),
-                Value::Integer(origin),
-                Value::Blob(&change),
-            ])?),
+            Some(id) => self.keep(id, reason).map(|()| id),
+            None => {
+                self.insert.run(&[
+                    table,
+                    key,
+                    Value::from(reason),
+                    Value::Integer(now_ms as i64),
+                    Value::Integer(origin),
+                    Value::Blob(&change),
+                ])?;
+                Ok(self.db.last_insert_rowid())
+            }
         }
     }
 
@@ -162,13 +166,14 @@ impl Quarantine {
         let called = is_called(&self.db)?;
         self.db.prepare(sql)?.for_each(&values, |row| -> Result<()> {
             let change = row.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
-            let rolls_back =
-                row.column(3).as_str().is_some_and(|reason| reason.starts_with(rollback::REASON));
+            let reason = row.column(3).as_str().unwrap_or_default().to_owned();
+            let rolls_back = reason.starts_with(rollback::REASON);
             waiting.push(Waiting {
                 id: row.column_i64(0),
                 change: change.to_vec(),
                 origin: row.column_i64(2),
                 rests: rolls_back && !called,
+                reason,
             });
             Ok(())
         })?;

@@ -1,4 +1,4 @@
-//! The journal of rows that did not get to the server: refused by it, or too large to be sent.
+//! The journal of rows that the server refused.
 //!
 //! It is bounded by [`REJECTED_ROWS_MAX`] and [`REJECTED_AGE_MS_MAX`]; what goes is counted.
 
@@ -40,29 +40,6 @@ impl Replica {
         ])?)
     }
 
-    /// Says of rows that cannot be sent, because they are too large, that they stay here only.
-    pub(crate) fn note_oversized(&self, rows: &[(String, Vec<u8>)]) -> Result<()> {
-        // language=SQLite
-        let sql = "INSERT INTO main.cloudsync_rejected(tbl, pk, reason, at, change) SELECT ?1, ?2, ?3, ?4, x'' \
-                   WHERE NOT EXISTS(SELECT 1 FROM main.cloudsync_rejected WHERE tbl = ?1 AND pk = ?2 AND reason = ?3)";
-        let reason = oversized();
-        let now = self.server_now_ms()? as i64;
-        rows.iter().try_for_each(|(table, key)| {
-            let values =
-                [Value::from(table.as_str()), Value::Blob(key), Value::from(reason.as_str()), now.into()];
-            Ok(self.db.prepare(sql)?.run(&values)?)
-        })
-    }
-
-    /// True for a row that was too large to be sent.
-    pub(crate) fn is_oversized(&self, (table, key): &RowKey) -> Result<bool> {
-        // language=SQLite
-        let sql = "SELECT 1 FROM main.cloudsync_rejected WHERE tbl = ?1 AND pk = ?2 AND reason = ?3";
-        let reason = oversized();
-        let values = [Value::from(table.name.as_str()), Value::Blob(key), Value::from(reason.as_str())];
-        Ok(self.db.query_i64(sql, &values)?.is_some())
-    }
-
     /// Makes the oldest rows go that the journal has no room for.
     pub(crate) fn trim_rejected(&self) -> Result<()> {
         let oldest = self.server_now_ms()?.saturating_sub(REJECTED_AGE_MS_MAX);
@@ -96,10 +73,6 @@ impl Replica {
         }
         Ok(Some(Json::Object(row).to_string()))
     }
-}
-
-fn oversized() -> String {
-    format!("too large to be sent: a row has at most {CHUNK_BYTES_MAX} bytes")
 }
 
 /// A value in JSON: BLOBs as SQL writes them, long ones by their size only.

@@ -189,6 +189,9 @@ impl Replica {
         let opened =
             if checked.payload.is_empty() { None } else { Some(Opened::open(checked.payload, &Zstd)?) };
         let payload = opened.as_ref().map(Opened::payload).transpose()?;
+        if payload.as_ref().is_some_and(Payload::has_references) {
+            return Err(Error::Protocol("repair refused: a row's values are not with it".into()));
+        }
         let (plan, place) = self.plan(asked, &checked, payload.as_ref())?;
         absorbed.rows_repaired = self.carry_out(plan, payload.as_ref(), absorbed)?;
         absorbed.unchecked = self.note_checked(asked, place)? && self.must_check()?;
@@ -448,7 +451,7 @@ impl Finder<'_> {
         let group = &payload.groups()[group];
         let Some(target) = crate::apply::Target::of(replica, group, &self.sites) else { return Ok(None) };
         let clock = target.clock(group, at, replica)?;
-        let row = Row { group, target: &target, packed: key, at };
+        let row = Row::new(replica.db, group, &target, key, at);
         Ok(Some(reader.incoming(&row, &clock, replica.sites.ids())))
     }
 

@@ -104,9 +104,9 @@ impl Replica {
     /// Where the changes begin that were not sent, or are on their way.
     pub(crate) fn first_unsent(&self) -> Result<UnseenFrom> {
         let begun = storage::get_blob(&self.db, "unsent_position")?;
-        match begun.as_deref().and_then(Position::decode) {
-            Some(Position::List { after, skip, .. }) => Ok(UnseenFrom::Entry(after, skip)),
-            Some(Position::Scan { .. }) | None => {
+        match begun.as_deref().and_then(Position::decode).as_ref().map(Position::place) {
+            Some(Position::List { after, skip, .. }) => Ok(UnseenFrom::Entry(*after, *skip)),
+            Some(Position::Scan { .. } | Position::Inside(_)) | None => {
                 Ok(UnseenFrom::Version(storage::get_u64(&self.db, "sent_version")?))
             }
         }

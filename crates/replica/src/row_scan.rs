@@ -73,6 +73,7 @@ impl RowScan {
     /// Goes to the next row that has a key which others could name.
     fn step(&mut self) -> Result<()> {
         loop {
+            self.stands = false;
             self.stands = self.select.step()?;
             self.key.clear();
             let select = &self.select;

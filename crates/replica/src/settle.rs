@@ -12,7 +12,7 @@ use crate::family::Family;
 use crate::pick::RowKey;
 use crate::replica::Replica;
 use cloudsync_core::clock::Clock;
-use cloudsync_protocol::payload::{Encoder, Group, GroupId, Header, Opened, Payload, Stored};
+use cloudsync_protocol::payload::{Encoder, Group, GroupId, Header, Opened, Payload, SetId, Stored};
 use std::collections::{HashMap, HashSet};
 
 /// Bytes of changes that are kept until the end of an apply; further ones go into the quarantine at once.
@@ -59,6 +59,13 @@ impl Gathered {
         let values = (0..group.columns().len()).map(|column| group.value(row, column));
         let (key, life) = (group.key(row), group.life(row));
         encoder.push_marked(*id, key, life, common, marks.as_ref(), &exceptions, values);
+        if group.has_references() {
+            for column in 0..group.columns().len() {
+                if let Some(reference) = group.reference(row, column) {
+                    encoder.refer(*id, column as u16, &reference);
+                }
+            }
+        }
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -73,6 +80,8 @@ impl Gathered {
 /// What the applies of one transaction leave to its end.
 #[derive(Default)]
 pub(crate) struct Unsettled {
+    /// Sets of large values of rows that were applied, whose pieces nothing asks for any more.
+    pub(crate) used: Vec<SetId>,
     deferred: Gathered,
     pub(crate) family: Family,
 }

@@ -12,6 +12,7 @@
 //! | `cloudsync_private` | rows that others know and that were written here outside of their table's filter |
 //! | `cloudsync_versions`, `cloudsync_entries` | the change list: version, then keys with column masks |
 //! | `cloudsync_inbox` | chunks of a download that is not complete |
+//! | `cloudsync_pieces`, `cloudsync_held` | pieces of large values, and which changes in the quarantine need them |
 //! | `cloudsync_kept` | what came for tables and columns that do not exist here yet |
 //! | `cloudsync_quarantine` | changes that the schema's constraints do not let in yet |
 //! | `cloudsync_conflicts`, `cloudsync_rejected` | what was overwritten or refused |
@@ -74,6 +75,7 @@ pub(crate) fn exists(db: &Connection) -> Result<bool> {
 /// Creates whatever table is missing.
 pub(crate) fn create(db: &Connection) -> Result<()> {
     db.execute(CREATE)?;
+    crate::pieces::prepare(db)?;
     if get_i64(db, "format")?.is_none() {
         set(db, "format", Value::Integer(FORMAT))?;
     }

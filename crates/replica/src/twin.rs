@@ -47,16 +47,19 @@ impl Twins {
     /// Puts in what came of a row; columns that did not come have their defaults.
     pub(crate) fn put(&mut self, row: &Row<'_>) -> Result<(), Refused> {
         let columns = &row.target.numbers;
+        row.load_to_be_judged(columns)?;
         self.put_values(row, columns, false, |column| row.value(column).map_or(Value::Null, to_sqlite))
     }
 
     /// Puts in the row as it is in the table, but for `columns`, which come in.
     pub(crate) fn put_changed(&mut self, row: &Row<'_>, columns: &ColumnSet) -> Result<(), Refused> {
+        row.load_to_be_judged(columns)?;
         self.put_values(row, columns, true, |column| row.value(column).map_or(Value::Null, to_sqlite))
     }
 
     /// Puts in what is kept of a dead row, but for `columns`, which come in.
     pub(crate) fn put_buried(&mut self, row: &Row<'_>, columns: &ColumnSet) -> Result<(), Refused> {
+        row.load_to_be_judged(columns)?;
         let table = &row.target.table;
         let kept = Buried::of(&self.db, table.algorithm)?;
         let mut values = kept

@@ -10,7 +10,9 @@ use crate::storage;
 use crate::verdicts::VERDICTS_LEFT;
 use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
 use cloudsync_protocol::client::Absorbed;
-use cloudsync_protocol::limits::{CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_TARGET};
+use cloudsync_protocol::limits::{
+    CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX, UPLOAD_CHUNKS_TARGET,
+};
 use cloudsync_protocol::message::{RoundId, Turn, Upload};
 use cloudsync_sqlite_ffi::Value;
 
@@ -101,7 +103,10 @@ impl Replica {
                 filter: if round.everything { Filter::Everything } else { Filter::Unsent },
                 bytes_target: CHUNK_BYTES_TARGET,
             };
-            let chunk = self.extract_until(&extraction, round.end.as_ref())?;
+            // A round that is too long for one commit ends behind the row that is on its way; what is left begins the
+            // next one.
+            let is_long = round.chunk + 1 >= UPLOAD_CHUNKS_TARGET;
+            let chunk = self.extract_until(&extraction, round.end.as_ref(), is_long)?;
             match (&round.end, chunk.next) {
                 (Some(end), Some(next)) if !next.reaches(end) => {
                     // Its rows have grown beyond what one chunk holds: a round of another id takes them.
@@ -114,10 +119,9 @@ impl Replica {
                 }
                 (_, _) => {}
             }
-            self.note_oversized(&chunk.oversized)?;
             let next = round.end.clone();
-            // A round that is too long for one commit ends here; what is left begins the next one.
-            let is_final = next.is_none() || round.chunk + 1 >= UPLOAD_CHUNKS_TARGET;
+            let ends_row = is_long && !matches!(next, Some(Position::Inside(_)));
+            let is_final = next.is_none() || ends_row || round.chunk + 1 >= UPLOAD_CHUNKS_MAX;
             // The last chunk's base counts for the whole round.
             let base = if round.chunk == 0 { chunk.base } else { chunk.base.min(self.first_unsent_base()?) };
             let (rows, payload) = (chunk.rows, chunk.payload);

@@ -138,6 +138,9 @@ impl Replica {
         }
         let opened = if payload.is_empty() { None } else { Some(Opened::open(payload, &Zstd)?) };
         let payload = opened.as_ref().map(Opened::payload).transpose()?;
+        if payload.as_ref().is_some_and(Payload::has_references) {
+            return Err(Error::Protocol("verdict refused: a row's values are not with it".into()));
+        }
         let places = payload.as_ref().map(|payload| self.places(payload)).unwrap_or_default();
         let mut rows = Vec::new();
         for (verdict, row) in refused {
@@ -212,7 +215,7 @@ impl Replica {
         Ok(())
     }
 
-    /// True when the whole of a row could be sent: it is here, alive or deleted, and not too large.
+    /// True when the whole of a row could be sent: it is here, alive or deleted.
     fn can_be_sent(&self, row: &RowKey) -> Result<bool> {
         let (table, key) = row;
         let pk = clocks::pk(table.id, key);
@@ -227,7 +230,7 @@ impl Replica {
         let sql = format!("SELECT 1 FROM {} WHERE {}", table.quoted(), table.key_condition(1));
         let mut select = self.db.prepare(&sql)?;
         clocks::bind_key(&mut select, 1, key)?;
-        Ok(select.step()? && !self.is_oversized(row)?)
+        Ok(select.step()?)
     }
 
     /// Puts rows into the list of what is unsent.
@@ -301,7 +304,7 @@ impl Laying<'_> {
         let theirs =
             target.as_ref().map(|(target, group, row)| target.clock(group, *row, replica)).transpose()?;
         if let (true, Some((target, group, at)), Some(theirs)) = (refusal.repairs, &target, &theirs) {
-            let row = Row { group, target, packed: key, at: *at };
+            let row = Row::new(self.applier.db, group, target, key, *at);
             self.applier.note_repaired(replica, &row, ours.as_ref(), theirs)?;
         }
         let later = later.as_ref();
@@ -321,7 +324,7 @@ impl Laying<'_> {
             // It left its table's filter, and may not leave the server: it stays as it is here, and private.
             (Action::Insert, Some(_)) if filter::stays_private(&self.applier.db, table, key, pk)? => {}
             (action, Some((target, group, at))) => {
-                let row = Row { group, target, packed: key, at: *at };
+                let row = Row::new(self.applier.db, group, target, key, *at);
                 let outcome = self.applier.writer(replica, table)?.carry_out(&row, action, None);
                 if let Some(reason) = obstacle(outcome)? {
                     return Ok(Some(reason));

@@ -1,7 +1,9 @@
 //! Writing the base rows of a table, for an apply.
 
 mod bury;
+mod large;
 
+use self::large::Large;
 use crate::apply::Target;
 use crate::buried::{Buried, Values};
 use crate::capture::MAY_DELETE;
@@ -15,10 +17,10 @@ use crate::value::{from_sqlite, to_sqlite};
 use cloudsync_core::clock::{ColumnNumber, ColumnSet, RowClock};
 use cloudsync_core::merge::{Action, Algorithm};
 use cloudsync_core::value::{Value as Owned, ValueRef};
-use cloudsync_protocol::payload::Group;
+use cloudsync_protocol::payload::{Group, SetId};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value, bindings};
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Why a row could not be written.
@@ -39,7 +41,9 @@ impl From<Error> for Refused {
 
 impl From<cloudsync_sqlite_ffi::Error> for Refused {
     fn from(error: cloudsync_sqlite_ffi::Error) -> Self {
-        if error.is_constraint() { Self::Constraint(error.message) } else { Self::Error(error.into()) }
+        // A value beyond the length that this connection allows is no reason to stop the others.
+        let is_of_row = error.is_constraint() || error.primary_code() == bindings::SQLITE_TOOBIG;
+        if is_of_row { Self::Constraint(error.message) } else { Self::Error(error.into()) }
     }
 }
 
@@ -56,10 +60,26 @@ pub(crate) struct Row<'p> {
     pub(crate) target: &'p Target,
     pub(crate) packed: &'p [u8],
     pub(crate) at: usize,
+    /// What travels in pieces before it.
+    large: Vec<Large>,
 }
 
-impl Row<'_> {
+impl<'p> Row<'p> {
+    pub(crate) fn new(
+        db: Connection,
+        group: &'p Group<'p>,
+        target: &'p Target,
+        packed: &'p [u8],
+        at: usize,
+    ) -> Self {
+        Self { group, target, packed, at, large: Row::references(db, group, &target.columns, at) }
+    }
+
+    /// The value that comes for a column; NULL for a large one that is not whole in memory.
     pub(crate) fn value(&self, column: ColumnNumber) -> Option<ValueRef<'_>> {
+        if let Some(large) = self.large(column) {
+            return Some(large.loaded().unwrap_or(ValueRef::Null));
+        }
         // Mostly the sender's columns are ours, in our order.
         let near = usize::from(column.0);
         let columns = &self.target.columns;
@@ -93,6 +113,10 @@ pub(crate) struct Writer {
     at_hand: Option<Values>,
     /// The foreign keys that refer to the table, read when they are first needed.
     references: Option<Vec<Reference>>,
+    /// The columns whose BLOBs can be written in parts, found when that is first asked.
+    in_parts: Option<ColumnSet>,
+    /// Sets that were found to be what their names say.
+    verified: HashSet<SetId>,
 }
 
 impl Writer {
@@ -116,6 +140,8 @@ impl Writer {
             buried: Buried::of(&db, table.algorithm)?,
             at_hand: None,
             references: None,
+            in_parts: None,
+            verified: HashSet::new(),
         })
     }
 
@@ -203,6 +229,7 @@ impl Writer {
 
     fn insert(&mut self, row: &Row<'_>) -> Result<(), Refused> {
         let columns = &row.target.numbers;
+        self.load(row, columns, true)?;
         if !self.inserts.contains_key(columns) {
             let sql = insert_sql(&row.target.table, columns);
             self.inserts.insert(columns.clone(), self.db.prepare(&sql)?);
@@ -215,7 +242,7 @@ impl Writer {
         self.settle();
         match outcome {
             Ok(_) if self.db.changes() == 0 => Err(ignored()),
-            Ok(_) => Ok(()),
+            Ok(_) => self.fill(row, columns),
             Err(error) if is_key_taken(&error) => {
                 // The row exists without a clock: it was written while nobody tracked.
                 self.update(row, columns)?;
@@ -247,6 +274,7 @@ impl Writer {
     }
 
     fn put_back(&mut self, row: &Row<'_>, columns: &ColumnSet, cells: &[Owned]) -> Result<(), Refused> {
+        self.load(row, columns, false)?;
         let table = &row.target.table;
         let mut insert = self.db.prepare(&insert_sql(table, &table.numbers))?;
         clocks::bind_key(&mut insert, 1, row.packed)?;
@@ -272,6 +300,7 @@ impl Writer {
         if columns.is_empty() {
             return Ok(true);
         }
+        self.load(row, columns, true)?;
         if !self.updates.contains_key(columns) {
             let sql = update_sql(&row.target.table, columns);
             self.updates.insert(columns.clone(), self.db.prepare(&sql)?);
@@ -284,7 +313,13 @@ impl Writer {
         let found = self.settle();
         outcome.map_err(Refused::of_row)?;
         let changed = self.db.changes() > 0;
-        if found && !changed { Err(ignored()) } else { Ok(changed) }
+        if found && !changed {
+            return Err(ignored());
+        }
+        if changed {
+            self.fill(row, columns)?;
+        }
+        Ok(changed)
     }
 
     fn check_parents(&mut self, row: &Row<'_>) -> Result<(), Refused> {
@@ -325,6 +360,9 @@ impl Writer {
         let (Some(incoming), Some(place)) = (row.value(column), row.target.table.cell_place(column)) else {
             return Ok(Ordering::Equal);
         };
+        if !row.large.is_empty() {
+            return self.compare_in_parts(row, column);
+        }
         let stored = match &mut self.stored {
             Some(stored) => stored,
             None => {
@@ -391,8 +429,7 @@ fn bind_row(statement: &mut Statement, row: &Row<'_>, columns: &ColumnSet) -> Re
     clocks::bind_key(statement, 1, row.packed)?;
     let first = row.target.table.key.len() + 1;
     for (i, column) in columns.iter().enumerate() {
-        let value = row.value(column).map_or(Value::Null, to_sqlite);
-        statement.bind(first + i, value)?;
+        large::bind(statement, first + i, row, column)?;
     }
     Ok(())
 }

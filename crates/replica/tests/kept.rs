@@ -93,15 +93,21 @@ fn stale_pieces_are_harmless() {
 #[test]
 fn beyond_the_bound_all_is_dropped_and_fetched_again() {
     let (mut a, mut b) = newer_and_older();
-    a.run("INSERT INTO tags SELECT column1, randomblob(2000000) FROM (VALUES(1), (2), (3), (4), (5))");
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 26)
+         INSERT INTO tags SELECT i, randomblob(400000) FROM n",
+    );
     let since = send(&mut a, &mut b, 0);
-    a.run("INSERT INTO tags SELECT column1, randomblob(2000000) FROM (VALUES(6), (7), (8), (9), (10))");
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 27 UNION ALL SELECT i + 1 FROM n WHERE i < 52)
+         INSERT INTO tags SELECT i, randomblob(400000) FROM n",
+    );
     let before = b.get::<i64>("SELECT sum(length(payload)) FROM cloudsync_kept");
     assert!(before > 10_000_000);
     send(&mut a, &mut b, since);
     assert_eq!(b.get::<i64>("SELECT count(*) FROM cloudsync_kept"), 0);
     assert_eq!(b.replica.status().unwrap()["kept_lost"], true);
-    a.run("INSERT INTO tags VALUES('11', 'small')");
+    a.run("INSERT INTO tags VALUES('small', 'small')");
     send(&mut a, &mut b, since);
     assert_eq!(b.get::<i64>("SELECT count(*) FROM cloudsync_kept"), 0);
     b.run("INSERT INTO cloudsync_settings VALUES('cursor', 5)");
@@ -115,6 +121,15 @@ fn beyond_the_bound_all_is_dropped_and_fetched_again() {
     b.replica.init("tags", "cls", 0).unwrap();
     assert_eq!(request(&mut b), (0, true));
     assert_eq!(b.replica.status().unwrap()["kept_lost"], false);
+}
+
+#[test]
+fn large_values_for_unknown_names_are_fetched_when_the_names_come() {
+    let (mut a, mut b) = newer_and_older();
+    a.run("INSERT INTO tags VALUES('1', randomblob(2000000))");
+    send(&mut a, &mut b, 0);
+    assert_eq!(b.get::<i64>("SELECT count(*) FROM cloudsync_kept"), 0);
+    assert_eq!(b.replica.status().unwrap()["kept_lost"], true);
 }
 
 #[test]

@@ -356,7 +356,7 @@ api_routines! {
     value_dup,
     value_free,
     result_zeroblob64,
-    bind_zeroblob64,
+    bind_zeroblob64: unsafe extern "C" fn(*mut sqlite3_stmt, c_int, u64) -> c_int,
     // Version 3.9.0 and later
     value_subtype,
     result_subtype,
@@ -516,6 +516,7 @@ mod tests {
             stmt_readonly = sqlite3_stmt_readonly,
             bind_blob64 = sqlite3_bind_blob64,
             bind_text64 = sqlite3_bind_text64,
+            bind_zeroblob64 = sqlite3_bind_zeroblob64,
             result_blob64 = sqlite3_result_blob64,
             result_text64 = sqlite3_result_text64,
             prepare_v3 = sqlite3_prepare_v3,

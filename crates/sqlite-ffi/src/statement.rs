@@ -46,6 +46,18 @@ impl Statement {
         unsafe { self.bind_as(index, value, bindings::SQLITE_TRANSIENT) }
     }
 
+    /// Binds a BLOB of so many zeros, whose content [`Connection::open_blob`] can write later. SQLite takes no memory for
+    /// them where they end the row.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_zeros(&mut self, index: usize, bytes: u64) -> Result<()> {
+        let index = c_index(index, "parameter")?;
+        // SAFETY: the statement is live.
+        let rc = unsafe { call!(self.connection.api(), bind_zeroblob64(self.as_ptr(), index, bytes)) };
+        self.connection.check(rc)
+    }
+
     /// Goes to the next row: `true` if there is one, `false` when the statement is done. A step after the end starts
     /// anew.
     ///

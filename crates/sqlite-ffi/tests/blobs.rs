@@ -34,6 +34,20 @@ fn a_value_is_read_and_written_in_parts() {
 }
 
 #[test]
+fn zeros_are_bound_by_their_number() {
+    let host = memory();
+    host.ours.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v)").unwrap();
+    let mut insert = host.ours.prepare("INSERT INTO t VALUES(1, ?1)").unwrap();
+    insert.bind_zeros(1, 70_000).unwrap();
+    assert!(!insert.step().unwrap());
+    let sum = host.ours.query_i64("SELECT length(v) + (v = zeroblob(70000)) FROM t", &[]).unwrap();
+    assert_eq!(sum, Some(70_001));
+    insert.reset().unwrap();
+    assert_eq!(insert.bind_zeros(2, 1).unwrap_err().primary_code(), bindings::SQLITE_RANGE);
+    assert_eq!(insert.bind_zeros(1, 1 << 40).unwrap_err().primary_code(), bindings::SQLITE_TOOBIG);
+}
+
+#[test]
 fn what_cannot_be_read_in_parts_says_so() {
     let host = memory();
     host.ours

@@ -53,6 +53,8 @@ pub struct Encoder {
     columns: usize,
     exceptions: usize,
     size_bytes: usize,
+    /// What the last row added to `size_bytes`.
+    last_row_bytes: usize,
     pieces: PieceList,
 }
 
@@ -210,6 +212,7 @@ impl Encoder {
         }
         assert!(columns.next().is_none(), "a row has fewer values than its group has columns");
         self.size_bytes += size_bytes;
+        self.last_row_bytes = size_bytes;
         self.cells += group.columns.len();
         self.exceptions += exceptions.len();
         self.rows += 1;
@@ -231,14 +234,17 @@ impl Encoder {
         exceptions: &[(u16, Clock)],
         values: impl IntoIterator<Item = ValueRef<'v>>,
     ) {
+        let mut marks_bytes = 0;
         if let Some(marks) = marks {
-            self.size_bytes += self.groups[group.0 as usize].marks.push(marks, clock.time);
+            marks_bytes = self.groups[group.0 as usize].marks.push(marks, clock.time);
         }
         self.push(group, key, life, clock, exceptions, values);
+        self.size_bytes += marks_bytes;
+        self.last_row_bytes += marks_bytes;
     }
 
     /// Takes the row back that was added last, which is the last one of `group`. What else was opened for it stays, and
-    /// so does its part of [`Encoder::size_bytes`].
+    /// so does what [`Encoder::refer`] added to [`Encoder::size_bytes`].
     ///
     /// # Panics
     /// When `group` is of another encoder.
@@ -259,6 +265,7 @@ impl Encoder {
         group.columns.iter_mut().for_each(ColumnList::pop);
         self.cells -= group.columns.len();
         self.rows -= 1;
+        self.size_bytes -= core::mem::take(&mut self.last_row_bytes);
     }
 
     /// Puts a reference in the place of a value of the last row of `group`, which was pushed as NULL; `column` is an
@@ -283,6 +290,12 @@ impl Encoder {
         self.pieces.len() >= CHUNK_PIECES_MAX
     }
 
+    /// About the bytes of values that the last row has, from above.
+    #[must_use]
+    pub const fn last_row_bytes(&self) -> usize {
+        self.last_row_bytes
+    }
+
     /// Number of rows added.
     #[must_use]
     pub const fn rows(&self) -> usize {
@@ -295,10 +308,10 @@ impl Encoder {
         self.size_bytes
     }
 
-    /// True without rows and pieces.
+    /// True without rows, keys of evicted ones, and pieces.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.rows == 0 && self.pieces.len() == 0
+        self.rows == 0 && self.evicted.is_empty() && self.pieces.len() == 0
     }
 
     /// True when the chunk should be closed: it has reached [`CHUNK_BYTES_TARGET`], or one more row might exceed

@@ -4,8 +4,10 @@
 use super::{Applier, Source, Target, WAITS_FOR_REST};
 use crate::changes::{ChangeWriter, Origin};
 use crate::error::Result;
-use crate::quarantine::{self, RETRY_ROWS_MAX, Waiting};
+use crate::pieces;
+use crate::quarantine::{self, QUARANTINE_DROPPED, RETRY_ROWS_MAX, Waiting};
 use crate::replica::Replica;
+use crate::storage;
 use crate::write::{Refused, Row, Writer};
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::payload::{Group, Opened, Payload};
@@ -93,7 +95,7 @@ impl Applier {
         for (at, row, _) in chosen {
             let group = &payload.groups()[*at];
             let Some(target) = Target::of(replica, group, sites) else { continue };
-            let row = Row { group, target: &target, packed: group.key(*row), at: *row };
+            let row = Row::new(self.db, group, &target, group.key(*row), *row);
             if let Some(writer) = self.writers.get_mut(&target.table.id) {
                 match writer.lift(&row) {
                     Ok(()) | Err(Refused::Constraint(_) | Refused::Part) => {}
@@ -122,7 +124,16 @@ impl Applier {
         reason: &str,
     ) -> Result<()> {
         let now = replica.server_now_ms()?;
-        self.quarantine.add(now, payload, group, row, reason, self.source.origin.code())?;
+        let id = self.quarantine.add(now, payload, group, row, reason, self.source.origin.code())?;
+        let sets = pieces::sets(group, row);
+        if !pieces::hold(&self.db, &sets, id)? {
+            if self.is_devices() {
+                self.quarantine.remove(id)?;
+                return storage::count_up(&self.db, QUARANTINE_DROPPED, 1);
+            }
+            // It is refused at the end of the round.
+            self.quarantine.keep(id, "there is no room for its large values")?;
+        }
         self.applied.quarantined += 1;
         self.applied.parts += u64::from(reason == WAITS_FOR_REST);
         Ok(())
@@ -193,6 +204,10 @@ impl Applier {
             for group in payload.groups() {
                 let Some(target) = Target::of(replica, group, &sites) else { continue };
                 for row in 0..group.rows() {
+                    if !pieces::are_complete(&self.db, &pieces::sets(group, row))? {
+                        refused = Some(waiting.reason.clone());
+                        continue;
+                    }
                     refused = self.row(replica, group, &target, row)?.or(refused);
                 }
             }

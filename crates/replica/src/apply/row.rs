@@ -218,7 +218,8 @@ impl Applier {
         {
             (incoming, is_moved) = (moved, group.inserted());
         }
-        Ok(Arrival { row: Row { group, target, packed, at }, pk, stored, incoming, is_moved })
+        let row = Row::new(self.db, group, target, packed, at);
+        Ok(Arrival { row, pk, stored, incoming, is_moved })
     }
 
     /// Writes clock and list of changes for a row that was carried out.

@@ -1,13 +1,16 @@
 //! Rows with marks: dead ones that keep their cells, and what travels of the marks of living ones.
 
+use super::large::{self, Outline};
 use super::{Builder, Filter, Shape};
 use crate::buried::Buried;
 use crate::clocks;
 use crate::error::Result;
+use crate::parts::Parts;
 use crate::table::Table;
 use cloudsync_core::clock::{Clock, ColumnSet, RowClock};
 use cloudsync_core::marks::{Deletion, Marks};
 use cloudsync_core::merge::Algorithm;
+use cloudsync_protocol::limits::CHUNK_BYTES_MAX;
 use std::rc::Rc;
 
 impl Builder<'_> {
@@ -44,9 +47,6 @@ impl Builder<'_> {
         if matches!(self.extraction.filter, Filter::BySite(site) if !by_site(site)) {
             return Ok(());
         }
-        if self.oversized.iter().any(|(name, large)| *name == table.name && large == key) {
-            return Ok(());
-        }
         let values = match &mut self.buried {
             Some(buried) => buried.read(&clocks::pk(table.id, key))?,
             None => match Buried::of(&self.db, table.algorithm)? {
@@ -70,9 +70,20 @@ impl Builder<'_> {
         }
         let Some(marks) = self.wire_marks(table, &sent)? else { return Ok(()) };
         let (marks_of, concurrent) = (marks.kinds(), self.concurrent);
+        let bytes = |(column, _): &(_, _)| values.get(column).map_or(0, |value| value.borrow().size_bytes());
+        if !self.splits && cells.iter().map(bytes).sum::<usize>() > CHUNK_BYTES_MAX / 2 {
+            return Ok(());
+        }
+        if self.splits && self.set.is_none() {
+            let parts = |(column, _): &(_, _)| Some((*column, Parts::of(values.get(column)?)?));
+            let large = large::large(cells.iter().filter_map(parts).collect(), cells.len());
+            if !self.send_set(table, key, clock, large)? {
+                return Ok(());
+            }
+        }
         let shape = Shape {
             table: table.id,
-            columns,
+            columns: columns.clone(),
             whole: true,
             alive: false,
             marks: marks_of,
@@ -80,9 +91,16 @@ impl Builder<'_> {
             inserted: false,
         };
         let group = self.group(table, shape, Some(&marks))?;
-        let id = self.groups[group].id;
+        let row = Outline {
+            group: self.groups[group].id,
+            key,
+            life: sent.life,
+            clock: common,
+            marks: Some(&marks),
+            exceptions: &exceptions,
+        };
         let values = cells.iter().filter_map(|(column, _)| values.get(column)).map(|value| value.borrow());
-        self.encoder.push_marked(id, key, sent.life, common, Some(&marks), &exceptions, values);
-        self.check_size(table, key)
+        self.push_with_references(&row, &columns, values);
+        Ok(())
     }
 }

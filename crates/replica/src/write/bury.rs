@@ -13,6 +13,7 @@ use std::cmp::Ordering;
 impl Writer {
     /// Takes the row out, if it is there, and keeps its values; those of `columns` come in.
     pub(super) fn bury(&mut self, row: &Row<'_>, columns: &ColumnSet) -> Result<(), Refused> {
+        self.load(row, columns, false)?;
         let pk = clocks::pk(row.target.table.id, row.packed);
         let mut values = match self.base_values(row)? {
             Some(values) => {
@@ -36,6 +37,7 @@ impl Writer {
         columns: &ColumnSet,
         clock: Option<&RowClock>,
     ) -> Result<(), Refused> {
+        self.load(row, columns, false)?;
         let table = &row.target.table;
         let pk = clocks::pk(table.id, row.packed);
         let mut values = self.buried_values(&pk)?;

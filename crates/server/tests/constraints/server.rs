@@ -64,6 +64,16 @@ impl Server {
         rows
     }
 
+    /// Another connection to its file.
+    pub(crate) fn shell(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(&self.path).unwrap()
+    }
+
+    /// The server is killed and started again.
+    pub(crate) fn restart(&mut self) {
+        self.store = SqliteStore::open(&self.path).unwrap();
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.rows("SELECT * FROM cloudsync_quarantine").len()
     }

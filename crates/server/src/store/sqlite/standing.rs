@@ -40,15 +40,15 @@ fn record(db: &Connection, site: SiteId) -> Result<Option<SiteRecord>, Error> {
 /// Whether this server can have given the cursor and the position. Of a position in the list only the place is known,
 /// which a restored server may have filled anew; the cursor of that device is then the better witness.
 fn gave_cursor(db: &Connection, request: &Request<'_>) -> Result<bool, Error> {
-    let gave_position = match inner_position(request.position) {
-        Some(Position::Scan { head, .. }) => gave_version(db, head)?,
+    let gave_position = match inner_position(request.position).as_ref().map(Position::place) {
+        Some(Position::Scan { head, .. }) => gave_version(db, *head)?,
         Some(Position::List { after, .. }) => {
             // language=SQLite
             let sql = "SELECT 1 FROM main.cloudsync_entries WHERE id = ?1 \
                        UNION ALL SELECT 1 FROM main.cloudsync_settings WHERE key = 'compacted_entry' AND value >= ?1";
-            after == 0 || db.query_i64(sql, &[Value::Integer(after)])?.is_some()
+            *after == 0 || db.query_i64(sql, &[Value::Integer(*after)])?.is_some()
         }
-        None => true,
+        Some(Position::Inside(_)) | None => true,
     };
     Ok(gave_position && gave_version(db, request.cursor)?)
 }

@@ -85,6 +85,8 @@ impl From<Error> for Stop {
             Error::ClockAhead(_) => Reason::ClockSkew,
             // The device's fault, not ours.
             Error::Payload(_) | Error::Protocol(_) => Reason::BadPayload,
+            // Copies of chunks came in another order: the device sends all of them again.
+            Error::Incomplete(_) => Reason::LostChunks,
             // A bound of this server: whoever syncs must hear which one, for trying again does not help.
             Error::Limit(_) => Reason::Denied,
             _ => return Self::Failed(error),
@@ -250,6 +252,7 @@ fn commit(
     };
     staging::forget(&db, site)?;
     staging::forget_abandoned(&db, now_ms)?;
+    replica.forget_pieces()?;
     Ok(judgement)
 }
 
