@@ -363,3 +363,21 @@ def test_one_changed_cell_is_small(bench):
         assert bench.near.has_unsent() == 0
         bench.ledger.put(bench.near, "near-0", "again")
     bench.in_step()
+
+
+def test_each_further_cell_costs_twenty_bytes_at_most(server, device):
+    a = device("a", None, "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, n INTEGER, v TEXT)", ["t"])
+    proxy = FaultyProxy(server)
+    a.query("SELECT cloudsync_network_init(?)", f"cloudsync://127.0.0.1:{proxy.port}/{server.database}")
+    a.query("SELECT cloudsync_network_set_apikey(?)", server.key)
+    for number in range(200):
+        a.query("INSERT INTO t VALUES (cloudsync_uuid(), ?, 'small')", number)
+    a.sync()
+    bodies = {}
+    for cells in (1, 101):
+        a.query("UPDATE t SET n = n + 1000 * ? WHERE n % 1000 < ?", cells, cells)
+        a.sync()
+        assert a.status()["sent"] == cells
+        bodies[cells] = len(body_of(proxy.requests[-1])) + len(body_of(proxy.answers[-1]))
+    proxy.close()
+    assert bodies[1] <= 200 and bodies[101] - bodies[1] <= 100 * 20, bodies

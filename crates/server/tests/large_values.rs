@@ -56,7 +56,9 @@ fn put(device: &Device, id: &str, value: impl Into<Value>) {
 #[track_caller]
 fn assert_even(server: &Server, devices: &mut [&mut Device], table: &str) {
     for _ in 0..2 {
-        devices.iter_mut().for_each(|device| drop(sync(device, server)));
+        for device in &mut *devices {
+            sync(device, server);
+        }
     }
     let expected = content(&server.shell(), table);
     let sums = |rows: &[Vec<Value>]| -> Vec<String> {
