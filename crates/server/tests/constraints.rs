@@ -241,8 +241,8 @@ fn a_unique_value_is_waited_for_that_a_later_round_of_the_batch_frees() {
     // More than the chunks of one round hold; what stands in the way goes with the last chunk.
     a.run(
         "UPDATE t SET v = 3 WHERE id = 'last'; UPDATE t SET v = 2 WHERE id = 'first';
-           WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6)
-           INSERT INTO t SELECT 'g filler ' || i, NULL, zeroblob(1048576) FROM n",
+           WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 16)
+           INSERT INTO t SELECT 'g filler ' || i, NULL, zeroblob(400000) FROM n",
     );
     assert_eq!(send_all(&mut a, &server), (vec![(true, 1), (false, 0)], 0));
     sync(&mut b, &server);
@@ -258,15 +258,15 @@ fn a_child_waits_for_a_parent_that_a_later_round_of_the_batch_brings() {
     // More than the chunks of one round hold; the parent comes in the last chunk.
     a.run(
         "INSERT INTO a_children VALUES('child', 'parent', NULL), ('an orphan', 'nobody', NULL);
-           WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6)
-           INSERT INTO a_children SELECT 'filler ' || i, NULL, zeroblob(1048576) FROM n;
+           WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 16)
+           INSERT INTO a_children SELECT 'filler ' || i, NULL, zeroblob(400000) FROM n;
            INSERT INTO z_parents VALUES('parent')",
     );
     let (rounds, refused) = send_all(&mut a, &server);
     assert_eq!(rounds, [(true, 2), (false, 0)]);
     assert_eq!(refused, 1);
     assert_eq!(server.rows("SELECT id FROM a_children WHERE p IS NOT NULL"), ["'child'"]);
-    assert_eq!(server.rows("SELECT count(*) FROM a_children WHERE length(v) = 1048576"), ["6"]);
+    assert_eq!(server.rows("SELECT count(*) FROM a_children WHERE length(v) = 400000"), ["16"]);
     // The fillers have done their part.
     server.run("DELETE FROM a_children WHERE p IS NULL");
     b.run("PRAGMA foreign_keys = ON");
