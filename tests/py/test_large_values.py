@@ -110,6 +110,8 @@ def test_a_killed_transfer_goes_on_where_it_stopped(server, device, library):
         assert 8 * MB < moved < 11 * MB, f"{moved} bytes for 8 MB: at most a chunk for each break"
     proxy.close()
     assert digest(a) == digest(b)
+    for each in (a, b):
+        each.connect(server)
     sync_until_still(a, b)
     assert_same("files", a, b)
 
