@@ -181,6 +181,10 @@ fn perform(devices: &mut [Device; 3], step: &Step, clock: &mut u64) {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn rows(device: &Device) -> Vec<String> {
     device.rows("SELECT id, first, b, added FROM t ORDER BY id")
 }
@@ -207,7 +211,12 @@ proptest! {
             }
         }
         for device in &devices {
-            prop_assert_eq!(device.rows("SELECT tbl, reason FROM cloudsync_quarantine"), Vec::<String>::new());
+            // A row that went while its table was rebuilt without the bracket is fetched again, and here is nobody to
+            // fetch it from: whoever got a part of it before goes on waiting.
+            for pk in device.column::<Vec<u8>>("SELECT pk FROM cloudsync_quarantine") {
+                let known = |other: &Device| other.get::<i64>(&format!("SELECT count(*) FROM cloudsync_clocks WHERE substr(pk, 2) = x'{}'", hex(&pk)));
+                prop_assert_eq!(devices.iter().map(known).sum::<i64>(), 0, "{:?}", device.rows("SELECT tbl, reason FROM cloudsync_quarantine"));
+            }
             prop_assert_eq!(rows(device), rows(&devices[0]));
             device.check();
         }
