@@ -49,6 +49,7 @@ struct Gone {
     parent_columns: Vec<String>,
     child: String,
     columns: Vec<String>,
+    is_child: String,
     on_delete: OnDelete,
     /// The parent's columns.
     values: Vec<Owned>,
@@ -128,6 +129,7 @@ impl Gone {
             parent_columns: reference.parent_columns.clone(),
             child: reference.child.clone(),
             columns: reference.columns.clone(),
+            is_child: reference.is_child.clone(),
             on_delete: reference.on_delete,
             values,
         }
@@ -268,7 +270,7 @@ impl Replica {
     }
 
     fn part_children(&mut self, gone: &Gone, table: &Rc<Table>) -> Result<()> {
-        let mut query = children_query(&self.db, table, &gone.columns)?;
+        let mut query = children_query(&self.db, table, &gone.is_child)?;
         for (i, value) in gone.bound().into_iter().enumerate() {
             query.bind(i + 1, value)?;
         }
@@ -308,10 +310,7 @@ impl Replica {
     fn part_untracked(&self, gone: &Gone) -> Result<()> {
         let definition = crate::table::read_definition(&self.db, &gone.child)?;
         let Some(_) = definition else { return Ok(()) };
-        let equal = gone.columns.iter().enumerate();
-        let equal: Vec<_> =
-            equal.map(|(i, name)| format!("{} = ?{}", quote_identifier(name), i + 1)).collect();
-        let sql = format!("{} WHERE {}", gone.action(None), equal.join(" AND "));
+        let sql = format!("{} WHERE {}", gone.action(None), gone.is_child);
         let outcome = self.db.prepare(&sql)?.run(&gone.bound());
         self.tolerate(outcome.map_err(Refused::from))
     }
@@ -355,7 +354,7 @@ fn children_of(replica: &Replica, references: &mut [Reference], packed: &[u8]) -
     for reference in references {
         let Some(table) = replica.catalog.table_named(&reference.child) else { continue };
         let Some(values) = values_of(&mut reference.parent, packed)? else { continue };
-        let mut query = children_query(&replica.db, &table, &reference.columns)?;
+        let mut query = children_query(&replica.db, &table, &reference.is_child)?;
         for (i, value) in values.iter().enumerate() {
             query.bind(i + 1, to_sqlite(value.borrow()))?;
         }

@@ -32,7 +32,8 @@ impl ForeignKey {
         for (i, (from, to)) in self.pairs.iter().enumerate() {
             let to = to.clone().or_else(|| key.get(i).map(|column| column.name().to_owned()));
             let Some(to) = to else { return Ok(None) };
-            equal.push(format!("p.{} = {child}.{}", quote_identifier(&to), quote_identifier(from)));
+            // SQLite looks a parent up by the parent's affinity and collation; the sign takes the child's away.
+            equal.push(format!("p.{} = +{child}.{}", quote_identifier(&to), quote_identifier(from)));
             given.push(format!("{child}.{} IS NOT NULL", quote_identifier(from)));
         }
         let condition = format!(
@@ -121,6 +122,8 @@ pub(crate) struct Reference {
     pub(crate) columns: Vec<String>,
     /// The parent's columns that they equal.
     pub(crate) parent_columns: Vec<String>,
+    /// The condition that a row is a child of a parent whose columns are the parameters, by the parent's collations.
+    pub(crate) is_child: String,
     pub(crate) on_delete: OnDelete,
     /// Gives the parent's columns, by the parent's key, if it has children other than itself.
     pub(crate) parent: Statement,
@@ -155,7 +158,22 @@ fn reference(db: &Connection, table: &Table, child: &str, key: ForeignKey) -> Re
     let columns: Vec<_> = key.pairs.into_iter().map(|(from, _)| from).collect();
     let parent = db.prepare(&parent_sql(table, child, &columns, &parent_columns))?;
     let (child, on_delete) = (child.to_owned(), key.on_delete);
-    Ok(Some(Reference { child, columns, parent_columns, on_delete, parent }))
+    let is_child = is_child(table, &columns, &parent_columns);
+    Ok(Some(Reference { child, columns, parent_columns, is_child, on_delete, parent }))
+}
+
+fn is_child(parent: &Table, columns: &[String], parent_columns: &[String]) -> String {
+    let collation = |name: &String| {
+        let mut columns = parent.definition.columns.iter();
+        columns
+            .find(|column| column.name().eq_ignore_ascii_case(name))
+            .map_or("BINARY", |column| &column.schema.collation)
+    };
+    let pairs = columns.iter().zip(parent_columns).enumerate();
+    let equal = pairs.map(|(i, (name, of))| {
+        format!("{} = ?{} COLLATE {}", quote_identifier(name), i + 1, quote_identifier(collation(of)))
+    });
+    equal.collect::<Vec<_>>().join(" AND ")
 }
 
 fn parent_sql(table: &Table, child: &str, columns: &[String], parent_columns: &[String]) -> String {
@@ -198,12 +216,9 @@ pub(crate) fn orphans_query(db: &Connection, table: &Table) -> Result<Option<Sta
     Ok(Some(db.prepare(&sql)?))
 }
 
-/// The keys of the children of a parent with such values, which are the parameters.
-pub(crate) fn children_query(db: &Connection, child: &Table, columns: &[String]) -> Result<Statement> {
-    let equal = columns.iter().enumerate();
-    let equal: Vec<_> = equal.map(|(i, name)| format!("c.{} = ?{}", quote_identifier(name), i + 1)).collect();
-    let sql =
-        format!("SELECT {} FROM {} AS c WHERE {}", key_columns(child), child.quoted(), equal.join(" AND "));
+/// The keys of the children of a parent whose columns are the parameters.
+pub(crate) fn children_query(db: &Connection, child: &Table, is_child: &str) -> Result<Statement> {
+    let sql = format!("SELECT {} FROM {} AS c WHERE {is_child}", key_columns(child), child.quoted());
     Ok(db.prepare(&sql)?)
 }
 

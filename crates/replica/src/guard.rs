@@ -4,9 +4,9 @@
 //!
 //! Each synced table that a trigger of the app may write gets three temporary triggers which ask a function of ours about
 //! every write. The function lets pass the one statement that the apply announced, once, and what is no write of a
-//! trigger: a cascade, found by its parent being gone, and rows with NULL in their key, which never sync, where the table has such. All else is
-//! ignored, and the statement around it goes on. Temporary triggers fire before those of the file, so a write that is
-//! cancelled fires none of them.
+//! trigger: a cascade, found by its parent being gone. All else is ignored, and the statement around it goes on. Temporary
+//! triggers fire before those of the file, so a write that is cancelled fires none of them. Rows with NULL in their key,
+//! which never sync, are no exception: such a row could take a UNIQUE value that the arriving row has.
 //!
 //! The triggers are made and dropped outside of transactions of our own: a change of the schema within one would make
 //! each ROLLBACK TO load the schema anew and break off the host's open cursors. If they cannot be dropped, which takes an
@@ -67,6 +67,8 @@ pub(crate) struct Guard {
     announced: RefCell<Announced>,
     /// Everything may pass: temporary triggers run even where triggers are switched off.
     open: Cell<bool>,
+    /// Rows without a whole key may pass.
+    keyless: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,11 @@ impl Guard {
         self.open.set(open);
     }
 
+    /// Lets writes of rows pass that have NULL in their key, or no longer.
+    pub(crate) fn let_keyless_pass(&self, pass: bool) {
+        self.keyless.set(pass);
+    }
+
     /// Says what the next statement writes.
     pub(crate) fn announce(&self, table: i64, verb: Verb, packed: &[u8]) {
         let mut announced = self.announced.borrow_mut();
@@ -111,11 +118,8 @@ impl Guard {
         let Some(table) = self.tables.get(&id) else { return false };
         let Announced { write, key, scratch } = &mut *self.announced.borrow_mut();
         scratch.clear();
-        // A row without a whole key never syncs. Where there can be none, the write would only fail, and the row that the
-        // trigger belongs to with it.
         if table.pack_key(scratch, |i| from_sqlite(args.get(2 + i))).is_err() {
-            return (0..table.key.len())
-                .any(|i| matches!(args.get(2 + i), Value::Null) && table.key_is_not_null(i));
+            return !self.keyless.get();
         }
         let announced = write.is_some_and(|(table, write)| table == id && write as i64 == verb);
         if announced && scratch == key {

@@ -333,15 +333,6 @@ impl Table {
         (0..=last).try_for_each(|i| key::pack_part(out, value(i), self.key[i].collation, i == last))
     }
 
-    /// True when no row has NULL in that part of its key.
-    pub(crate) fn key_is_not_null(&self, part: usize) -> bool {
-        let name = &self.key[part].name;
-        let column = self.definition.columns.iter().find(|column| column.name() == name);
-        self.definition.without_rowid
-            || self.definition.strict
-            || column.is_some_and(|column| column.schema.not_null)
-    }
-
     /// What the other side is told of the table.
     pub(crate) fn schema(&self) -> TableSchema {
         let stored = self.definition.columns.iter().filter(|column| !column.generated);

@@ -186,6 +186,49 @@ fn a_child_waits_for_its_parent_where_foreign_keys_are_on() {
 }
 
 #[test]
+fn parents_are_found_by_their_own_type_and_collation() {
+    // As SQLite finds them: the parent's affinity and collation count, not the child's.
+    for (parent, child, pairs) in [
+        ("TEXT", "", "(3, 3)"),
+        ("TEXT", "INTEGER", "('3', 3)"),
+        ("INTEGER", "TEXT", "(3, '3.0')"),
+        ("REAL", "BLOB", "(3, '3')"),
+        ("TEXT COLLATE NOCASE", "TEXT", "('Ab', 'aB')"),
+        ("TEXT COLLATE RTRIM", "BLOB COLLATE NOCASE", "('3 ', 3)"),
+    ] {
+        let schema = format!(
+            "CREATE TABLE a_child(id TEXT PRIMARY KEY NOT NULL, p {child} REFERENCES z_parent(v));
+            CREATE TABLE z_parent(id TEXT PRIMARY KEY NOT NULL, v {parent} UNIQUE);"
+        );
+        let (mut a, mut b) = pair(&schema);
+        let inserted = format!("WITH pair(v, p) AS (VALUES{pairs})");
+        for device in [&a, &b] {
+            device.run("PRAGMA foreign_keys = ON");
+        }
+        a.run(&format!(
+            "{inserted} INSERT INTO z_parent SELECT 1, v FROM pair; {inserted} INSERT INTO a_child SELECT 1, p FROM pair"
+        ));
+        exchange(&mut a, &mut b);
+        assert_same(&mut a, &mut b, "a_child");
+        assert_eq!((b.dump("a_child").len(), b.quarantine()), (1, 0), "{parent} and {child}");
+    }
+}
+
+#[test]
+fn children_of_a_deleted_parent_are_found_by_its_collation() {
+    let schema = "CREATE TABLE parent(id TEXT COLLATE NOCASE PRIMARY KEY NOT NULL);
+        CREATE TABLE child(id TEXT PRIMARY KEY NOT NULL, p TEXT REFERENCES parent ON DELETE CASCADE);
+        CREATE TABLE local(p TEXT REFERENCES parent ON DELETE SET NULL)";
+    let (mut a, mut b) = pair(schema);
+    a.run("INSERT INTO parent VALUES('Ab')");
+    exchange(&mut a, &mut b);
+    b.run("PRAGMA foreign_keys = ON; INSERT INTO child VALUES('1', 'aB'); INSERT INTO local VALUES('aB')");
+    a.run("DELETE FROM parent");
+    exchange(&mut a, &mut b);
+    assert_eq!((b.dump("child"), b.dump("local")), (vec![], vec!["NULL".to_owned()]));
+}
+
+#[test]
 fn parents_and_children_of_one_payload_come_in_in_any_order() {
     // Tables travel in the order in which they began to sync.
     let schema =

@@ -319,27 +319,43 @@ fn a_second_connection_and_an_attached_file_know_nothing_of_the_guards() {
 }
 
 #[test]
-fn rows_with_null_in_their_key_stay_what_they_are_local_rows() {
+fn rows_with_null_in_their_key_are_the_authors_alone() {
     let schema =
         "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v); CREATE TABLE local(id TEXT PRIMARY KEY, what);
-        CREATE TRIGGER i AFTER INSERT ON t BEGIN INSERT INTO local(what) VALUES(NEW.id); END";
+        CREATE TRIGGER i AFTER INSERT ON t BEGIN INSERT INTO local(what) VALUES(NEW.id); END;
+        CREATE TRIGGER u AFTER UPDATE ON t BEGIN UPDATE local SET what = NEW.v; END;
+        CREATE TRIGGER d AFTER DELETE ON t BEGIN DELETE FROM local; END";
     let (mut a, mut b) = pair(schema);
     a.run("INSERT INTO t VALUES('1', 1)");
     exchange(&mut a, &mut b);
-    assert_eq!(b.dump("local"), ["NULL,'1'"]);
-    assert_eq!(a.dump("local"), b.dump("local"));
+    assert_eq!((a.dump("local"), b.dump("local")), (vec!["NULL,'1'".to_owned()], vec![]));
+    b.run("INSERT INTO local(what) VALUES('mine')");
+    a.run("UPDATE t SET v = 2");
+    exchange(&mut a, &mut b);
+    a.run("DELETE FROM t");
+    exchange(&mut a, &mut b);
+    assert_eq!((a.dump("local"), b.dump("local")), (vec![], vec!["NULL,'mine'".to_owned()]));
+    assert_eq!(b.dump("t"), [""; 0]);
 }
 
 #[test]
-fn rows_that_cannot_be_for_want_of_a_key_do_not_keep_others_out() {
-    let schema = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v UNIQUE ON CONFLICT REPLACE);
+fn rows_without_a_whole_key_do_not_keep_others_out() {
+    // The second one cannot be, for want of a key; the third has none, and takes the value of the row that comes.
+    let cases = [
+        ("INSERT", "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v UNIQUE ON CONFLICT REPLACE);
         CREATE TABLE u(id TEXT PRIMARY KEY, v) WITHOUT ROWID;
-        CREATE TRIGGER i AFTER INSERT ON t BEGIN INSERT OR IGNORE INTO t(v) VALUES(9); INSERT OR IGNORE INTO u(v) VALUES(9); END";
-    let (mut a, mut b) = pair(schema);
-    a.run("INSERT INTO t VALUES('1', 1)");
-    exchange(&mut a, &mut b);
-    assert_same(&mut a, &mut b, "t");
-    assert_eq!((b.dump("t").len(), b.quarantine()), (1, 0));
+        CREATE TRIGGER i AFTER INSERT ON t BEGIN INSERT OR IGNORE INTO t(v) VALUES(9); INSERT OR IGNORE INTO u(v) VALUES(9); END"),
+        ("REPLACE", "CREATE TABLE t(id TEXT PRIMARY KEY, v UNIQUE ON CONFLICT FAIL);
+        CREATE TABLE u(id TEXT PRIMARY KEY);
+        CREATE TRIGGER i BEFORE INSERT ON t BEGIN INSERT OR REPLACE INTO t(v) VALUES(NEW.v); END"),
+    ];
+    for (verb, schema) in cases {
+        let (mut a, mut b) = pair(schema);
+        a.run(&format!("{verb} INTO t VALUES('1', 1)"));
+        exchange(&mut a, &mut b);
+        assert_same(&mut a, &mut b, "t");
+        assert_eq!((b.dump("t"), b.quarantine()), (vec!["'1',1".to_owned()], 0), "{schema}");
+    }
 }
 
 #[test]
