@@ -129,11 +129,16 @@ pub(crate) fn open(path: &str, settings: &str) -> Result<rusqlite::Connection> {
     Ok(owner)
 }
 
+/// For how long changes are listed one by one.
+pub(crate) const HISTORY_MS: u64 = 3_000;
+
 /// Makes compactions of the change list frequent, so that a short run sees many of them.
 pub(crate) fn compact_often(db: &rusqlite::Connection) -> Result<()> {
-    let sql =
-        "INSERT OR REPLACE INTO cloudsync_settings VALUES('history_ms', 3000), ('compaction_entries_min', 8)";
-    Ok(db.execute_batch(sql)?)
+    let sql = format!(
+        "INSERT OR REPLACE INTO cloudsync_settings \
+         VALUES('history_ms', {HISTORY_MS}), ('compaction_entries_min', 8)"
+    );
+    Ok(db.execute_batch(&sql)?)
 }
 
 /// Our handle of a connection.

@@ -2,6 +2,7 @@
 
 use crate::device::Wish;
 use crate::disk::{self, disks};
+use crate::host;
 use crate::oracle;
 use crate::server::SERVER;
 use crate::workload;
@@ -29,7 +30,9 @@ impl World {
                 self.stats.sweeps_max = self.stats.sweeps_max.max(sweep);
                 let mut dice = self.dice_of_tick();
                 self.damage_and_heal(&mut dice)?;
-                // Repairs have an end. The list of changes may be compacted for what they added to it.
+                // Repairs have an end. So has compaction, which waits until a change is history by its replica's own clock.
+                let all_is_history = host::HISTORY_MS + 2 * self.plan.skew_ms_max.unsigned_abs();
+                disk::set_now_ms(self.now() + all_is_history);
                 for _ in 0..SWEEPS_MAX {
                     let before = disks().writes;
                     let moved = self.sweep()?;
