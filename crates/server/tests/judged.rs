@@ -15,6 +15,8 @@ mod place;
 mod server;
 #[path = "judged/timing.rs"]
 mod timing;
+#[path = "judged/usecases.rs"]
+mod usecases;
 
 use bench::Device;
 use cloudsync_server::policy::Verb::{Delete, Insert, Select, Update};

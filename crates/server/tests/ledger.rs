@@ -3,6 +3,8 @@
 
 #[path = "../../replica/tests/bench/mod.rs"]
 mod bench;
+#[path = "ledger/plan.rs"]
+mod plan;
 #[path = "ledger/random.rs"]
 mod random;
 #[path = "constraints/server.rs"]

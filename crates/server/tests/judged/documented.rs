@@ -66,7 +66,7 @@ impl UseCase {
 }
 
 /// Users with all kinds of claims.
-fn users() -> Vec<Asker> {
+pub(crate) fn users() -> Vec<Asker> {
     let claims = [
         ("alice", json!({ "team": "x", "tenant": "x", "lead": true, "role": "admin" })),
         ("bob", json!({ "team": "x", "tenant": "y" })),
@@ -107,13 +107,13 @@ fn fill(connection: &Connection, tables: &[String]) {
     }
 }
 
-fn names(connection: &Connection, sql: &str) -> Vec<String> {
+pub(crate) fn names(connection: &Connection, sql: &str) -> Vec<String> {
     let mut select = connection.prepare(sql).unwrap();
     select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
 /// The text with the user written into it, as the naive way to evaluate it.
-fn written(text: &str, asker: &Asker) -> String {
+pub(crate) fn written(text: &str, asker: &Asker) -> String {
     let user = asker.user.as_ref().unwrap();
     let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
     let claims = Value::Object(user.claims.clone()).to_string();

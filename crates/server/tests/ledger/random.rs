@@ -22,15 +22,15 @@ const TASKS: [&str; 5] = [
 ];
 const NOTES: [&str; 2] = ["owner = auth_userid()", "owner = auth_userid() OR owner = 'public'"];
 
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
 
-    fn of<'t>(&mut self, list: &[&'t str]) -> &'t str {
+    pub(crate) fn of<'t>(&mut self, list: &[&'t str]) -> &'t str {
         list[self.below(list.len() as u64) as usize]
     }
 }

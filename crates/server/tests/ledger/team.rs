@@ -77,15 +77,21 @@ impl Team {
 
     /// Sets what is seen of a table; what is seen may be written.
     pub(crate) fn sees(&mut self, table: &str, text: &str) {
-        self.policies.insert(table.to_owned(), text.to_owned());
-        for verb in [Verb::Select, Verb::Insert, Verb::Delete] {
-            self.set(table, verb, text);
+        self.shows(table, Some(text));
+        for verb in [Verb::Insert, Verb::Delete] {
+            self.set(table, verb, Some(text));
         }
-        self.set(table, Verb::Update, "OLD.id = NEW.id");
+        self.set(table, Verb::Update, Some("OLD.id = NEW.id"));
     }
 
-    fn set(&self, table: &str, verb: Verb, text: &str) {
-        let wanted = Change { table, verb, text: Some(text), by: "test", now_ms: 1 };
+    /// Sets only what is seen of a table, or takes that away.
+    pub(crate) fn shows(&mut self, table: &str, text: Option<&str>) {
+        self.policies.insert(table.to_owned(), text.unwrap_or("0").to_owned());
+        self.set(table, Verb::Select, text);
+    }
+
+    fn set(&self, table: &str, verb: Verb, text: Option<&str>) {
+        let wanted = Change { table, verb, text, by: "test", now_ms: 1 };
         change_policies(&self.server.path, &[wanted]).unwrap();
     }
 
