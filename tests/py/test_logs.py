@@ -142,7 +142,7 @@ def test_metrics_count_what_happened(loud, device, tmp_path):
     assert value_of(text, f'sent_bytes_total{{db="{name}"}}') > 100
     assert value_of(text, "apply_rows_total") >= 26
     assert value_of(text, "pull_rows_total") >= 25
-    assert value_of(text, 'denials_total{table="planted_table"}') == 1
+    assert value_of(text, 'denials_total{table="planted_table",reason="unique"}') == 1
     assert value_of(text, "open_databases") == 1
     for histogram in ("turn_seconds", "write_queue_wait_seconds", "apply_seconds", "cursor_lag_seconds"):
         assert value_of(text, f"{histogram}_count") > 0, histogram

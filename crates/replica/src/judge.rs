@@ -6,6 +6,7 @@
 
 use crate::apply::WAITS_FOR_REST;
 use crate::changes::Origin;
+use crate::denial::Denial;
 use crate::error::{Error, Result};
 use crate::judged::{RowJudge, Sight, told};
 use crate::pick::{Picked, Picking, RowKey};
@@ -17,6 +18,7 @@ use cloudsync_protocol::limits::{
 };
 use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
 use cloudsync_sqlite_ffi::Value;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// What became of a round's changes that were not let in.
@@ -26,6 +28,8 @@ pub struct Judgement {
     pub verdicts: Vec<u8>,
     /// Changes of the site that go on waiting.
     pub waiting: u64,
+    /// How many rows of which table were refused why.
+    pub denied: BTreeMap<(String, Denial), u64>,
 }
 
 /// A row of which changes wait, and why.
@@ -111,6 +115,7 @@ impl Replica {
         // A batch without end must not fill the disk either.
         let mut cases = self.cases(origin, continues && waiting <= QUARANTINE_ROWS_MAX)?;
         let mut shown = Vec::new();
+        let denials: Vec<_> = cases.refused.iter().map(|case| Denial::of(&case.reason)).collect();
         for case in &mut cases.refused {
             case.hidden = !sender.sees(&case.row)?;
             if let Sender::Judged(_) = sender {
@@ -124,10 +129,13 @@ impl Replica {
         }
         let picking = self.pick(&shown, VERDICT_ROWS_BYTES_TARGET, VERDICT_ROWS_BYTES_TARGET)?;
         let states = states(&cases, &picking);
-        for case in &cases.refused[..states.len()] {
+        let mut denied = BTreeMap::new();
+        for (case, denial) in cases.refused[..states.len()].iter().zip(denials) {
             self.forget_waiting(origin, &case.row.0.name, &case.row.1)?;
+            *denied.entry((case.row.0.name.clone(), denial)).or_default() += 1;
         }
-        Ok(Judgement { verdicts: verdicts(&cases, &states, &picking), waiting: self.waiting_of(origin)? })
+        let verdicts = verdicts(&cases, &states, &picking);
+        Ok(Judgement { verdicts, waiting: self.waiting_of(origin)?, denied })
     }
 
     fn waiting_of(&self, origin: i64) -> Result<u64> {

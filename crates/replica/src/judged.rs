@@ -341,8 +341,8 @@ impl Round<'_> {
                     if round.continues && reason.is_some_and(may_pass) {
                         applier.put_aside(replica, payload, group, row, quarantine::HELD)?;
                     } else {
-                        let reason = reason.map_or(NOT_ALLOWED, |reason| told(reason));
-                        applier.refuse(replica, group, row, reason)?;
+                        let reason = reason.map_or_else(|| NOT_ALLOWED.to_owned(), |reason| kept(reason));
+                        applier.refuse(replica, group, row, &reason)?;
                     }
                 }
                 Ok(())
@@ -443,6 +443,12 @@ fn constraint(staged: Result<(), Refused>) -> Result<Option<String>> {
         Err(Refused::Part) => Ok(Some(NOT_ALLOWED.to_owned())),
         Err(Refused::Error(error)) => Err(error),
     }
+}
+
+/// The reason as it is kept until its sender is told: the true one stands behind what is told, for whoever counts.
+fn kept(reason: &str) -> String {
+    let told = told(reason);
+    if told == reason { told.to_owned() } else { format!("{told} ({reason})") }
 }
 
 /// The reason as its sender is told it: what other rows have to do with it is not told.

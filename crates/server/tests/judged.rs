@@ -19,6 +19,7 @@ mod timing;
 mod usecases;
 
 use bench::Device;
+use cloudsync_server::metrics::{Gauges, METRICS};
 use cloudsync_server::policy::Verb::{Delete, Insert, Select, Update};
 use place::{NOT_ALLOWED, Place};
 
@@ -249,6 +250,33 @@ fn constraints_on_other_rows_are_not_told() {
             "t c: not allowed, or no such row"
         ]
     );
+}
+
+#[test]
+fn refusals_are_counted_by_their_true_reasons_and_once() {
+    let schema = "CREATE TABLE p(id TEXT PRIMARY KEY NOT NULL);
+        CREATE TABLE counted(id TEXT PRIMARY KEY NOT NULL, mail TEXT UNIQUE, n INTEGER CHECK(n > 0) NOT NULL, p TEXT REFERENCES p);";
+    let place = Place::new(schema);
+    place.set("counted", Insert, "id <> 'e'");
+    place.server.run("INSERT INTO counted VALUES('x', 'a@b', 1, NULL); CREATE TRIGGER no BEFORE INSERT ON counted WHEN NEW.id = 'f' BEGIN SELECT raise(ABORT, 'no f'); END");
+    let mut device = place.device_with(1, &schema.replace("CHECK(n > 0) NOT NULL", "").replace("UNIQUE", ""));
+    device.run("INSERT INTO counted VALUES('a', 'a@b', 1, NULL), ('b', 'b', -1, NULL), ('c', 'c', 1, 'none'), ('d', 'd', 1, NULL), ('e', 'e', 1, NULL), ('f', 'f', 1, NULL), ('g', 'g', NULL, NULL)");
+    let mut lost = 0;
+    let synced = place.send_losing(&mut device, "alice", &mut |_| {
+        lost += 1;
+        lost == 2
+    });
+    assert_eq!(synced.rejected, 6);
+    let text = METRICS.to_text(Gauges { listeners: 0, open_databases: 0 });
+    let counted = |line: &&str| line.contains("denials_total") && line.contains("counted");
+    let expected = ["check", "foreign_key", "not_null", "other", "policy", "unique"]
+        .map(|reason| format!("cloudsync_denials_total{{table=\"counted\",reason=\"{reason}\"}} 1"));
+    assert_eq!(text.lines().filter(counted).collect::<Vec<_>>(), expected);
+    // Its sender learns no more than before.
+    let told: Vec<_> =
+        place.rejected(&device).iter().map(|line| line.split(": ").nth(1).unwrap().to_owned()).collect();
+    let not_allowed = NOT_ALLOWED.to_owned();
+    assert_eq!([&told[0], &told[2], &told[3]], [&not_allowed; 3], "{told:?}");
 }
 
 #[test]

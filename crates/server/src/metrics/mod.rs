@@ -6,12 +6,13 @@
 
 mod kinds;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cloudsync_protocol::message::{Answer, Reason, Request};
-use cloudsync_protocol::verdict::{State, Verdicts};
+use cloudsync_replica::Denial;
 
 use self::kinds::{Counter, Family, Histogram};
 use crate::folder::DatabaseName;
@@ -36,7 +37,7 @@ pub struct Metrics {
     lag_s: Histogram,
     received_bytes: Family<1>,
     sent_bytes: Family<1>,
-    denials: Family<1>,
+    denials: Family<2>,
     queue_wait_s: Histogram,
     apply_s: Histogram,
     check_s: Histogram,
@@ -120,16 +121,18 @@ impl Metrics {
             Ok(Answer::Refusal(refusal)) => return reason(refusal.reason),
             Err(_) => return "failed",
         };
-        if let Ok(verdicts) = Verdicts::decode(turn.verdicts) {
-            // What was wanted was not refused.
-            let refused = verdicts.list.iter().filter(|verdict| verdict.state != State::Wanted);
-            refused.for_each(|verdict| self.denials.add([verdict.table], 1));
-        }
         // Versions are milliseconds: what a device did not have yet is as old as its cursor is behind the newest one.
         if turn.drained && request.pull && request.cursor > 1 {
             self.lag_s.observe(turn.cursor.saturating_sub(request.cursor) as f64 / 1000.0);
         }
         "taken"
+    }
+
+    /// Counts rows of uploads that were refused, by table and reason.
+    pub fn denied(&self, denied: &BTreeMap<(String, Denial), u64>) {
+        for ((table, denial), count) in denied {
+            self.denials.add([table, denial.name()], *count);
+        }
     }
 
     /// Counts how long a turn waited for the writer.
@@ -171,8 +174,8 @@ impl Metrics {
         self.denials.write(
             &mut out,
             "denials_total",
-            "Rows of uploads that were refused, by table.",
-            ["table"],
+            "Rows of uploads that were refused, by table and reason.",
+            ["table", "reason"],
         );
         self.queue_wait_s.write(
             &mut out,

@@ -143,5 +143,6 @@ pub(super) fn judgement(db: &Connection, site: SiteId) -> Result<Judgement, Erro
     Ok(Judgement {
         waiting: db.query_i64(waiting, &site)?.unwrap_or(0) as u64,
         verdicts: db.query_blob(verdicts, &site)?.unwrap_or_default(),
+        ..Judgement::default()
     })
 }

@@ -197,7 +197,7 @@ fn repeated(
 ) -> Result<Taken, Stop> {
     cloudsync_core::reached!("server: a round comes again");
     let db = replica.connection();
-    let Judgement { mut verdicts, waiting } = standing::judgement(&db, request.site)?;
+    let Judgement { mut verdicts, waiting, .. } = standing::judgement(&db, request.site)?;
     if let Some(user) = &asker.user {
         let (mut judge, _assumed) = law.judge(user, db).map_err(Error::from)?;
         verdicts = replica.judge_again(&verdicts, &mut judge)?;
@@ -250,6 +250,7 @@ fn commit(
             replica.judge_for(ordinal, upload.continues, &mut judge)?
         }
     };
+    METRICS.denied(&judgement.denied);
     staging::forget(&db, site)?;
     staging::forget_abandoned(&db, now_ms)?;
     replica.forget_pieces()?;
