@@ -8,6 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use cloudsync_server::http;
 use program::{MEDIA_TYPE, Place, Serving};
 
 const SEED: u64 = 0x5eed_0f05_711e;
@@ -15,24 +16,8 @@ const REQUESTS: usize = 1500;
 /// A request that is no HTTP is hung up on without an answer.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// What the doors are called, with a place for the database and one for what comes behind.
-const ROUTES: [&str; 15] = [
-    "/v1/databases/{}/sync",
-    "/v1/databases/{}/events?site={}",
-    "/v1/databases/{}/events?cursor={}",
-    "/v1/databases/{}/tokens",
-    "/v1/databases/{}/tokens/{}",
-    "/v1/databases/{}/policies",
-    "/v1/databases/{}/policies/{}",
-    "/v1/databases/{}/policies/{}/history",
-    "/v1/databases/{}/policies/{}/test",
-    "/v1/databases/{}/policies/{}/plan",
-    "/v1/databases/{}/{}",
-    "/health",
-    "/ready",
-    "/metrics",
-    "/{}",
-];
+/// What stands behind a path, or is none.
+const MORE: [&str; 6] = ["?site={}", "?cursor={}", "?heartbeat_ms={}&site={}", "/{}", "/", "?{}"];
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "get"];
 const NAMES: [&str; 24] = [
@@ -91,6 +76,8 @@ impl Random {
 struct Doors {
     place: Place,
     server: Serving,
+    /// Where metrics are told.
+    metrics: String,
     /// For all databases, for one of them, and of a user of that one.
     bearers: [String; 3],
 }
@@ -105,8 +92,31 @@ fn begin() -> Doors {
         place.run(&["token", "create", "one", "alice"]),
     ];
     // More than any test asks for, so that no answer is one about limits.
-    let server = place.serve(&["--user-requests-per-s", "0", "--body-ms", "2000"]);
-    Doors { place, server, bearers: bearers.map(|bearer| bearer.trim_end().to_owned()) }
+    let mut server =
+        place.serve(&["--user-requests-per-s", "0", "--body-ms", "2000", "--metrics-addr", "127.0.0.1:0"]);
+    let metrics = server.next_line();
+    let metrics = metrics.strip_prefix("metrics at http://").unwrap().strip_suffix("/metrics").unwrap();
+    let metrics = metrics.to_owned();
+    Doors { place, server, metrics, bearers: bearers.map(|bearer| bearer.trim_end().to_owned()) }
+}
+
+/// A path of one of the doors, or of none, with a name of a database and one of something in it.
+fn path(random: &mut Random, name: &str, other: &str) -> String {
+    let mut paths = http::paths();
+    paths.extend(["/{db}", "/v1/databases/{db}/{other}", "/v1/{db}/{other}"]);
+    let mut path = String::new();
+    for (at, part) in random.pick(&paths).split('/').enumerate() {
+        path.push_str(if at > 0 { "/" } else { "" });
+        path.push_str(match part {
+            "{db}" => name,
+            part if part.starts_with('{') => other,
+            part => part,
+        });
+    }
+    if random.below(3) == 0 {
+        path.push_str(&random.pick(&MORE).replacen("{}", other, 1).replacen("{}", name, 1));
+    }
+    path
 }
 
 fn request(random: &mut Random, bearers: &[String]) -> Vec<u8> {
@@ -115,7 +125,7 @@ fn request(random: &mut Random, bearers: &[String]) -> Vec<u8> {
         name = "x".repeat(random.below(20_000));
     }
     let other = *random.pick(&NAMES);
-    let path = random.pick(&ROUTES).replacen("{}", &name, 1).replacen("{}", other, 1);
+    let path = path(random, &name, other);
     let version = if random.below(30) == 0 { "HTTP/9.9" } else { "HTTP/1.1" };
     let mut head = format!("{} {path} {version}\r\n", random.pick(&METHODS)).into_bytes();
     head.extend_from_slice(b"Host: x\r\nConnection: close\r\n");
@@ -195,7 +205,7 @@ fn most_memory_kb(server: &Serving) -> u64 {
 
 #[test]
 fn whatever_is_sent_the_server_answers_and_goes_on() {
-    let Doors { place, server, bearers } = begin();
+    let Doors { place, server, metrics, bearers } = begin();
     let files = || {
         let mut names: Vec<_> = [place.data.clone(), place.data.join("databases")]
             .iter()
@@ -211,7 +221,8 @@ fn whatever_is_sent_the_server_answers_and_goes_on() {
     let mut answered = [0; 6];
     for number in 0..REQUESTS {
         let request = request(&mut random, &bearers);
-        let answer = answer(&server.address, &request);
+        let address = if random.below(8) == 0 { &metrics } else { &server.address };
+        let answer = answer(address, &request);
         let status =
             answer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<usize>().ok());
         let shown = || String::from_utf8_lossy(&request[..request.len().min(500)]).into_owned();
@@ -234,7 +245,7 @@ fn whatever_is_sent_the_server_answers_and_goes_on() {
 
 #[test]
 fn nobody_learns_which_databases_exist_or_opens_that_of_another() {
-    let Doors { place: _place, server, bearers: [_, key, token] } = begin();
+    let Doors { place: _place, server, bearers: [_, key, token], .. } = begin();
     // What differs from answer to answer without telling anything.
     let plain = |answer: &program::Answer| {
         let head = answer.head.lines().filter(|line| {
@@ -244,34 +255,37 @@ fn nobody_learns_which_databases_exist_or_opens_that_of_another() {
         (head.map(str::to_owned).collect::<Vec<_>>(), answer.body.clone())
     };
     let unknown = format!("csk_{}", "A".repeat(43));
+    // Every method on every path that names a database.
+    let mut paths = http::paths();
+    paths.retain(|path| path.contains("{db}"));
+    let doors = paths.len();
+    let within = |path: &str| path.replace("{token}", "1").replace("{table}", "t");
+    let methods = ["GET", "POST", "PUT", "DELETE", "PATCH"];
+    let asked: Vec<_> =
+        paths.into_iter().flat_map(|path| methods.map(|method| (method, within(path)))).collect();
+    let mut refused = 0;
     for bearer in [&key, &token, &unknown] {
-        for (method, path) in [
-            ("POST", "sync"),
-            ("GET", "events"),
-            ("GET", "tokens"),
-            ("POST", "tokens"),
-            ("DELETE", "tokens/1"),
-            ("GET", "policies"),
-            ("PUT", "policies/t"),
-            ("POST", "policies/t/test"),
-            ("GET", "policies/t/history"),
-        ] {
-            let ask = |database: &str| {
-                plain(&server.ask(method, &format!("/v1/databases/{database}/{path}"), bearer, "{}"))
-            };
+        for (method, path) in &asked {
+            let ask =
+                |database: &str| plain(&server.ask(method, &path.replace("{db}", database), bearer, "{}"));
             let existing = ask("two");
-            assert!(existing.0[0].contains(" 401 "), "{method} {path}: {existing:?}");
+            assert!(
+                [" 401 ", " 405 "].iter().any(|status| existing.0[0].contains(status)),
+                "{method} {path}: {existing:?}"
+            );
+            refused += usize::from(existing.0[0].contains(" 401 "));
             for database in ["none", "TWO", "two.db", "%2e%2e", "two%00", "one%2f..%2ftwo", &"x".repeat(300)]
             {
                 assert_eq!(ask(database), existing, "{method} {path} {database}");
             }
         }
     }
+    assert!(refused >= 3 * doors, "each door has a method that asks for a key: {refused} of {doors}");
 }
 
 #[test]
 fn a_bearer_that_is_not_exact_is_refused() {
-    let Doors { place, server, bearers } = begin();
+    let Doors { place, server, bearers, .. } = begin();
     let expired = place.run(&["token", "create", "one", "bob", "--expires-in", "1s"]);
     let judge = |bearer: &str| server.sync("one", bearer, b"rubbish").status;
     for bearer in &bearers {
@@ -295,7 +309,7 @@ fn a_bearer_that_is_not_exact_is_refused() {
 
 #[test]
 fn sql_in_a_name_is_a_name() {
-    let Doors { place, server, bearers: [key, ..] } = begin();
+    let Doors { place, server, bearers: [key, ..], .. } = begin();
     let evil = "x'); DROP TABLE tokens; --";
     let body = serde_json::json!({ "user": evil, "claims": { "\"; DROP": "'" } }).to_string();
     let minted = server.ask("POST", "/v1/databases/one/tokens", &key, &body);

@@ -77,3 +77,65 @@ fn bodies_are_as_large_as_is_set_and_json_is_small() {
     let user = format!("{{\"user\":\"{}\"}}", "x".repeat(300 << 10));
     assert_eq!(server.ask("POST", "/v1/databases/d/tokens", &key, &user).error().0, 413);
 }
+
+fn bad_media() -> (u16, String) {
+    (415, "CLOUDSYNC_BAD_MEDIA_TYPE".into())
+}
+
+#[test]
+fn who_is_refused_too_often_waits_and_no_header_of_his_helps() {
+    let (_place, server, [.., key]) = begin(&["--refusals-per-s", "1"]);
+    let unknown = format!("csk_{}", "A".repeat(43));
+    let ask = |bearer: &str, forged: &str| server.ask_through(bearer, &[forged]).error();
+    let (mut refused, mut at) = (0, 0);
+    while ask(&unknown, &format!("5.6.7.{}", at % 250)) != too_many() {
+        refused += 1;
+        at += 1;
+        assert!(at < 100, "forged addresses are believed");
+    }
+    assert!((10..40).contains(&refused), "{refused}");
+    // Nothing is judged, so nothing can be found out by trying.
+    while ask(&key, "5.6.7.8") != too_many() {
+        assert_ne!(ask(&unknown, ""), bad_media());
+    }
+    let answer = server.ask_through(&key, &[]);
+    assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
+    while ask(&key, "") == too_many() {
+        std::thread::yield_now();
+    }
+    assert_eq!(ask(&key, ""), bad_media(), "a second later");
+}
+
+#[test]
+fn a_trusted_proxy_says_for_whom_it_asks() {
+    let place = Place::new();
+    place.run(&["db", "create", "d"]);
+    let key = place.run(&["key", "create"]).trim_end().to_owned();
+    let unknown = format!("csk_{}", "A".repeat(43));
+    let log = place.data.with_file_name("log");
+    let options = ["--refusals-per-s", "1", "--trusted-proxies", "127.0.0.1, 10.0.0.0/8"];
+    let server = place.serve_with_log(&options, &log);
+    let mut tries = 0;
+    while server.ask_through(&unknown, &["6.6.6.6, 5.6.7.8, 10.0.0.1"]).status != 429 {
+        tries += 1;
+        assert!(tries < 100);
+    }
+    // A forged beginning is the same caller; somebody else is not.
+    while server.ask_through(&key, &["1.1.1.1", "5.6.7.8, 10.0.0.1"]).status != 429 {
+        server.ask_through(&unknown, &["9.9.9.9", "5.6.7.8"]);
+    }
+    assert_eq!(server.ask_through(&key, &["5.6.7.8, 5.6.7.9"]).error(), bad_media());
+    assert_eq!(server.ask_through(&key, &[]).error(), bad_media());
+    drop(server);
+    let told = std::fs::read_to_string(&log).unwrap();
+    let refused: Vec<_> = told.lines().filter(|line| line.contains("refused")).collect();
+    assert!(refused.iter().any(|line| line.contains("client=5.6.7.8 ")), "{told}");
+    assert!(refused.iter().any(|line| line.contains("client=127.0.0.1 ")), "{told}");
+    assert!(!told.contains("6.6.6.6") && !told.contains("1.1.1.1") && !told.contains("9.9.9.9"), "{told}");
+    // Nobody is trusted unless the owner says so.
+    let server = place.serve_with_log(&[], &log);
+    server.ask_through(&unknown, &["5.6.7.8"]);
+    drop(server);
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert!(told.contains("client=127.0.0.1 ") && !told.contains("5.6.7.8"), "{told}");
+}

@@ -5,6 +5,7 @@
 //! the flags with underscores. A key that is no setting is an error, so that a slip of the pen does not leave a limit off.
 
 mod file;
+mod network;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use toml::{Table, Value};
 use tracing::Level;
 
 pub use self::file::{ConfigFile, FILE_NAME};
+pub use self::network::Network;
 pub use self::settings::{ADDR_DEFAULT, LogFormat, Settings};
 use crate::error::{Error, Result};
 
@@ -100,6 +102,10 @@ pub struct Config {
     pub key: Shares,
     /// What one user may ask for.
     pub user: Shares,
+    /// Refused keys and tokens a second that one address may try; 0 stands for any number.
+    pub refusals_per_s: u64,
+    /// Proxies that are believed when they say for whom they ask.
+    pub trusted_proxies: Vec<Network>,
     effective: Vec<Effective>,
 }
 
@@ -189,7 +195,16 @@ fn resolve(settings: Settings, effective: Vec<Effective>, origin: &dyn Fn(&str) 
         requests_per_s: requests.unwrap_or_default(),
         listeners: listeners.unwrap_or_default(),
     };
+    let trusted_proxies = settings.trusted_proxies.unwrap_or_default();
+    let trusted_proxies = Network::list(&trusted_proxies).map_err(|part| {
+        let origin = origin("trusted_proxies");
+        Error::Config(format!(
+            "trusted_proxies must be addresses or networks as 10.0.0.0/8, with commas between, not {part:?} ({origin})"
+        ))
+    })?;
     Ok(Config {
+        trusted_proxies,
+        refusals_per_s: settings.refusals_per_s.unwrap_or_default(),
         addr: settings.addr.unwrap_or_default(),
         tls,
         metrics_addr: settings.metrics_addr,
@@ -286,6 +301,7 @@ mod tests {
         assert!(message("log = \"loud\"").contains("trace, not \"loud\""));
         assert!(message("tls_cert = \"a.pem\"").contains("set tls_key too"));
         assert!(message("log_format = \"xml\"").contains("log_format"));
+        assert!(message("trusted_proxies = \"::1, proxy\"").contains("not \"proxy\""));
         assert!(message("\naddr = ").contains("cloudsync.toml: line 2: "), "{}", message("\naddr = "));
         let error = load(None, &["--stop-ms", "1"]).unwrap_err().to_line();
         assert!(error.contains("not 1 (--stop-ms)"), "{error}");

@@ -59,6 +59,12 @@ pub struct Settings {
     /// Devices of one user that may listen to events; 0 for any number (default: 100)
     #[arg(long, value_name = "N", env = "CLOUDSYNC_USER_LISTENERS")]
     pub user_listeners: Option<u64>,
+    /// Refused keys and tokens a second of one address, as for a key; 0 for any number (default: 0)
+    #[arg(long, value_name = "N", env = "CLOUDSYNC_REFUSALS_PER_S")]
+    pub refusals_per_s: Option<u64>,
+    /// Proxies whose X-Forwarded-For is believed: addresses or networks as 10.0.0.0/8, with commas between
+    #[arg(long, value_name = "LIST", env = "CLOUDSYNC_TRUSTED_PROXIES")]
+    pub trusted_proxies: Option<String>,
 }
 
 /// The form of the log.
@@ -72,7 +78,7 @@ pub enum LogFormat {
 }
 
 /// Settings that are numbers, with the least and the most that they may be.
-pub(super) const RANGES: [(&str, u64, u64); 8] = [
+pub(super) const RANGES: [(&str, u64, u64); 9] = [
     ("idle_ms", 100, 3_600_000),
     ("body_ms", 100, 86_400_000),
     ("stop_ms", 100, 600_000),
@@ -81,6 +87,7 @@ pub(super) const RANGES: [(&str, u64, u64); 8] = [
     ("user_requests_per_s", 0, 1_000_000),
     ("key_listeners", 0, 1_000_000),
     ("user_listeners", 0, 1_000_000),
+    ("refusals_per_s", 0, 1_000_000),
 ];
 
 /// Settings that name files: in a file they are meant from its folder on.
@@ -105,6 +112,8 @@ impl Settings {
             user_requests_per_s: Some(50),
             key_listeners: Some(0),
             user_listeners: Some(100),
+            refusals_per_s: Some(0),
+            trusted_proxies: None,
         }
     }
 

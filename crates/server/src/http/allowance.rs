@@ -1,13 +1,16 @@
 //! How much one caller may ask for: so many requests a second, and so many listeners at one time.
 //!
 //! A caller is an API key, or a user of a database with all tokens and devices together. Each has a bucket that fills
-//! evenly and holds ten seconds' worth; a request takes one from it. Buckets that are full say nothing that a missing one
+//! evenly and holds ten seconds' worth; a request takes one from it. Where the owner wishes it, an address has such a bucket
+//! for keys and tokens that were refused. Buckets that are full say nothing that a missing one
 //! would not, so they are forgotten when there are many.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::client::Client;
 use super::error::HttpError;
 use crate::auth::{By, Principal};
 use crate::config::{Config, Shares};
@@ -26,6 +29,8 @@ const LISTENER_RETRY_S: u64 = 30;
 pub(super) struct Allowances {
     key: Shares,
     user: Shares,
+    /// Refused keys and tokens a second of one address; 0 stands for any number.
+    refusals_per_s: u64,
     callers: Arc<Mutex<HashMap<Caller, Left>>>,
 }
 
@@ -33,6 +38,8 @@ pub(super) struct Allowances {
 enum Caller {
     Key(i64),
     User(DatabaseName, String),
+    /// Somebody whose key or token was refused.
+    Stranger(IpAddr),
 }
 
 #[derive(Debug)]
@@ -51,7 +58,12 @@ pub(super) struct Counted {
 
 impl Allowances {
     pub(super) fn new(config: &Config) -> Self {
-        Self { key: config.key, user: config.user, callers: Arc::default() }
+        Self {
+            key: config.key,
+            user: config.user,
+            refusals_per_s: config.refusals_per_s,
+            callers: Arc::default(),
+        }
     }
 
     /// Takes one request from what the caller has left.
@@ -71,13 +83,36 @@ impl Allowances {
         }
         let mut callers = lock(&self.callers);
         let left = entry(&mut callers, caller, rate, now);
-        left.refill(rate, now);
-        match left.parts.checked_sub(PARTS) {
-            Some(parts) => {
-                left.parts = parts;
-                Ok(())
-            }
-            None => Err(HttpError::TooMany((PARTS - left.parts).div_ceil(rate * PARTS).max(1))),
+        left.check(rate, now)?;
+        left.parts -= PARTS;
+        Ok(())
+    }
+
+    /// Turns an address away from which too many keys and tokens were refused, before anything is judged.
+    ///
+    /// # Errors
+    /// [`HttpError::TooMany`] with the time until it may try again.
+    pub(super) fn may_try(&self, client: Client, now: Instant) -> Result<(), HttpError> {
+        let rate = self.refusals_per_s;
+        if rate == 0 {
+            return Ok(());
+        }
+        let mut callers = lock(&self.callers);
+        // Most addresses were never refused anything, and nothing is kept of them.
+        match callers.get_mut(&Caller::Stranger(client.network())) {
+            Some(left) => left.check(rate, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes one try from what an address has left, since its key or token was refused.
+    pub(super) fn note_refused(&self, client: Client, now: Instant) {
+        let rate = self.refusals_per_s;
+        if rate > 0 {
+            let mut callers = lock(&self.callers);
+            let left = entry(&mut callers, Caller::Stranger(client.network()), rate, now);
+            left.refill(rate, now);
+            left.parts = left.parts.saturating_sub(PARTS);
         }
     }
 
@@ -112,6 +147,15 @@ impl Allowances {
 }
 
 impl Left {
+    /// Whether there is one request left.
+    fn check(&mut self, rate: u64, now: Instant) -> Result<(), HttpError> {
+        self.refill(rate, now);
+        match PARTS.saturating_sub(self.parts) {
+            0 => Ok(()),
+            missing => Err(HttpError::TooMany(missing.div_ceil(rate * PARTS).max(1))),
+        }
+    }
+
     fn refill(&mut self, rate: u64, now: Instant) {
         let elapsed = now.saturating_duration_since(self.at);
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
@@ -158,7 +202,7 @@ mod tests {
 
     fn allowances() -> Allowances {
         let shares = |requests_per_s, listeners| Shares { requests_per_s, listeners };
-        Allowances { key: shares(0, 0), user: shares(2, 1), callers: Arc::default() }
+        Allowances { key: shares(0, 0), user: shares(2, 1), refusals_per_s: 1, callers: Arc::default() }
     }
 
     fn user(id: &str, token: i64) -> Principal {
@@ -186,6 +230,24 @@ mod tests {
         assert_eq!((0..100).filter(|_| take("alice", 1, now).is_ok()).count(), 20);
         let other = DatabaseName::new("other").unwrap();
         allowances.take(&user("alice", 1), &other, now).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_is_refused_too_often_waits() {
+        let (allowances, mut now) = (allowances(), Instant::now());
+        let client = |text: &str| Client(text.parse().unwrap());
+        for _ in 0..RESERVE_S {
+            allowances.may_try(client("5.6.7.8"), now).unwrap();
+            allowances.note_refused(client("5.6.7.8"), now);
+        }
+        assert_eq!(allowances.may_try(client("5.6.7.8"), now), Err(HttpError::TooMany(1)));
+        allowances.may_try(client("5.6.7.9"), now).unwrap();
+        now += Duration::from_secs(1);
+        allowances.may_try(client("5.6.7.8"), now).unwrap();
+        // Whoever has an IPv6 address has many.
+        (0..RESERVE_S).for_each(|at| allowances.note_refused(client(&format!("2001:db8::{at:x}")), now));
+        assert!(allowances.may_try(client("2001:db8::ffff"), now).is_err());
+        assert!(allowances.may_try(client("2001:db8:0:1::"), now).is_ok());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
@@ -20,9 +20,11 @@ use tokio::select;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::administer::Named;
 use super::allowance::Counted;
+use super::client::Presented;
 use super::error::HttpError;
-use super::sync::{Admitted, Caller, admit, bearer, judge, store_error};
+use super::sync::{Admitted, Caller, admit, judge, store_error};
 use super::{Server, in_background, now_ms};
 use crate::auth::Principal;
 use crate::events::{Listening, News, ReadControl};
@@ -50,14 +52,14 @@ pub(super) struct Question {
 
 pub(super) async fn events(
     State(server): State<Arc<Server>>,
-    path: Result<Path<String>, PathRejection>,
+    path: Named,
+    presented: Presented,
     question: Result<Query<Question>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     let name = path.map(|Path(name)| name).unwrap_or_default();
-    let caller = Caller { bearer: bearer(&headers).ok_or(HttpError::RefusedKey)?, name };
     let control = control_state(&server).await?;
-    let Admitted { caller, principal, database } = admit(&server, caller).await?;
+    let Admitted { caller, principal, database } = admit(&server, presented, name).await?;
     may_listen(&principal)?;
     let Query(question) = question.map_err(|rejection| HttpError::BadRequest(rejection.body_text()))?;
     let asked = Asked::read(question, &headers)?;

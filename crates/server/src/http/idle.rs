@@ -5,7 +5,7 @@
 //! the request bounds that; and of an answer what empties the buffer, or a fair amount.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ impl Listener for IdleListener {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
-        (IdleStream::new(stream, self.idle_max), address)
+        (IdleStream::new(stream, address.ip(), self.idle_max), address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -71,11 +71,13 @@ fn is_callers_fault(error: &io::Error) -> bool {
 }
 
 /// What the server does for the caller at the other end of a connection.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Activity(Arc<Counts>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
+    /// Who is at the other end.
+    peer: IpAddr,
     /// Turns on which the server works.
     busy: AtomicUsize,
     /// Requests whose head has come and whose answer is not made yet.
@@ -91,6 +93,16 @@ pub(super) struct Busy(Activity);
 pub(super) struct InHand(Activity);
 
 impl Activity {
+    fn new(peer: IpAddr) -> Self {
+        let zero = || AtomicUsize::new(0);
+        Self(Arc::new(Counts { peer, busy: zero(), in_hand: zero(), heads: zero() }))
+    }
+
+    /// The address at the other end of the connection.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.0.peer
+    }
+
     pub(super) fn busy(&self) -> Busy {
         self.0.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
@@ -133,8 +145,8 @@ pub(super) struct IdleStream {
 }
 
 impl IdleStream {
-    fn new(inner: TcpStream, idle_max: Duration) -> Self {
-        let (activity, timer) = (Activity::default(), Box::pin(sleep(idle_max)));
+    fn new(inner: TcpStream, peer: IpAddr, idle_max: Duration) -> Self {
+        let (activity, timer) = (Activity::new(peer), Box::pin(sleep(idle_max)));
         Self { inner, activity, idle_max, timer, head_begun: None, taken: 0 }
     }
 

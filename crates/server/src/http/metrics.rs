@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::Next;
@@ -25,15 +24,17 @@ const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Answers for as long as the server runs.
 pub(super) async fn serve(server: Arc<Server>, listener: TcpListener) {
     let door = Door::new(IdleListener::new(listener, server.patience.idle, server.file_limit), None);
-    let router = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/health", get(health::health))
-        .route("/ready", get(health::ready))
+    let router = super::with_routes(doors())
         .fallback(async || HttpError::NotFound)
         .method_not_allowed_fallback(async || HttpError::Method)
         .with_state(server);
     // It ends with the server only.
     let _ = axum::serve(door, router.into_make_service_with_connect_info::<Activity>()).await;
+}
+
+/// What is answered there.
+pub(super) fn doors() -> super::Routes {
+    vec![("/metrics", get(metrics)), ("/health", get(health::health)), ("/ready", get(health::ready))]
 }
 
 async fn metrics(State(server): State<Arc<Server>>) -> Response {

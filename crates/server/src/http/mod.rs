@@ -3,8 +3,10 @@
 //! Every answer bears the header `cloudsync-protocol`, errors too, so that a device can tell a cloudsync server that
 //! refuses from something else that happens to listen there.
 
+mod administer;
 mod allowance;
 mod bodies;
+mod client;
 pub mod error;
 mod events;
 mod health;
@@ -23,22 +25,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::HeaderValue;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use cloudsync_protocol::message::PROTOCOL_VERSION;
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::allowance::Allowances;
 use self::bodies::Bodies;
+use self::client::Client;
 use self::error::{ErrorCode, HttpError};
 use self::idle::{Activity, IdleListener};
 use self::tls::{Door, Tls};
 use crate::auth::jwks::{self, KeySets};
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::control::Control;
 use crate::events::Hub;
 use crate::file_limit::FileLimit;
@@ -78,6 +81,8 @@ pub struct Server {
     file_limit: FileLimit,
     patience: Patience,
     allowances: Allowances,
+    /// Who is believed when saying for whom they ask.
+    trusted_proxies: Vec<Network>,
     tls: Option<Arc<Tls>>,
 }
 
@@ -105,6 +110,7 @@ impl Server {
             file_limit,
             patience: Patience { idle: config.idle, body: config.body, stop: config.stop },
             allowances: Allowances::new(config),
+            trusted_proxies: config.trusted_proxies.clone(),
             tls,
         })
     }
@@ -187,32 +193,55 @@ pub async fn serve(
 }
 
 fn router(server: Arc<Server>) -> Router {
-    Router::new()
-        .route("/v1/databases/{db}/sync", post(sync::sync))
-        .route("/v1/databases/{db}/events", get(events::events))
-        .merge(administration())
-        .route("/health", get(health::health))
-        .route("/ready", get(health::ready))
+    let frame = from_fn_with_state(Arc::clone(&server), frame);
+    with_routes(doors())
+        .merge(
+            with_routes(administration())
+                .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+                .layer(from_fn(in_time)),
+        )
         .fallback(async || HttpError::NotFound)
         .method_not_allowed_fallback(async || HttpError::Method)
         .with_state(server)
         .layer(from_fn(metrics::count))
         .layer(CatchPanicLayer::custom(after_panic))
-        .layer(from_fn(frame))
+        .layer(frame)
+}
+
+/// Paths, and what takes their requests.
+type Routes = Vec<(&'static str, MethodRouter<Arc<Server>>)>;
+
+/// What devices and probes ask.
+fn doors() -> Routes {
+    vec![
+        ("/v1/databases/{db}/sync", post(sync::sync)),
+        ("/v1/databases/{db}/events", get(events::events)),
+        ("/health", get(health::health)),
+        ("/ready", get(health::ready)),
+    ]
 }
 
 /// What takes and gives JSON. Its bodies are read before anything is judged, so they are small and come at once.
-fn administration() -> Router<Arc<Server>> {
-    Router::new()
-        .route("/v1/databases/{db}/tokens", get(tokens::list).post(tokens::mint))
-        .route("/v1/databases/{db}/tokens/{token}", delete(tokens::revoke))
-        .route("/v1/databases/{db}/policies", get(policies::list))
-        .route("/v1/databases/{db}/policies/{table}", put(policies::set))
-        .route("/v1/databases/{db}/policies/{table}/history", get(policies::history))
-        .route("/v1/databases/{db}/policies/{table}/test", post(policies::test))
-        .route("/v1/databases/{db}/policies/{table}/plan", post(policies::plan))
-        .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
-        .layer(from_fn(in_time))
+fn administration() -> Routes {
+    vec![
+        ("/v1/databases/{db}/tokens", get(tokens::list).post(tokens::mint)),
+        ("/v1/databases/{db}/tokens/{token}", delete(tokens::revoke)),
+        ("/v1/databases/{db}/policies", get(policies::list)),
+        ("/v1/databases/{db}/policies/{table}", put(policies::set)),
+        ("/v1/databases/{db}/policies/{table}/history", get(policies::history)),
+        ("/v1/databases/{db}/policies/{table}/test", post(policies::test)),
+        ("/v1/databases/{db}/policies/{table}/plan", post(policies::plan)),
+    ]
+}
+
+fn with_routes(routes: Routes) -> Router<Arc<Server>> {
+    routes.into_iter().fold(Router::new(), |router, (path, taker)| router.route(path, taker))
+}
+
+/// The paths of all doors, with their parameters in braces.
+#[must_use]
+pub fn paths() -> Vec<&'static str> {
+    doors().into_iter().chain(administration()).chain(metrics::doors()).map(|(path, _)| path).collect()
 }
 
 /// Ends a request whose body does not come, or whose answer is not made, in time.
@@ -248,15 +277,19 @@ impl fmt::Display for RequestId {
 }
 
 /// Gives every request its id, every answer the headers of this protocol, and every error its line in the log.
-async fn frame(mut request: Request, next: Next) -> Response {
+async fn frame(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
     let (begun, id) = (Instant::now(), RequestId::next());
     request.extensions_mut().insert(id);
     let activity = request.extensions().get::<ConnectInfo<Activity>>();
     let _in_hand = activity.map(|ConnectInfo(activity)| activity.request());
+    let client = activity.map_or(Client::UNKNOWN, |ConnectInfo(activity)| {
+        Client::of(activity.peer(), request.headers(), &server.trusted_proxies)
+    });
+    request.extensions_mut().insert(client);
     let mut response = next.run(request).await;
     if let Some(ErrorCode(code)) = response.extensions().get() {
         let elapsed_ms = begun.elapsed().as_millis() as u64;
-        tracing::info!(request_id = %id, status = response.status().as_u16(), code, elapsed_ms, "refused");
+        tracing::info!(request_id = %id, status = response.status().as_u16(), code, %client, elapsed_ms, "refused");
     }
     let headers = response.headers_mut();
     headers.insert(PROTOCOL_HEADER, HeaderValue::from(u16::from(PROTOCOL_VERSION)));

@@ -4,25 +4,22 @@
 //! `POST .../{table}/test` tries them as a user, `POST .../{table}/plan` says what another SELECT policy would change.
 //! All of it wants a key with the scope `admin`.
 
-use std::path::PathBuf;
+use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::administer::{Body, Named, NamedWithin, Place, administer, read};
+use super::client::Presented;
 use super::error::HttpError;
 use super::sync::store_error;
-use super::tokens::{administer, rejected};
 use super::{Server, now_ms};
-use crate::auth::{By, User, check_user};
-use crate::control::Control;
-use crate::folder::DatabaseName;
+use crate::auth::{User, check_user};
 use crate::policy::{Attempt, Change, PolicyError, Probe, Verb};
 use crate::store::StoreError;
 use crate::store::sqlite;
@@ -66,36 +63,36 @@ pub(super) struct Planned {
     select: Option<String>,
 }
 
-type Named = Result<Path<(String, String)>, PathRejection>;
-type Body<T> = Result<Json<T>, JsonRejection>;
-
 pub(super) async fn list(
     State(server): State<Arc<Server>>,
-    path: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    path: Named,
+    presented: Presented,
 ) -> Result<Response, HttpError> {
     let name = path.map(|Path(name)| name).unwrap_or_default();
-    let listed = act(&server, name, &headers, |place| sqlite::policies(&place.path, None));
+    let listed =
+        administer(&server, name, presented, |place| on_file(place, |path| sqlite::policies(path, None)));
     Ok(Json(json!({ "policies": listed.await? })).into_response())
 }
 
 pub(super) async fn history(
     State(server): State<Arc<Server>>,
-    path: Named,
-    headers: HeaderMap,
+    path: NamedWithin,
+    presented: Presented,
 ) -> Result<Response, HttpError> {
     let (name, table) = path.map(|Path(both)| both).unwrap_or_default();
-    let told = act(&server, name, &headers, move |place| sqlite::policy_history(&place.path, Some(&table)));
+    let told = administer(&server, name, presented, move |place| {
+        on_file(place, |path| sqlite::policy_history(path, Some(&table)))
+    });
     Ok(Json(json!({ "changes": told.await? })).into_response())
 }
 
 pub(super) async fn set(
     State(server): State<Arc<Server>>,
-    path: Named,
-    headers: HeaderMap,
+    path: NamedWithin,
+    presented: Presented,
     wanted: Body<Wanted>,
 ) -> Result<Response, HttpError> {
-    with_body(&server, path, &headers, wanted, |place, table, wanted| {
+    with_body(&server, path, presented, wanted, |place, (path, table), wanted| {
         let Wanted { select, insert, update, delete } = &wanted;
         let by = place.by.to_string();
         let named = Verb::ALL.into_iter().zip([select, insert, update, delete]);
@@ -105,91 +102,68 @@ pub(super) async fn set(
                 Some(Change { table, verb, text, by: &by, now_ms: now_ms() })
             })
             .collect();
-        sqlite::change_policies(&place.path, &changes)
+        sqlite::change_policies(path, &changes)
     })
     .await
 }
 
 pub(super) async fn test(
     State(server): State<Arc<Server>>,
-    path: Named,
-    headers: HeaderMap,
+    path: NamedWithin,
+    presented: Presented,
     trial: Body<Trial>,
 ) -> Result<Response, HttpError> {
-    with_body(&server, path, &headers, trial, |place, table, trial| {
+    with_body(&server, path, presented, trial, |_, (path, table), trial| {
         let Trial { user, claims, rows, attempt } = trial;
         let user = User { id: user, claims };
         check_user(&user).map_err(|error| PolicyError::Usage(error.to_line()))?;
         let probe = Probe { table, user: &user, rows, attempt: attempt.as_ref() };
-        sqlite::probe_policies(&place.path, &probe)
+        sqlite::probe_policies(path, &probe)
     })
     .await
 }
 
 pub(super) async fn plan(
     State(server): State<Arc<Server>>,
-    path: Named,
-    headers: HeaderMap,
+    path: NamedWithin,
+    presented: Presented,
     planned: Body<Planned>,
 ) -> Result<Response, HttpError> {
-    with_body(&server, path, &headers, planned, |place, table, planned| {
-        let users = place.control.known_users(&place.database);
+    with_body(&server, path, presented, planned, |place, (path, table), planned| {
+        let users = place.control.known_users(place.database);
         let users = users.map_err(|error| PolicyError::Store(StoreError::Failed(error.to_line())))?;
-        sqlite::plan_policy(&place.path, (table, planned.select.as_deref()), users)
+        sqlite::plan_policy(path, (table, planned.select.as_deref()), users)
     })
     .await
 }
 
-/// Where an administrator acts, and by what he was let in.
-struct Place<'p> {
-    control: &'p Control,
-    database: DatabaseName,
-    path: PathBuf,
-    by: By,
-}
-
 async fn with_body<B, T>(
     server: &Arc<Server>,
-    path: Named,
-    headers: &HeaderMap,
+    path: NamedWithin,
+    presented: Presented,
     body: Body<B>,
-    wanted: impl FnOnce(&Place<'_>, &str, B) -> Result<T, PolicyError> + Send + 'static,
+    wanted: impl FnOnce(&Place<'_>, (&FilePath, &str), B) -> Result<T, PolicyError> + Send + 'static,
 ) -> Result<Response, HttpError>
 where
     B: DeserializeOwned + Send + 'static,
     T: Serialize + Send + 'static,
 {
     let (name, table) = path.map(|Path(both)| both).unwrap_or_default();
-    // Whether the body makes sense is said to administrators only.
-    let (body, refused) = match body {
-        Ok(Json(body)) => (Some(body), None),
-        Err(rejection) => (None, Some(rejected(rejection))),
-    };
-    let done =
-        act(server, name, headers, move |place| body.map(|body| wanted(place, &table, body)).transpose());
-    match (done.await?, refused) {
-        (Some(done), _) => Ok(Json(done).into_response()),
-        (None, Some(refused)) => Err(refused),
-        (None, None) => Err(HttpError::Internal),
-    }
+    let done = administer(server, name, presented, move |place| {
+        let body = read(body)?;
+        on_file(place, |path| wanted(place, (path, &table), body))
+    });
+    Ok(Json(done.await?).into_response())
 }
 
-/// Acts on the policies of a database for an administrator of it.
-async fn act<T: Send + 'static>(
-    server: &Arc<Server>,
-    name: String,
-    headers: &HeaderMap,
-    act: impl FnOnce(&Place<'_>) -> Result<T, PolicyError> + Send + 'static,
+/// Acts on the file of the database. What the caller is told of an error of the server's own files is for its log.
+fn on_file<T>(
+    place: &Place<'_>,
+    act: impl FnOnce(&FilePath) -> Result<T, PolicyError>,
 ) -> Result<T, HttpError> {
-    let folder = server.folder.clone();
-    administer(server, name, headers, move |control, database, by| {
-        let path = folder.database_path(database);
-        let place = Place { control, database: database.clone(), path, by };
-        act(&place).map_err(|error| match error {
-            PolicyError::Refused { .. } | PolicyError::Usage(_) => HttpError::BadRequest(error.to_string()),
-            PolicyError::Store(error) => store_error(database, &error),
-            PolicyError::Sqlite(error) => store_error(database, &error.into()),
-        })
+    act(&place.folder.database_path(place.database)).map_err(|error| match error {
+        PolicyError::Refused { .. } | PolicyError::Usage(_) => HttpError::BadRequest(error.to_string()),
+        PolicyError::Store(error) => store_error(place.database, &error),
+        PolicyError::Sqlite(error) => store_error(place.database, &error.into()),
     })
-    .await
 }

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, Extension, Path, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
@@ -15,7 +14,9 @@ use axum::response::{IntoResponse as _, Response};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::{MEDIA_TYPE, Request as TurnRequest};
 
+use super::administer::Named;
 use super::bodies::Body;
+use super::client::Presented;
 use super::error::HttpError;
 use super::idle::Activity;
 use super::{RequestId, Server, in_background, now_ms};
@@ -28,13 +29,14 @@ pub(super) async fn sync(
     State(server): State<Arc<Server>>,
     ConnectInfo(activity): ConnectInfo<Activity>,
     Extension(request_id): Extension<RequestId>,
-    path: Result<Path<String>, PathRejection>,
+    path: Named,
+    presented: Presented,
     request: Request,
 ) -> Result<Response, HttpError> {
     let begun = Instant::now();
     let name = path.map(|Path(name)| name).unwrap_or_default();
-    let caller = Caller { bearer: bearer(request.headers()).ok_or(HttpError::RefusedKey)?, name };
-    let Admitted { caller, .. } = admit(&server, caller).await?;
+    let client = presented.client;
+    let Admitted { caller, .. } = admit(&server, presented, name).await?;
     check_head(&server, request.headers())?;
     let body = server.bodies.read(request.into_body().into_data_stream());
     let body_wait = server.patience.body;
@@ -45,7 +47,7 @@ pub(super) async fn sync(
     let turn = Turn { server, caller, body };
     let Taken { database, principal, site, answer } = in_background(move || turn.take(request_id)).await??;
     tracing::debug!(
-        db = %database, %site, principal = %principal.by, request_id = %request_id, bytes,
+        db = %database, %site, principal = %principal.by, request_id = %request_id, %client, bytes,
         bytes_sent = answer.len(), elapsed_ms = begun.elapsed().as_millis() as u64, "turn"
     );
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], answer).into_response())
@@ -87,9 +89,22 @@ impl Caller {
     }
 }
 
-/// Judges a caller, and takes this request from what he has left.
-pub(super) async fn admit(server: &Arc<Server>, caller: Caller) -> Result<Admitted, HttpError> {
-    let admitted = judge(server, caller).await?;
+/// Judges a caller, and takes this request from what he has left. Who is refused too often is not judged at all.
+pub(super) async fn admit(
+    server: &Arc<Server>,
+    presented: Presented,
+    name: String,
+) -> Result<Admitted, HttpError> {
+    let Presented { bearer, client } = presented;
+    server.allowances.may_try(client, Instant::now())?;
+    let judged = match bearer {
+        Some(bearer) => judge(server, Caller { bearer, name }).await,
+        None => Err(HttpError::RefusedKey),
+    };
+    if judged.as_ref().err() == Some(&HttpError::RefusedKey) {
+        server.allowances.note_refused(client, Instant::now());
+    }
+    let admitted = judged?;
     server.allowances.take(&admitted.principal, &admitted.database, Instant::now())?;
     Ok(admitted)
 }

@@ -47,6 +47,12 @@ impl Place {
     pub(crate) fn serve(&self, arguments: &[&str]) -> Serving {
         Serving::start(self.command(["serve", "--addr", "127.0.0.1:0"]).args(arguments))
     }
+
+    /// The same, with its log in a file.
+    pub(crate) fn serve_with_log(&self, arguments: &[&str], log: &Path) -> Serving {
+        let mut command = self.command(["serve", "--addr", "127.0.0.1:0"]);
+        Serving::start(command.args(arguments).stderr(std::fs::File::create(log).unwrap()))
+    }
 }
 
 pub(crate) fn command<S: AsRef<OsStr>>(data: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
@@ -95,6 +101,13 @@ impl Serving {
 
     pub(crate) fn get(&self, path: &str) -> Answer {
         exchange(&self.address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), b"")
+    }
+
+    /// Sends a bearer through proxies that wrote these headers.
+    pub(crate) fn ask_through(&self, bearer: &str, forwarded_for: &[&str]) -> Answer {
+        let forwarded: String = forwarded_for.iter().map(|it| format!("X-Forwarded-For: {it}\r\n")).collect();
+        let head = format!("Authorization: Bearer {bearer}\r\n{forwarded}Content-Length: 0\r\n");
+        self.post("d", &head, b"")
     }
 
     /// Asks an endpoint of JSON with a key or token.
