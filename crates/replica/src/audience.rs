@@ -89,6 +89,10 @@ pub trait Audience {
     /// # Errors
     /// When it cannot be found out.
     fn judge(&mut self, row: &Candidate<'_>) -> Result<Sending>;
+
+    /// Of the row that was judged last only pieces of its large values are sent; it is judged again before more of them
+    /// are.
+    fn cut_short(&mut self);
 }
 
 impl Replica {
@@ -137,6 +141,17 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// The number that stands for a row, by its table and packed key; `None` if it was never known.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn ordinal_of(&mut self, table: &str, key: &[u8]) -> Result<Option<u64>> {
+        self.catalog.load(&self.db)?;
+        let Some(table) = self.catalog.table_named(table) else { return Ok(None) };
+        let known = OrdinalReader::open(&self.db)?.read(&clocks::pk(table.id, key))?;
+        Ok(known.map(|(_, ordinal)| ordinal))
     }
 
     /// The keys that are known of some tables, in order, after one of them; alive or deleted.
@@ -310,14 +325,15 @@ pub(crate) fn wrote_all(clock: &RowClock, site: SiteOrdinal) -> bool {
 }
 
 impl Builder<'_> {
-    /// Sends the rows that the audience names. True when the chunk is full before they are through.
-    pub(crate) fn named(&mut self) -> Result<bool> {
+    /// Sends the rows that the audience names. Where the chunk is full before they are through, it goes on where it began,
+    /// or inside the row that filled it.
+    pub(crate) fn named(&mut self) -> Result<Option<Position>> {
         loop {
             if self.encoder.is_full_at(self.extraction.bytes_target) || self.is_tired() {
-                return Ok(true);
+                return Ok(Some(self.extraction.from.clone()));
             }
-            let Some(audience) = self.audience.as_deref_mut() else { return Ok(false) };
-            let Some((table, key)) = audience.next()? else { return Ok(false) };
+            let Some(audience) = self.audience.as_deref_mut() else { return Ok(None) };
+            let Some((table, key)) = audience.next()? else { return Ok(None) };
             let table = self.replica.catalog.table(table).filter(|table| table.enabled);
             let Some(table) = table else { continue };
             let Some((clock, ordinal)) = self.ordinals()?.read(&clocks::pk(table.id, &key))? else {
@@ -325,6 +341,10 @@ impl Builder<'_> {
             };
             if self.sending(&table, &key, &clock, ordinal, Cause::Named)? == Sending::Whole {
                 self.listed(&table, &key, Mask::Whole)?;
+            }
+            self.set = None;
+            if let Some(inside) = self.take_inside() {
+                return Ok(Some(inside));
             }
         }
     }
@@ -400,8 +420,12 @@ impl Builder<'_> {
         self.ordinals.as_mut().ok_or_else(|| Error::state("no reader of ordinals"))
     }
 
-    /// Where a chunk goes on that is full before the list is reached.
-    pub(crate) fn unmoved(&self) -> Position {
-        self.extraction.from.clone()
+    /// Where the chunk ends that the pieces of the row at hand have filled.
+    pub(crate) fn take_inside(&mut self) -> Option<Position> {
+        let inside = self.inside.take()?;
+        if let Some(audience) = self.audience.as_deref_mut() {
+            audience.cut_short();
+        }
+        Some(Position::Inside(Box::new(inside)))
     }
 }

@@ -176,8 +176,6 @@ impl Replica {
         builder.ends_rows = ends_rows;
         if let Some(audience) = audience {
             audience.begin()?;
-            // What an audience was sent is put down row by row.
-            builder.splits = false;
             builder.audience = Some(audience);
         }
         let next = builder.run()?;
@@ -275,9 +273,11 @@ pub(crate) struct Builder<'r> {
     /// Where the first row of which pieces were sent before goes on.
     resume: Option<Inside>,
     /// Where the pieces ended that filled the chunk.
-    inside: Option<Inside>,
+    pub(crate) inside: Option<Inside>,
     /// The large values of the row at hand, whose pieces are in the stream.
-    set: Option<Set>,
+    pub(crate) set: Option<Set>,
+    /// While the rows are sent that the audience names.
+    names: bool,
     /// While a scan runs: the version at which it began.
     scans: Option<u64>,
     /// The entry before the one at hand, and keys of that one which are behind us; its mask of the row at hand.
@@ -322,6 +322,7 @@ impl<'r> Builder<'r> {
             resume: None,
             inside: None,
             set: None,
+            names: false,
             scans: None,
             listed_at: (0, 0),
             listed_mask: None,
@@ -333,12 +334,14 @@ impl<'r> Builder<'r> {
 
     /// Fills the chunk; gives where to go on when it is full.
     fn run(&mut self) -> Result<Option<Position>> {
-        if self.named()? {
-            return Ok(Some(self.unmoved()));
-        }
         if let Position::Inside(inside) = &self.extraction.from {
             self.resume = Some(Inside::clone(inside));
         }
+        self.names = true;
+        if let Some(next) = self.named()? {
+            return Ok(Some(next));
+        }
+        self.names = false;
         let (after, skip) = match self.extraction.from.place() {
             Position::Scan { head, after } => match self.scan(*head, after)? {
                 Some(next) => return Ok(Some(next)),
@@ -404,8 +407,8 @@ impl<'r> Builder<'r> {
                 if self.set.take().is_some() && self.ends_rows {
                     return Ok(Some(Position::Scan { head, after: pk.to_vec() }));
                 }
-                if let Some(inside) = self.inside.take() {
-                    return Ok(Some(Position::Inside(Box::new(inside))));
+                if let Some(inside) = self.take_inside() {
+                    return Ok(Some(inside));
                 }
             }
             if self.may_end() {
@@ -441,8 +444,8 @@ impl<'r> Builder<'r> {
                         self.entry_row(&entry, &table, key, mask)?;
                     }
                     let is_end = self.set.take().is_some() && self.ends_rows;
-                    if let Some(inside) = self.inside.take() {
-                        return Ok(Some(Position::Inside(Box::new(inside))));
+                    if let Some(inside) = self.take_inside() {
+                        return Ok(Some(inside));
                     }
                     let position = self.place(after, at as u64 + 1);
                     if is_end || self.ends_at(&position) {

@@ -3,6 +3,8 @@
 
 #[path = "../../replica/tests/bench/mod.rs"]
 mod bench;
+#[path = "ledger/large.rs"]
+mod large;
 #[path = "ledger/plan.rs"]
 mod plan;
 #[path = "ledger/random.rs"]
@@ -12,6 +14,8 @@ mod server;
 #[path = "ledger/team.rs"]
 mod team;
 
+use bench::NOW;
+use cloudsync_server::policy::Verb;
 use team::{Fate, Team};
 
 // language=SQLite
@@ -183,6 +187,48 @@ fn edits_of_a_row_that_was_taken_away_are_refused_and_kept() {
 }
 
 #[test]
+fn a_row_that_came_with_a_verdict_is_taken_away_like_any_other() {
+    for (was_held, fate) in
+        [(false, Fate::Arrives), (false, Fate::Lost), (true, Fate::Arrives), (true, Fate::Lost)]
+    {
+        let team = journals();
+        team.set("notes", Verb::Update, None);
+        let mut alice = team.member(1, "alice");
+        team.assert_settled(&mut [&mut alice]);
+        if was_held {
+            team.run("INSERT INTO notes VALUES('n', 'alice', 'first')");
+            team.assert_settled(&mut [&mut alice]);
+            team.run("UPDATE notes SET owner = 'bob'");
+            team.assert_settled(&mut [&mut alice]);
+            assert_eq!(alice.device.dump("notes"), [""; 0]);
+        }
+        team.run("INSERT INTO notes VALUES('n', 'alice', 'of the server') ON CONFLICT DO UPDATE SET owner = 'alice', body = 'of the server'");
+        alice.device.run_at(NOW, "INSERT INTO notes VALUES('n', 'alice', 'of the device')");
+        team.send(&mut alice, &mut |turn| if turn == 0 { fate } else { Fate::Arrives });
+        assert_eq!(alice.rows("SELECT * FROM notes"), ["'n','alice','of the server'"]);
+        team.run("UPDATE notes SET owner = 'bob'");
+        team.assert_settled(&mut [&mut alice]);
+        assert_eq!(alice.device.dump("notes"), [""; 0]);
+    }
+}
+
+#[test]
+fn a_row_that_its_author_may_write_and_not_see_goes_though_it_went_before() {
+    let team = journals();
+    team.set("notes", Verb::Insert, Some("1"));
+    let mut alice = team.member(1, "alice");
+    team.run("INSERT INTO notes VALUES('n', 'alice', 'first')");
+    team.assert_settled(&mut [&mut alice]);
+    team.run("UPDATE notes SET owner = 'bob'");
+    team.assert_settled(&mut [&mut alice]);
+    team.run("DELETE FROM notes");
+    alice.run("INSERT INTO notes VALUES('n', 'bob', 'for bob')");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(team.server.rows("SELECT * FROM notes"), ["'n','bob','for bob'"]);
+    assert_eq!(alice.device.dump("notes"), [""; 0]);
+}
+
+#[test]
 fn claims_and_policies_decide_anew() {
     let mut team = Team::new("CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, team INTEGER, body TEXT);");
     team.sees("notes", "team = auth_json() ->> '$.team'");
@@ -305,6 +351,26 @@ fn large_grants_come_in_chunks_and_may_be_begun_again() {
     team.run("DELETE FROM members WHERE id = 'm'");
     team.assert_settled(&mut [&mut alice]);
     assert_eq!(alice.device.dump("tasks").len(), 20);
+}
+
+#[test]
+fn what_changes_while_a_table_is_gone_through_is_not_missed() {
+    let mut team = projects();
+    team.sees("tasks", &format!("coalesce({MEMBERS}, 0)"));
+    team.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)
+         INSERT INTO tasks SELECT printf('t%d', i), 'p' || (i % 3), hex(randomblob(CASE i % 3 WHEN 1 THEN 60000 ELSE 9 END)) FROM n",
+    );
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    team.run("INSERT INTO members VALUES('a', 'p1', 'alice')");
+    team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+    // Of rows that were passed already, too.
+    team.run("INSERT INTO members VALUES('b', 'p0', 'alice'), ('c', 'p2', 'alice')");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("tasks").len(), 40);
+    team.run("DELETE FROM members WHERE id = 'b'");
+    team.assert_settled(&mut [&mut alice]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) struct Outline<'r> {
 }
 
 /// The large values of one row.
-pub(super) struct Set {
+pub(crate) struct Set {
     id: SetId,
     bytes: u64,
     values: Vec<Part>,
@@ -203,7 +203,8 @@ impl Builder<'_> {
         let made_of = made_of(&pk, clock, &values);
         let mut set = Set { id: SetId([0; 16]), bytes, values };
         let mut sent = 0;
-        match self.resume.take().filter(|resume| resume.made_of == made_of && resume.sent < bytes) {
+        // Of somebody's rows those come first that they name: the one that goes on may come behind them.
+        match self.resume.take_if(|resume| resume.made_of == made_of && resume.sent < bytes) {
             None => set.id = set.hash()?,
             Some(resume) => {
                 (set.id, sent) = (resume.set, resume.sent);
@@ -250,6 +251,9 @@ impl Builder<'_> {
 
     /// The place before the row at hand.
     fn place_before(&self, pk: &[u8]) -> Result<Position> {
+        if self.names {
+            return Ok(self.extraction.from.place().clone());
+        }
         let Some(head) = self.scans else { return Ok(self.place(self.listed_at.0, self.listed_at.1)) };
         let sql = "SELECT max(pk) FROM main.cloudsync_clocks WHERE pk < ?1";
         let after = self.db.query_blob(sql, &[Value::Blob(pk)])?.unwrap_or_default();

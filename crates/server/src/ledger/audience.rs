@@ -4,6 +4,7 @@ use super::holdings::Pieces;
 use super::place::Place;
 use super::record::{Posting, Record};
 use super::regard::{Reason, Regard, condition, is_wrong};
+use super::seal::Seal;
 use crate::auth::User;
 use crate::policy::Policies;
 use cloudsync_core::clock::SiteOrdinal;
@@ -45,7 +46,8 @@ pub(crate) fn pull(
     let known = Record::read(&db, site)?.unwrap_or_default();
     let tables = replica.table_rows()?;
     let stamp = stamp(policies, &tables, user);
-    let begun = Place::decode(request.position);
+    let seal = Seal::of(&db, request.site)?;
+    let begun = seal.open(request.position).and_then(|place| Place::decode(&place));
     let standing = Standing::of(request, &known, begun.is_some());
     let place = match begun {
         Some(place) => place,
@@ -70,7 +72,15 @@ pub(crate) fn pull(
         bytes_target: CHUNK_BYTES_TARGET,
     };
     let chunk = replica.extract_for(&extraction, &mut reader)?;
-    let next = chunk.next.map(|then| reader.place(&place, stamp, head, then));
+    let next = match chunk.next {
+        // What changed since a walk began is asked about when it is through.
+        None if reader.regard.walk().is_some_and(|walk| walk.head < head) => {
+            Some(replica.position_after(head)?)
+        }
+        next => next,
+    };
+    let next = next.map(|then| seal.close(&reader.place(&place, stamp, head, then).encode()));
+    let next = next.transpose()?;
     let outcome = Outcome { next, head, stamp };
     Ok(reader.finish(request, &known, standing, outcome, (chunk.payload, chunk.rows)))
 }
@@ -130,6 +140,8 @@ impl Audience for Glance<'_> {
         self.hit |= self.reader.judge(row)? != Sending::Nothing;
         Ok(Sending::Nothing)
     }
+
+    fn cut_short(&mut self) {}
 }
 
 /// Identifies under which policies and claims rows are seen.
@@ -190,7 +202,8 @@ impl Standing {
 }
 
 struct Outcome {
-    next: Option<Place>,
+    /// The position that the device is given.
+    next: Option<Vec<u8>>,
     head: u64,
     stamp: i64,
 }
@@ -215,6 +228,8 @@ struct Reader<'a> {
     evicted_here: RoaringTreemap,
     regard: Regard,
     regarded: bool,
+    /// The row that was judged last, and whether it was granted then.
+    last: (Cause, u64, bool),
     looked_at: usize,
 }
 
@@ -244,6 +259,7 @@ impl<'a> Reader<'a> {
             evicted_here: RoaringTreemap::new(),
             regard,
             regarded: false,
+            last: (Cause::Named, 0, false),
             looked_at: 0,
         })
     }
@@ -300,6 +316,7 @@ impl<'a> Reader<'a> {
         self.granted.insert(ordinal);
         self.evicted.remove(ordinal);
         self.granted_here.insert(ordinal);
+        self.last.2 = true;
     }
 
     fn evict(&mut self, ordinal: u64) {
@@ -341,8 +358,7 @@ impl<'a> Reader<'a> {
         outcome: Outcome,
         (payload, rows): (Vec<u8>, u64),
     ) -> Given {
-        let Outcome { next, head, stamp } = outcome;
-        let position = next.map(|place| place.encode());
+        let Outcome { next: position, head, stamp } = outcome;
         let cursor = if position.is_none() { head.max(1) } else { 0 };
         let is_nothing_new = self.granted_here.is_empty()
             && self.evicted_here.is_empty()
@@ -403,6 +419,7 @@ impl Audience for Reader<'_> {
 
     fn judge(&mut self, row: &Candidate<'_>) -> Result<Sending, Error> {
         self.looked_at += 1;
+        self.last = (row.cause, row.ordinal, false);
         if !row.alive {
             return self.dead(row);
         }
@@ -423,5 +440,16 @@ impl Audience for Reader<'_> {
         self.grant(row.ordinal);
         // A row that the device itself wrote as a whole before the ledger knew of it.
         Ok(if has_it { Sending::Nothing } else { Sending::Whole })
+    }
+
+    fn cut_short(&mut self) {
+        let (cause, ordinal, is_granted) = self.last;
+        if is_granted {
+            // It may hold the pieces, and does not have the row.
+            self.granted.remove(ordinal);
+        }
+        if cause == Cause::Named {
+            self.regard.step_back();
+        }
     }
 }

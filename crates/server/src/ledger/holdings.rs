@@ -4,7 +4,9 @@
 //! the lower one. Both sets are roaring bitmaps in their portable form; `surely` is NULL where it is the same as `may`,
 //! which it is most of the time.
 
+use super::record;
 use cloudsync_core::clock::SiteOrdinal;
+use cloudsync_protocol::verdict::{State, Verdicts};
 use cloudsync_replica::{Error, Replica};
 use cloudsync_sqlite_ffi::{Connection, Value};
 use roaring::{RoaringBitmap, RoaringTreemap};
@@ -149,16 +151,47 @@ pub(super) fn decode_rows(bytes: &[u8]) -> Result<RoaringTreemap, Error> {
 /// Enters what a device of a user has just brought: it may hold those rows, and surely has them whole where it wrote every
 /// cell. The caller holds the transaction of the upload; `before` is the last version before it.
 pub(crate) fn note_upload(replica: &mut Replica, site: SiteOrdinal, before: u64) -> Result<(), Error> {
-    let mut pieces = Pieces::new(replica.connection(), site);
+    let mut rows = Vec::new();
     replica.each_changed_by(site, before, |ordinal, alive, wrote_all| {
-        let (piece, bit) = split(ordinal);
-        let piece = pieces.piece(piece)?;
-        if alive && piece.may.insert(bit) && wrote_all {
-            piece.surely.insert(bit);
-        }
+        rows.extend(alive.then_some((ordinal, wrote_all)));
         Ok(())
     })?;
-    pieces.store()
+    enter(replica, site, &rows)
+}
+
+/// Enters the rows that go to a device of a user with verdicts. The caller holds the transaction.
+pub(crate) fn note_verdicts(replica: &mut Replica, site: SiteOrdinal, verdicts: &[u8]) -> Result<(), Error> {
+    if verdicts.is_empty() {
+        return Ok(());
+    }
+    let damaged = |_| Error::State("verdicts are damaged".to_owned());
+    let mut rows = Vec::new();
+    for verdict in Verdicts::decode(verdicts).map_err(damaged)?.list {
+        if verdict.state == State::Given {
+            let ordinal = replica.ordinal_of(verdict.table, verdict.key)?;
+            rows.extend(ordinal.map(|ordinal| (ordinal, false)));
+        }
+    }
+    enter(replica, site, &rows)
+}
+
+/// Enters rows that a device may hold from now on, and whether it surely has them whole.
+pub(super) fn enter(replica: &Replica, site: SiteOrdinal, rows: &[(u64, bool)]) -> Result<(), Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let db = replica.connection();
+    let mut pieces = Pieces::new(db, site);
+    for (ordinal, is_whole) in rows {
+        let (piece, bit) = split(*ordinal);
+        let piece = pieces.piece(piece)?;
+        if piece.may.insert(bit) && *is_whole {
+            piece.surely.insert(bit);
+        }
+    }
+    pieces.store()?;
+    // An eviction that is still to be acknowledged was of an earlier copy.
+    record::forget_evictions(&db, site, &rows.iter().map(|(ordinal, _)| *ordinal).collect())
 }
 
 #[cfg(test)]

@@ -25,12 +25,14 @@ mod monotone;
 mod place;
 mod record;
 mod regard;
+mod seal;
 mod watch;
 
 pub(crate) use audience::{Given, concerns, pull};
-pub(crate) use holdings::note_upload;
+pub(crate) use holdings::{note_upload, note_verdicts};
 pub(crate) use place::inner_position;
 pub(crate) use record::{Posting, post};
+pub(crate) use seal::prepare;
 pub(crate) use watch::{Watched, has_unstamped, stamp};
 
 // language=SQLite

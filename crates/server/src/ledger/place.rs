@@ -1,13 +1,13 @@
 //! Where a user's download stands: the place in the list or scan, and how far it is with rows whose visibility may have
-//! changed.
+//! changed. Devices hold it sealed ([`Seal`]).
 
+use super::seal::Seal;
 use cloudsync_core::bytes::{Reader, put_bytes, put_varint};
 use cloudsync_core::key::KEY_BYTES_MAX;
 use cloudsync_protocol::limits::{POSITION_BYTES_MAX, SCHEMA_TABLES_MAX};
-use cloudsync_replica::Position;
-
-/// Told apart from the kinds of [`Position`] by this.
-const KIND: u8 = 3;
+use cloudsync_protocol::message::Request;
+use cloudsync_replica::{Error, Position};
+use cloudsync_sqlite_ffi::Connection;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
@@ -36,8 +36,7 @@ pub(super) struct Walk {
 
 impl Place {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![KIND];
-        out.extend_from_slice(&self.stamp.to_le_bytes());
+        let mut out = self.stamp.to_le_bytes().to_vec();
         put_varint(&mut out, self.seen);
         put_varint(&mut out, self.tries);
         out.push(u8::from(self.walk.is_some()));
@@ -54,9 +53,6 @@ impl Place {
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
-        if reader.byte().ok()? != KIND {
-            return None;
-        }
         let stamp = i64::from_le_bytes(reader.take(8).ok()?.try_into().ok()?);
         let (seen, tries) = (reader.varint().ok()?, reader.varint().ok()?);
         let table = |reader: &mut Reader<'_>| Some(reader.varint_max(i64::MAX as u64, "table").ok()? as i64);
@@ -76,9 +72,16 @@ impl Place {
     }
 }
 
-/// The place in list or scan that a position holds, whoever it was made for.
-pub(crate) fn inner_position(bytes: &[u8]) -> Option<Position> {
-    Position::decode(bytes).or_else(|| Place::decode(bytes).map(|place| place.then))
+/// The place in list or scan of the position in a request, whoever it was made for.
+pub(crate) fn inner_position(db: &Connection, request: &Request<'_>) -> Result<Option<Position>, Error> {
+    if request.position.is_empty() {
+        return Ok(None);
+    }
+    if let Some(position) = Position::decode(request.position) {
+        return Ok(Some(position));
+    }
+    let place = Seal::of(db, request.site)?.open(request.position);
+    Ok(place.and_then(|place| Place::decode(&place)).map(|place| place.then))
 }
 
 #[cfg(test)]
@@ -90,12 +93,11 @@ mod tests {
         let walk = Walk { head: 7, tables: vec![1, 200], after: (200, vec![1, 2]) };
         for walk in [None, Some(walk)] {
             let then = Position::Scan { head: 9, after: b"abc".to_vec() };
-            let place = Place { stamp: -5, seen: 1 << 40, tries: 3, walk, then: then.clone() };
+            let place = Place { stamp: -5, seen: 1 << 40, tries: 3, walk, then };
             let bytes = place.encode();
             assert_eq!(Place::decode(&bytes), Some(place));
-            assert_eq!(inner_position(&bytes), Some(then));
             assert!((0..bytes.len()).all(|end| Place::decode(&bytes[..end]).is_none()));
         }
-        assert_eq!(Place::decode(&[KIND; 40]), None);
+        assert_eq!(Place::decode(&[3; 40]), None);
     }
 }

@@ -64,6 +64,21 @@ impl Record {
     }
 }
 
+/// Takes rows from those that the last download took away.
+pub(super) fn forget_evictions(
+    db: &Connection,
+    site: SiteOrdinal,
+    rows: &RoaringTreemap,
+) -> Result<(), Error> {
+    match Record::read(db, site)? {
+        Some(mut record) if !record.evicted.is_disjoint(rows) => {
+            record.evicted -= rows;
+            record.write(db, site)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What must be on disk before an answer leaves.
 #[derive(Debug, Clone)]
 pub(crate) struct Posting {

@@ -47,6 +47,8 @@ pub(super) struct Regard {
     walk: Option<Walk>,
     /// As it was found, for a chunk that is made anew.
     begun: Option<Walk>,
+    /// Where it stood before the row that it gave last.
+    before: Option<Walk>,
     known: KnownKeys,
     head: u64,
 }
@@ -80,6 +82,7 @@ impl Regard {
             at: 0,
             walk: walk.clone(),
             begun: walk,
+            before: None,
             known: replica.known_keys()?,
             head,
         };
@@ -192,6 +195,7 @@ impl Regard {
     pub(super) fn next(&mut self, tables: &[TableRows]) -> Result<Option<(i64, Vec<u8>)>, Error> {
         loop {
             if let Some(walk) = &mut self.walk {
+                self.before = Some(walk.clone());
                 return walk_on(walk, &mut self.known);
             }
             let Some(question) = self.questions.get(self.at) else { return Ok(None) };
@@ -224,6 +228,13 @@ impl Regard {
             self.asked = None;
         }
         Ok(next)
+    }
+
+    /// The row that was given last comes again with the next chunk. Questions are put anew then anyway.
+    pub(super) fn step_back(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.walk = Some(before);
+        }
     }
 
     /// Where a walk stands.

@@ -3,7 +3,6 @@
 use crate::bench::Device;
 use crate::server::Server;
 use cloudsync_core::key::{KeyCollation, pack_part};
-use cloudsync_core::value::ValueRef;
 use cloudsync_protocol::client::Goal;
 use cloudsync_protocol::message::{Answer, Reason, Request, Turn};
 use cloudsync_protocol::payload::{Opened, Payload};
@@ -15,16 +14,40 @@ use cloudsync_server::store::sqlite::{SqliteStore, change_policies};
 use cloudsync_server::store::{Asker, Rights, Store};
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
+use rusqlite::types::{Value as Owned, ValueRef};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 const BOTH: Goal = Goal { push: true, pull: true };
 const TURNS_MAX: usize = 400;
+/// Keys of so many bytes are in no position by chance.
+const TELLING_KEY_BYTES: usize = 8;
+
+/// A table and a packed key.
+type RowKey = (String, Vec<u8>);
 
 pub(crate) fn key(text: &str) -> Vec<u8> {
     let mut key = Vec::new();
-    pack_part(&mut key, ValueRef::Text(text.as_bytes()), KeyCollation::Binary, true).unwrap();
+    pack_part(&mut key, cloudsync_core::value::ValueRef::Text(text.as_bytes()), KeyCollation::Binary, true)
+        .unwrap();
     key
+}
+
+/// Rows of a table, in order.
+fn content(sql: &Connection, table: &str, condition: &str) -> Vec<Vec<Owned>> {
+    let mut select = sql.prepare(&format!("SELECT * FROM {table} WHERE {condition} ORDER BY id")).unwrap();
+    let columns = select.column_count();
+    let row = |row: &rusqlite::Row<'_>| (0..columns).map(|at| row.get(at)).collect();
+    select.query_map([], row).unwrap().map(Result::unwrap).collect()
+}
+
+fn shown(row: &[Owned]) -> String {
+    let value = |value: &Owned| match value {
+        Owned::Blob(blob) => format!("({} bytes)", blob.len()),
+        Owned::Text(text) => format!("{text:.60}"),
+        other => format!("{other:?}"),
+    };
+    row.iter().map(value).collect::<Vec<_>>().join(", ")
 }
 
 /// A device and whose it is.
@@ -33,9 +56,10 @@ pub(crate) struct Member {
     pub(crate) claims: serde_json::Value,
     pub(crate) device: Device,
     /// Tables and keys of which the device ever knew.
-    knew: HashSet<(String, Vec<u8>)>,
-    /// What the last sync received: rows alive, rows dead, evictions; and in how many turns.
+    knew: HashSet<RowKey>,
+    /// What the last sync received: rows alive, rows dead, evictions; pieces of large values; and in how many turns.
     pub(crate) got: [usize; 3],
+    pub(crate) pieces: usize,
     pub(crate) turns: usize,
 }
 
@@ -90,18 +114,25 @@ impl Team {
         self.set(table, Verb::Select, text);
     }
 
-    fn set(&self, table: &str, verb: Verb, text: Option<&str>) {
+    pub(crate) fn set(&self, table: &str, verb: Verb, text: Option<&str>) {
         let wanted = Change { table, verb, text, by: "test", now_ms: 1 };
         change_policies(&self.server.path, &[wanted]).unwrap();
     }
 
     pub(crate) fn member(&self, seed: u64, user: &str) -> Member {
+        self.member_on(Device::new(seed, &self.schema), user)
+    }
+
+    /// Somebody with a device that has the tables.
+    pub(crate) fn member_on(&self, mut device: Device, user: &str) -> Member {
+        device.replica.set_sees_part(true).unwrap();
         Member {
             user: user.to_owned(),
             claims: serde_json::json!({}),
-            device: Device::new(seed, &self.schema),
+            device,
             knew: HashSet::new(),
             got: [0; 3],
+            pieces: 0,
             turns: 0,
         }
     }
@@ -128,7 +159,7 @@ impl Team {
     }
 
     /// The keys that somebody sees, by the policies as plain SQL.
-    fn visible(&self, member: &Member) -> HashSet<(String, Vec<u8>)> {
+    fn visible(&self, member: &Member) -> HashSet<RowKey> {
         let shell = self.as_user(member);
         let mut visible = HashSet::new();
         for table in &self.tables {
@@ -140,13 +171,16 @@ impl Team {
         visible
     }
 
-    /// The rows of a table that somebody sees.
-    pub(crate) fn seen(&self, member: &Member, table: &str) -> Vec<String> {
-        let Some(policy) = self.policies.get(table) else { return Vec::new() };
-        let device = Device::on(self.as_user(member), 0);
-        let mut rows = device.rows(&format!("SELECT * FROM {table} WHERE {policy}"));
-        rows.sort();
-        rows
+    /// The keys of all rows.
+    fn keys(&self) -> HashSet<RowKey> {
+        let shell = Connection::open(&self.server.path).unwrap();
+        let mut keys = HashSet::new();
+        for table in &self.tables {
+            let mut select = shell.prepare(&format!("SELECT id FROM {table}")).unwrap();
+            let ids = select.query_map([], |row| row.get::<_, String>(0)).unwrap();
+            keys.extend(ids.map(|id| (table.clone(), key(&id.unwrap()))));
+        }
+        keys
     }
 
     /// Whether a listening device would be woken.
@@ -169,13 +203,22 @@ impl Team {
 
     /// Syncs until nothing is left to do, or somebody gives up.
     pub(crate) fn sync_with(&self, member: &mut Member, fate: &mut dyn FnMut(usize) -> Fate) {
-        (member.got, member.turns) = ([0; 3], 0);
+        self.sync_to(member, BOTH, fate);
+    }
+
+    /// Sends, and receives nothing.
+    pub(crate) fn send(&self, member: &mut Member, fate: &mut dyn FnMut(usize) -> Fate) {
+        self.sync_to(member, Goal { push: true, pull: false }, fate);
+    }
+
+    fn sync_to(&self, member: &mut Member, goal: Goal, fate: &mut dyn FnMut(usize) -> Fate) {
+        (member.got, member.pieces, member.turns) = ([0; 3], 0, 0);
         let claims = member.claims.as_object().unwrap().clone();
         let user = Some(Arc::new(User { id: member.user.clone(), claims }));
         let asker = Asker { rights: Rights { read: true, write: true, schema: false }, user };
         let mut schema = false;
         for turn in 0..TURNS_MAX {
-            let bytes = member.device.replica.prepare(BOTH, schema).unwrap();
+            let bytes = member.device.replica.prepare(goal, schema).unwrap();
             let request = Request::decode(&bytes).unwrap();
             self.note_known(member);
             let now = member.device.world.now.get();
@@ -222,6 +265,10 @@ impl Team {
     fn check(&self, member: &mut Member, turn: &Turn<'_>) {
         let visible = self.visible(member);
         assert_eq!(turn.rows_total, 0, "how much there is is told");
+        for (_, key) in self.keys().iter().filter(|row| row.1.len() >= TELLING_KEY_BYTES) {
+            let is_told = turn.position.windows(key.len()).any(|bytes| bytes == key);
+            assert!(!is_told, "a key is in the position: {key:?}");
+        }
         let mut payloads = vec![turn.payload.to_vec()];
         if !turn.verdicts.is_empty() {
             let verdicts = Verdicts::decode(turn.verdicts).unwrap();
@@ -237,9 +284,10 @@ impl Team {
         &self,
         member: &mut Member,
         payload: &Payload<'_>,
-        visible: &HashSet<(String, Vec<u8>)>,
+        visible: &HashSet<RowKey>,
         counts: bool,
     ) {
+        self.check_pieces(member, payload, visible);
         for evicted in payload.evicted() {
             for row in 0..evicted.rows() {
                 let row = (evicted.table().to_owned(), evicted.key(row).to_vec());
@@ -263,6 +311,43 @@ impl Team {
         }
     }
 
+    /// Each piece of a large value is one of a value that is seen. Its row may then be told of.
+    fn check_pieces(&self, member: &mut Member, payload: &Payload<'_>, visible: &HashSet<RowKey>) {
+        if payload.pieces().is_empty() {
+            return;
+        }
+        let values = self.large_values();
+        for piece in payload.pieces() {
+            let (start, end) = (piece.start as usize, piece.start as usize + piece.bytes.len());
+            let of = values.iter().filter(|(_, value)| value.get(start..end) == Some(piece.bytes));
+            let rows: Vec<_> = of.map(|(row, _)| row).filter(|row| visible.contains(row)).collect();
+            assert!(!rows.is_empty(), "{} is sent a piece of a value that they do not see", member.user);
+            member.knew.extend(rows.into_iter().cloned());
+            member.pieces += 1;
+        }
+    }
+
+    /// The largest value of each row.
+    fn large_values(&self) -> Vec<(RowKey, Vec<u8>)> {
+        let shell = Connection::open(&self.server.path).unwrap();
+        let mut values = Vec::new();
+        for table in &self.tables {
+            let mut select = shell.prepare(&format!("SELECT id, * FROM {table}")).unwrap();
+            let columns = select.column_count();
+            let mut rows = select.query([]).unwrap();
+            while let Some(row) = rows.next().unwrap() {
+                let bytes = |at| match row.get_ref(at).unwrap() {
+                    ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes,
+                    _ => &[],
+                };
+                let largest = (1..columns).map(bytes).max_by_key(|bytes| bytes.len()).unwrap_or_default();
+                let id: String = row.get(0).unwrap();
+                values.push(((table.clone(), key(&id)), largest.to_vec()));
+            }
+        }
+        values
+    }
+
     /// Each has what they see, byte for byte, and nothing else.
     #[track_caller]
     pub(crate) fn assert_settled(&self, members: &mut [&mut Member]) {
@@ -275,13 +360,25 @@ impl Team {
             let quarantine = member.rows("SELECT tbl, reason FROM cloudsync_quarantine");
             assert_eq!(quarantine, [""; 0], "{}", member.user);
             assert!(!member.device.replica.has_unsent().unwrap());
+            let mut rows = 0;
             for table in &self.tables {
-                let seen = self.seen(member, table);
-                assert_eq!(member.device.dump(table), seen, "{} of {}", table, member.user);
+                let seen = match self.policies.get(table) {
+                    Some(policy) => content(&self.as_user(member), table, policy),
+                    None => Vec::new(),
+                };
+                let found = content(&member.device.sql, table, "1");
+                let short = |rows: &[Vec<Owned>]| rows.iter().map(|row| shown(row)).collect::<Vec<_>>();
+                assert!(
+                    found == seen,
+                    "{table} of {}: {:?} is not {:?}",
+                    member.user,
+                    short(&found),
+                    short(&seen)
+                );
+                rows += found.len();
             }
             self.sync(member);
             assert_eq!(member.got, [0; 3], "an idle sync brings {} something", member.user);
-            let rows: usize = self.tables.iter().map(|table| member.device.dump(table).len()).sum();
             let sql = "SELECT pk FROM cloudsync_clocks";
             let clocks: BTreeSet<Vec<u8>> = member.device.column(sql).into_iter().collect();
             assert!(clocks.len() >= rows);

@@ -39,8 +39,8 @@ fn record(db: &Connection, site: SiteId) -> Result<Option<SiteRecord>, Error> {
 
 /// Whether this server can have given the cursor and the position. Of a position in the list only the place is known,
 /// which a restored server may have filled anew; the cursor of that device is then the better witness.
-fn gave_cursor(db: &Connection, request: &Request<'_>) -> Result<bool, Error> {
-    let gave_position = match inner_position(request.position).as_ref().map(Position::place) {
+fn gave_cursor(db: &Connection, request: &Request<'_>) -> Result<bool, StoreError> {
+    let gave_position = match inner_position(db, request)?.as_ref().map(Position::place) {
         Some(Position::Scan { head, .. }) => gave_version(db, *head)?,
         Some(Position::List { after, .. }) => {
             // language=SQLite

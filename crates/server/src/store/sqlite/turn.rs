@@ -179,6 +179,7 @@ fn take(
     if asker.user.is_some() {
         let site = replica.meet_site(request.site)?;
         ledger::note_upload(replica, site, before)?;
+        ledger::note_verdicts(replica, site, &judgement.verdicts)?;
     }
     let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
     standing::write_record(&replica.connection(), request.site, asker, record, &judgement, now_ms)?;
@@ -201,6 +202,8 @@ fn repeated(
     if let Some(user) = &asker.user {
         let (mut judge, _assumed) = law.judge(user, db).map_err(Error::from)?;
         verdicts = replica.judge_again(&verdicts, &mut judge)?;
+        let site = replica.meet_site(request.site)?;
+        ledger::note_verdicts(replica, site, &verdicts)?;
     }
     let upload = request.upload.as_ref();
     let accepted = upload.map(|upload| Accepted {

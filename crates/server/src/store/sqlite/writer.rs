@@ -174,6 +174,7 @@ fn open(located: &Located) -> Result<Wrapped, StoreError> {
         let db = replica.connection();
         db.execute(CREATE)?;
         db.execute(ledger::CREATE)?;
+        ledger::prepare(&db)?;
         standing::add_user(&db)?;
         replica.give_ordinals()?;
         if replica.state_number("epoch")?.is_none() {
