@@ -229,6 +229,12 @@ impl Device {
 
     pub(crate) fn check(&self) {
         assert_eq!(self.get::<String>("PRAGMA integrity_check"), "ok");
+        // SAFETY: as when the replica was opened.
+        let connection = unsafe { Connection::from_raw(self.sql.handle().cast(), api()) }.unwrap();
+        if cloudsync_replica::has_internals(&connection).unwrap() {
+            let faults = cloudsync_replica::internal_faults(&connection, 10_000).unwrap();
+            assert_eq!(faults, [""; 0]);
+        }
     }
 }
 
