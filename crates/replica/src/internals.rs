@@ -58,8 +58,9 @@ pub fn internal_faults(db: &Connection, rows_max: u64) -> Result<Vec<String>> {
     let sites = "SELECT count(*) = 0 FROM main.cloudsync_sites WHERE typeof(site_id) <> 'blob' OR length(site_id) <> 16";
     claim(holds(sites)?, "a site id has not 16 bytes");
     // language=SQLite
-    let layouts = "SELECT count(*) = 0 FROM main.cloudsync_tables AS t WHERE t.enabled AND (t.layout NOT IN (SELECT id FROM main.cloudsync_layouts) \
-                   OR NOT EXISTS(SELECT 1 FROM main.cloudsync_columns AS c WHERE c.table_id = t.id))";
+    let layouts = "SELECT count(*) = 0 FROM main.cloudsync_tables AS t LEFT JOIN main.cloudsync_layouts AS l ON l.id = t.layout \
+                   WHERE t.enabled AND (l.id IS NULL OR length(l.columns) > 0 \
+                   AND NOT EXISTS(SELECT 1 FROM main.cloudsync_columns AS c WHERE c.table_id = t.id))";
     claim(holds(layouts)?, "the columns of a table are not known");
     // language=SQLite
     let versions = "SELECT count(*) = 0 FROM main.cloudsync_entries WHERE version NOT IN (SELECT version FROM main.cloudsync_versions)";
