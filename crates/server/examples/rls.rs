@@ -1,7 +1,7 @@
 //! What row-level security costs: `cargo xtask bench rls` runs it, `docs/bench.md` explains it.
 //!
 //! Server and devices are in this one process, without HTTP between them, so that only what row-level security does is
-//! measured. Exits with 1 when a promised figure is missed.
+//! measured. Exits with 1, after the table, when a promised figure is missed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, dead_code)]
 
 #[path = "../../replica/tests/bench/mod.rs"]
@@ -28,9 +28,6 @@ const SCHEMA: &str = "CREATE TABLE members(id TEXT PRIMARY KEY NOT NULL, project
     CREATE INDEX tasks_of ON tasks(project)";
 const MEMBERS: &str =
     "EXISTS (SELECT 1 FROM members AS m WHERE m.project = tasks.project AND m.user = auth_userid())";
-/// Rows that one membership grants.
-const GRANTED: usize = 10_000;
-
 struct Server {
     store: SqliteStore,
     path: PathBuf,
@@ -145,36 +142,79 @@ fn cpu() -> Duration {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
+/// The figures, as a table that reads well in a terminal and in Markdown.
+#[derive(Default)]
 struct Report {
-    missed: bool,
+    rows: Vec<[String; 4]>,
+    missed: Vec<String>,
+    /// Counts are too small for any target.
+    is_smoke: bool,
 }
 
 impl Report {
-    fn line(&mut self, what: &str, found: f64, target: f64, unit: &str) {
-        let verdict = if found <= target { "" } else { "  MISSED" };
-        self.missed |= found > target;
-        println!("{what:<72} {found:>9.2} {unit:<6} at most {target}{verdict}");
+    fn add(&mut self, figure: &str, set_up: &str, (found, unit): (f64, &str), target: Option<f64>) {
+        let text = |value: f64| format!("{value:.2} {unit}");
+        let target = target.filter(|_| !self.is_smoke);
+        let is_missed = target.is_some_and(|target| found.is_nan() || found > target);
+        let mut bound = target.map_or_else(String::new, |target| format!("<= {}", text(target)));
+        if is_missed {
+            bound += " MISSED";
+            self.missed.push(format!("missed: {figure} ({set_up}): {}, and should be {bound}", text(found)));
+        }
+        eprintln!("{figure} ({set_up}): {} {bound}", text(found));
+        self.rows.push([figure.to_owned(), set_up.to_owned(), text(found), bound]);
+    }
+
+    fn print(&self) {
+        let titles = ["figure", "set-up", "value", "target"].map(str::to_owned);
+        let all = || std::iter::once(&titles).chain(&self.rows);
+        let width = |at: usize| all().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        let widths = [0, 1, 2, 3].map(width);
+        for (number, row) in all().enumerate() {
+            let cells: Vec<_> =
+                row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            println!("| {} |", cells.join(" | "));
+            if number == 0 {
+                println!("| {} |", widths.map(|width| "-".repeat(width)).join(" | "));
+            }
+        }
+        self.missed.iter().for_each(|line| println!("{line}"));
     }
 }
 
-/// Grants and evictions by one membership row.
-fn grants(report: &mut Report, rows: usize, folder: &Path) {
+/// Counts of a run.
+struct Counts {
+    rows: usize,
+    /// Rows that one membership grants.
+    granted: usize,
+    users: u64,
+    /// Grants and evictions each.
+    rounds: usize,
+    syncs: usize,
+    devices: u64,
+    /// Rows in the table of those devices.
+    shared: usize,
+}
+
+/// Grants and evictions by one membership row, and a change of one row.
+fn grants(report: &mut Report, counts: &Counts, folder: &Path) {
+    let Counts { rows, granted, users, rounds, .. } = *counts;
     // Those who only listen come while the table is empty: the first sync of a user looks at every row.
-    let server = Server::new(1, GRANTED, true);
-    let others: Vec<_> = (0..999)
+    let server = Server::new(1, granted, true);
+    let others: Vec<_> = (1..users)
         .map(|at| {
-            let mut other = device_in_memory(100 + at);
-            let name = format!("user {at}");
+            let (mut other, name) = (device_in_memory(100 + at), format!("user {at}"));
             sync(&mut other, &server, &user(&name));
-            (other, name)
+            let user = User { id: name, claims: serde_json::Map::new() };
+            (site(&other), user)
         })
         .collect();
-    let projects = (rows / GRANTED).max(1);
+    let projects = (rows / granted).max(1);
     server.run(&format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
          INSERT OR IGNORE INTO tasks SELECT printf('018bcfe5-6800-7005-%04x-%012x', i / 65536, i), 'p' || (i % {projects}),
@@ -182,44 +222,61 @@ fn grants(report: &mut Report, rows: usize, folder: &Path) {
     ));
     let mut alice = device(folder, 1);
     sync(&mut alice, &server, &user("alice"));
-    let mut spent = Vec::new();
-    for (what, sql) in
-        [("granting", "INSERT INTO members VALUES('m', 'p1', 'alice')"), ("evicting", "DELETE FROM members")]
-    {
-        let told = server.store.feed().newest();
-        let (begun, begun_cpu) = (Instant::now(), cpu());
-        server.run(sql);
-        let noticed = begun.elapsed();
-        let (first, all, received) = sync(&mut alice, &server, &user("alice"));
-        let alone = cpu().saturating_sub(begun_cpu);
-        assert!(received as usize >= GRANTED, "{received}");
-        let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
-        report.line(
-            &format!("{what} {GRANTED} of {rows} rows: first row at the device"),
-            ms(noticed + first),
-            300.0,
-            "ms",
-        );
-        report.line(
-            &format!("{what} {GRANTED} of {rows} rows: all in its file"),
-            ms(noticed + all),
-            2_000.0,
-            "ms",
-        );
-        // The same news for those who listen and are not concerned.
-        let begun = cpu();
-        let mut woken = 0;
-        for (other, name) in &others {
-            let user = User { id: name.clone(), claims: serde_json::Map::new() };
-            woken += usize::from(server.store.concerns(&user, site(other), told).unwrap());
+    let of = format!("{granted} of {rows} rows, median of {rounds}");
+    let (mut for_one, mut for_others) = (Vec::new(), Vec::new());
+    let acts = [
+        ("granting", "INSERT INTO members VALUES('m', 'p0', 'alice')", granted),
+        (
+            "one row changes",
+            "UPDATE tasks SET title = title || '.' WHERE id = (SELECT max(id) FROM tasks WHERE project = 'p0')",
+            1,
+        ),
+        ("evicting", "DELETE FROM members", granted),
+    ];
+    let mut times: [[Vec<f64>; 3]; 3] = Default::default();
+    for _ in 0..rounds {
+        for (act, (what, sql, least)) in acts.into_iter().enumerate() {
+            let told = server.store.feed().newest();
+            let (begun, begun_cpu) = (Instant::now(), cpu());
+            server.run(sql);
+            let noticed = begun.elapsed();
+            let (first, all, received) = sync(&mut alice, &server, &user("alice"));
+            let alone = cpu().saturating_sub(begun_cpu);
+            assert!(received as usize >= least, "{what}: {received}");
+            // The same news for those who listen and are not concerned.
+            let begun = cpu();
+            let woken =
+                others.iter().filter(|(site, user)| server.store.concerns(user, *site, told).unwrap());
+            assert_eq!(woken.count(), 0, "{what}");
+            let looks = cpu().saturating_sub(begun);
+            if act != 1 {
+                for_one.push(ms(alone));
+                for_others.push(ms(looks));
+            }
+            for (list, time) in times[act].iter_mut().zip([noticed + first, noticed + all, looks]) {
+                list.push(ms(time));
+            }
         }
-        assert_eq!(woken, 0);
-        spent.push((alone, cpu().saturating_sub(begun)));
     }
-    let alone: Duration = spent.iter().map(|(alone, _)| *alone).sum();
-    let others: Duration = spent.iter().map(|(_, others)| *others).sum();
-    let ratio = (alone + others).as_secs_f64() / alone.as_secs_f64();
-    report.line("CPU with 1,000 users connected and one concerned, to that for one", ratio, 2.0, "x");
+    for (act, [first, all, looks]) in times.into_iter().enumerate() {
+        if act != 1 {
+            let what = acts[act].0;
+            report.add(&format!("{what}, first row at the device"), &of, (median(first), "ms"), Some(300.0));
+            report.add(&format!("{what}, all in its file"), &of, (median(all), "ms"), Some(2_000.0));
+        }
+        let look = median(looks) * 1e3 / (users - 1) as f64;
+        report.add("CPU to find that news are not for a listener", acts[act].0, (look, "us"), None);
+    }
+    let (one, others): (f64, f64) = (for_one.iter().sum(), for_others.iter().sum());
+    let set_up = format!("{users} users, one is granted and loses {granted} of {rows} rows");
+    let ratio = (one + others) / one;
+    report.add("CPU with many listeners, to that for the one alone", &set_up, (ratio, "x"), Some(2.0));
+    let spent = one / for_one.len() as f64;
+    report.add("CPU for the one alone, server and device", "a grant or an eviction", (spent, "ms"), None);
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
 }
 
 fn site(device: &Device) -> SiteId {
@@ -236,65 +293,105 @@ fn device_in_memory(seed: u64) -> Device {
     device
 }
 
-/// One changed cell there, another one here, with policies and without.
-fn small_syncs(report: &mut Report, rows: usize) {
-    let mut medians = Vec::new();
-    for policies in [false, true] {
-        let server = Server::new(rows, 100, policies);
-        server.run("INSERT INTO members VALUES('m', 'p1', 'alice')");
-        let asker = if policies { user("alice") } else { key() };
-        let mut alice = device_in_memory(1);
-        sync(&mut alice, &server, &asker);
-        let mut times = Vec::new();
-        for round in 0..200 {
+/// One changed cell goes up, and the answer is taken in: by turns with policies and without.
+fn small_syncs(report: &mut Report, counts: &Counts) {
+    let rows = counts.shared;
+    let mut sides: Vec<_> = [(false, key()), (true, user("alice"))]
+        .into_iter()
+        .map(|(policies, asker)| {
+            let server = Server::new(rows, 100, policies);
+            server.run("INSERT INTO members VALUES('m', 'p1', 'alice')");
+            let mut alice = device_in_memory(1);
+            sync(&mut alice, &server, &asker);
+            (server, alice, asker, Vec::new())
+        })
+        .collect();
+    for round in 0..counts.syncs {
+        for (server, alice, asker, times) in &mut sides {
             alice.run(&format!("UPDATE tasks SET title = 'title {round}' WHERE id = (SELECT id FROM tasks WHERE project = 'p1' LIMIT 1)"));
             let begun = cpu();
-            sync(&mut alice, &server, &asker);
-            times.push(cpu().saturating_sub(begun));
+            sync(alice, server, asker);
+            times.push(ms(cpu().saturating_sub(begun)));
         }
-        medians.push(median(times).as_secs_f64());
     }
-    report.line("CPU of a small sync under policies, to the same without", medians[1] / medians[0], 1.5, "x");
+    let medians: Vec<_> = sides.into_iter().map(|(.., times)| median(times)).collect();
+    let set_up = format!("median of {}, {rows} rows", counts.syncs);
+    report.add("CPU of a small sync by key", &set_up, (medians[0], "ms"), None);
+    let ratio = medians[1] / medians[0];
+    report.add("CPU of a small sync under policies, to that by key", &set_up, (ratio, "x"), Some(1.5));
 }
 
-/// What the ledger takes.
-fn ledger(report: &mut Report, rows: usize, devices: u64) {
-    let server = Server::new(rows, 1_000, true);
-    let projects = (rows / 1_000).max(1) as u64;
+/// What the ledger takes, of devices that hold some projects each, small and large ones, and rows of their own that are
+/// scattered over the table.
+fn ledger(report: &mut Report, counts: &Counts) {
+    let (rows, devices) = (counts.shared, counts.devices);
+    let server = Server::new(1, rows, true);
+    let change = |table, text| {
+        let wanted = Change { table, verb: Verb::Select, text: Some(text), by: "bench", now_ms: 2 };
+        change_policies(&server.path, &[wanted]).unwrap();
+    };
+    change("tasks", &format!("{MEMBERS} OR title = 'of ' || auth_userid()"));
+    // A multiplicative hash: projects and owners lie scattered, as rows come in.
+    let (projects, owners) = ((rows / 500).max(2), devices * 2);
+    server.run(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}),
+         r(i, u) AS (SELECT i, ((i * 2654435761) % 4294967296) / 4294967296.0 FROM n)
+         INSERT OR IGNORE INTO tasks SELECT printf('018bcfe5-6800-7005-%04x-%012x', i / 65536, i),
+             'p' || CAST(u * u * {projects} AS INTEGER), 'of user ' || (i * 7919 % {owners}) FROM r;"
+    ));
     let mut sql = String::new();
     for at in 0..devices {
-        for part in 0..1 + at % 3 {
-            sql += &format!(
-                "INSERT INTO members VALUES('{at}-{part}', 'p{}', 'user {at}');",
-                (at * 7 + part * 31) % projects
-            );
+        for part in 0..1 + at % 4 {
+            let project = (at * 7 + part * 31) % projects as u64;
+            sql += &format!("INSERT INTO members VALUES('{at}-{part}', 'p{project}', 'user {at}');");
         }
     }
     server.run(&sql);
+    let mut held = 0;
     for at in 0..devices {
-        let mut device = device_in_memory(1_000 + at);
-        sync(&mut device, &server, &user(&format!("user {at}")));
-        sync(&mut device, &server, &user(&format!("user {at}")));
+        let (mut device, asker) = (device_in_memory(1_000 + at), user(&format!("user {at}")));
+        sync(&mut device, &server, &asker);
+        held += device.get::<i64>("SELECT (SELECT count(*) FROM tasks) + (SELECT count(*) FROM members)");
     }
-    // One more change makes what was sent sure.
-    let shell = server.shell();
-    let number = |sql: &str| shell.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() as f64;
-    let held =
-        number("SELECT sum((SELECT count(*) FROM tasks WHERE tasks.project = m.project)) FROM members AS m");
-    let bytes = number(
-        "SELECT sum(pgsize) FROM dbstat WHERE name IN ('cloudsync_server_ledger', 'cloudsync_server_downloads')",
+    let pages = "SELECT sum(pgsize) FROM dbstat WHERE name IN ('cloudsync_server_ledger', 'cloudsync_server_downloads')";
+    let bytes: i64 = server.shell().query_row(pages, [], |row| row.get(0)).unwrap();
+    let set_up = format!("{devices} devices, {} rows each of {rows}", held / devices as i64);
+    report.add(
+        "ledger, for each row that a device holds",
+        &set_up,
+        (bytes as f64 / held as f64, "bytes"),
+        Some(6.0),
     );
-    report.line(&format!("ledger of {devices} devices, per held row"), bytes / held, 6.0, "bytes");
 }
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let quick = args.iter().any(|arg| arg == "--quick");
-    let (rows, devices) = if quick { (100_000, 100) } else { (1_000_000, 1_000) };
+    let has = |wanted: &str| args.iter().any(|arg| arg == wanted);
+    if has("--help") || args.iter().any(|arg| arg != "--quick" && arg != "--smoke") {
+        println!("usage: cargo xtask bench rls [--quick | --smoke]");
+        return if has("--help") { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let full = Counts {
+        rows: 1_000_000,
+        granted: 10_000,
+        users: 1_000,
+        rounds: 5,
+        syncs: 500,
+        devices: 1_000,
+        shared: 100_000,
+    };
+    let counts = if has("--smoke") {
+        Counts { rows: 200, granted: 20, users: 5, rounds: 1, syncs: 3, devices: 4, shared: 500 }
+    } else if has("--quick") {
+        Counts { rows: 100_000, rounds: 3, syncs: 200, devices: 100, ..full }
+    } else {
+        full
+    };
     let folder = tempfile::tempdir().unwrap();
-    let mut report = Report { missed: false };
-    small_syncs(&mut report, rows.min(100_000));
-    grants(&mut report, rows, folder.path());
-    ledger(&mut report, 100_000, devices);
-    if report.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    let mut report = Report { is_smoke: has("--smoke"), ..Report::default() };
+    small_syncs(&mut report, &counts);
+    grants(&mut report, &counts, folder.path());
+    ledger(&mut report, &counts);
+    report.print();
+    if report.missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

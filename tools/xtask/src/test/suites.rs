@@ -38,7 +38,7 @@ pub(super) const SUITES: &[Suite] = &[
     Suite { name: "doc", about: "the documentation builds without a warning", run: doc },
     Suite { name: "docs", about: "docs/sql.md is what the table of functions gives", run: docs },
     Suite { name: "build", about: "dist holds the extension and the server", run: build },
-    Suite { name: "load", about: "the measurements of the server run, with tiny counts", run: load },
+    Suite { name: "load", about: "the measurements of server and policies run, with tiny counts", run: load },
     Suite { name: "deny", about: "licences, sources and bans of the dependencies", run: deny },
     Suite { name: "sim", about: "replicas and server over a hostile network", run: sim },
     Suite { name: "oldest", about: "the extension in the oldest supported SQLite", run: oldest },
@@ -88,7 +88,10 @@ fn load(project: &Project) -> Result<Tally> {
     let mut command = project.cargo();
     command.args(["run", "--quiet", "--package", "cloudsync-bench", "--", "server", "--smoke", "--server"]);
     process::run(command.arg(project.server()).arg("--library").arg(project.library()))?;
-    Ok(Tally::passed(1))
+    let mut command = project.cargo();
+    command.args(["run", "--quiet", "--package", "cloudsync-server", "--example", "rls", "--", "--smoke"]);
+    process::run(&mut command)?;
+    Ok(Tally::passed(2))
 }
 
 fn deny(project: &Project) -> Result<Tally> {
