@@ -204,17 +204,33 @@ impl TableRows {
         Ok(RowTest { select: self.db.prepare(&sql)? })
     }
 
-    /// The keys of the rows for which a condition is true, after `with`, a WITH clause or nothing.
+    /// The keys of some rows.
     ///
     /// # Errors
     /// When SQLite does not take the condition.
-    pub fn keys(&self, with: &str, condition: &str) -> Result<RowKeys> {
+    pub fn keys(&self, rows: &Rows<'_>) -> Result<RowKeys> {
+        let Rows { with, beside, condition, repeats } = rows;
         let name = quote_identifier(&self.table.name);
         let key = self.table.key.iter().map(|key| format!("{name}.{}", quote_identifier(&key.name)));
         let key = key.collect::<Vec<_>>().join(", ");
-        let sql = format!("{with} SELECT {key} FROM main.{name} WHERE {condition}");
+        let before = if beside.is_empty() { String::new() } else { format!("{beside} CROSS JOIN ") };
+        let distinct = if *repeats { "DISTINCT " } else { "" };
+        let sql = format!("{with} SELECT {distinct}{key} FROM {before}main.{name} WHERE {condition}");
         Ok(RowKeys { select: self.db.prepare(&sql)?, table: Rc::clone(&self.table) })
     }
+}
+
+/// Which rows of a table are meant.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'s> {
+    /// A WITH clause or nothing.
+    pub with: &'s str,
+    /// Tables that are gone through first, or none.
+    pub beside: &'s str,
+    /// What is true for the rows, and for those beside them.
+    pub condition: &'s str,
+    /// True where a row may be found more often than once; each is given once then.
+    pub repeats: bool,
 }
 
 /// Tells for single rows whether a condition is true.
@@ -242,6 +258,16 @@ pub struct RowKeys {
 }
 
 impl RowKeys {
+    /// Whether there is any such row at present. Begins anew each time.
+    ///
+    /// # Errors
+    /// When the condition cannot be evaluated.
+    pub fn any(&mut self) -> Result<bool> {
+        let found = self.select.step();
+        self.select.reset()?;
+        Ok(found?)
+    }
+
     /// The next one; rows whose key cannot travel are passed over.
     ///
     /// # Errors

@@ -1,7 +1,13 @@
-//! The command line `cloudsync`.
+//! The command line `cloudsync`: parses, runs, and prints an error as one line.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cloudsync_server::cli::run()
+    match cloudsync_server::cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.to_line());
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -280,6 +280,26 @@ fn foreign_keys_across_visibility_keep_nothing_and_hold_up_nothing() {
 }
 
 #[test]
+fn a_table_that_a_view_reads_again_is_not_asked_about_row_by_row() {
+    let mut team = projects();
+    team.run("CREATE VIEW open_projects AS SELECT project FROM members WHERE user = 'everybody'");
+    team.sees(
+        "tasks",
+        "EXISTS (SELECT 1 FROM members AS m JOIN open_projects AS o ON o.project = tasks.project WHERE m.user = auth_userid())",
+    );
+    team.run("INSERT INTO tasks VALUES('a', 'p', '1'); INSERT INTO members VALUES('m', 'other', 'alice')");
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    team.run("INSERT INTO members VALUES('n', 'p', 'everybody')");
+    assert!(team.concerns(&alice));
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("tasks").len(), 1);
+    team.run("DELETE FROM members WHERE id = 'n'");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("tasks").len(), 0);
+}
+
+#[test]
 fn news_wake_only_those_whom_they_concern() {
     let team = projects();
     team.run("INSERT INTO tasks VALUES('a', 'p', '1')");

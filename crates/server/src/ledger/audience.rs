@@ -6,6 +6,7 @@ use super::record::{Posting, Record};
 use super::regard::{Reason, Regard, condition, is_wrong};
 use super::seal::Seal;
 use crate::auth::User;
+use crate::metrics::METRICS;
 use crate::policy::Policies;
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
@@ -19,9 +20,6 @@ use std::collections::HashMap;
 
 /// Rows that are looked at for one chunk at most: bounds the time that a turn takes where few of them are seen.
 const ROWS_MAX: usize = 100_000;
-
-/// Rows that are looked at to find out whether news concern somebody: beyond it asking costs little more.
-const GLANCE_ROWS_MAX: usize = 256;
 
 /// What a device of a user receives in one turn.
 pub(crate) struct Given {
@@ -81,71 +79,15 @@ pub(crate) fn pull(
     };
     let next = next.map(|then| seal.close(&reader.place(&place, stamp, head, then).encode()));
     let next = next.transpose()?;
+    if reader.regard.has_begun_walk() {
+        METRICS.recomputations.add(1);
+    }
     let outcome = Outcome { next, head, stamp };
     Ok(reader.finish(request, &known, standing, outcome, (chunk.payload, chunk.rows)))
 }
 
-/// Whether anything after a version concerns a device of a user, so that asking would bring it something. Looks at a
-/// bounded number of rows; where that does not say, something may. The caller holds a transaction as for [`pull`].
-pub(crate) fn concerns(
-    replica: &mut Replica,
-    policies: &Policies,
-    request: &Request<'_>,
-    site: SiteOrdinal,
-    user: &User,
-) -> Result<bool, Error> {
-    let (db, head) = (replica.connection(), replica.version()?);
-    let known = Record::read(&db, site)?.unwrap_or_default();
-    let tables = replica.table_rows()?;
-    let standing = Standing::of(request, &known, false);
-    if standing != Standing::Taken || known.stamp != stamp(policies, &tables, user) {
-        return Ok(true);
-    }
-    let regard = Regard::of(replica, &tables, policies, Reason::Since(request.cursor), head, 0, None)?;
-    if regard.walk().is_some() {
-        return Ok(true);
-    }
-    let reader = Reader::new(&db, site, &known, standing, tables, policies, regard)?;
-    let mut glance = Glance { reader, hit: false };
-    let extraction = Extraction {
-        from: replica.position_after(request.cursor)?,
-        last: head,
-        filter: Filter::ForSite { site, echo: false },
-        bytes_target: CHUNK_BYTES_TARGET,
-    };
-    let chunk = replica.extract_for(&extraction, &mut glance)?;
-    Ok(glance.hit || chunk.next.is_some())
-}
-
-/// A look at what a device would be sent, which ends with the first row.
-struct Glance<'a> {
-    reader: Reader<'a>,
-    hit: bool,
-}
-
-impl Audience for Glance<'_> {
-    fn begin(&mut self) -> Result<(), Error> {
-        self.reader.begin()
-    }
-
-    fn next(&mut self) -> Result<Option<(i64, Vec<u8>)>, Error> {
-        self.reader.next()
-    }
-
-    fn is_tired(&self) -> bool {
-        self.hit || self.reader.looked_at >= GLANCE_ROWS_MAX
-    }
-
-    fn judge(&mut self, row: &Candidate<'_>) -> Result<Sending, Error> {
-        self.hit |= self.reader.judge(row)? != Sending::Nothing;
-        Ok(Sending::Nothing)
-    }
-
-    fn cut_short(&mut self) {}
-}
-
 /// Identifies under which policies and claims rows are seen.
-fn stamp(policies: &Policies, tables: &[TableRows], user: &User) -> i64 {
+pub(super) fn stamp(policies: &Policies, tables: &[TableRows], user: &User) -> i64 {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update((text.len() as u64).to_le_bytes());
@@ -163,7 +105,7 @@ fn stamp(policies: &Policies, tables: &[TableRows], user: &User) -> i64 {
 
 /// How what a device says of itself stands to the record of its last download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+pub(super) enum Standing {
     /// Nothing is known of it.
     New,
     /// It begins, and has taken in what the record says.
@@ -179,7 +121,7 @@ enum Standing {
 }
 
 impl Standing {
-    fn of(request: &Request<'_>, known: &Record, is_amid: bool) -> Self {
+    pub(super) fn of(request: &Request<'_>, known: &Record, is_amid: bool) -> Self {
         if is_amid {
             let same = request.position == known.position && !known.position.is_empty();
             return if same { Self::Amid } else { Self::Unrecorded };
@@ -209,7 +151,7 @@ struct Outcome {
 }
 
 /// The device while it is sent a chunk.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     policies: &'a Policies,
     tables: Vec<TableRows>,
     tests: HashMap<i64, Option<RowTest>>,
@@ -230,11 +172,11 @@ struct Reader<'a> {
     regarded: bool,
     /// The row that was judged last, and whether it was granted then.
     last: (Cause, u64, bool),
-    looked_at: usize,
+    pub(super) looked_at: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn new(
+    pub(super) fn new(
         db: &cloudsync_sqlite_ffi::Connection,
         site: SiteOrdinal,
         known: &Record,

@@ -17,10 +17,14 @@
 //! harmless. Whatever breaks in between, the ledger errs to that side.
 //!
 //! Which rows are looked at: those that changed, and those whose visibility may have changed ([`regard`]). What policies
-//! read beside the row itself is noted by triggers ([`watch`]), in every table that they read.
+//! read beside the row itself is noted by triggers ([`watch`]), in every table that they read. Whoever listens is told of
+//! what concerns them only ([`glance`]).
 
 mod audience;
+mod glance;
 mod holdings;
+mod join;
+mod line;
 mod monotone;
 mod place;
 mod record;
@@ -28,7 +32,8 @@ mod regard;
 mod seal;
 mod watch;
 
-pub(crate) use audience::{Given, concerns, pull};
+pub(crate) use audience::{Given, pull};
+pub(crate) use glance::{Commit, Device, Glance, concerns};
 pub(crate) use holdings::{note_upload, note_verdicts};
 pub(crate) use place::inner_position;
 pub(crate) use record::{Posting, post};

@@ -7,9 +7,11 @@
 //!
 //! That is sound only for what is recognised here, and everything else goes the long way. The table is read once, in an
 //! `EXISTS (...)` or `x IN (...)`, which stands, maybe within others, under AND, OR and WHERE or ON alone: nothing negates
-//! or compares it, and no aggregate, outer join, LIMIT or the like is anywhere in the expression.
+//! or compares it, and no aggregate, outer join, LIMIT or the like is anywhere in the expression. Nor is a view, which may
+//! read the table again.
 
 use crate::policy::words::{Word, Words, unquoted};
+use std::collections::BTreeSet;
 
 /// Words with which an expression goes the long way.
 const OTHERS: &[&str] = &[
@@ -55,7 +57,7 @@ const OTHERS: &[&str] = &[
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
+pub(super) enum Token {
     /// A bare word, in capitals.
     Word(String),
     /// A name that is quoted.
@@ -65,9 +67,9 @@ enum Token {
 }
 
 /// A token, and where its text ends.
-type Placed = (Token, usize, usize);
+pub(super) type Placed = (Token, usize, usize);
 
-fn tokens(text: &str) -> Option<Vec<Placed>> {
+pub(super) fn tokens(text: &str) -> Option<Vec<Placed>> {
     let (mut found, mut at) = (Vec::new(), 0);
     for step in Words::new(text) {
         let (word, source) = step.ok()?;
@@ -87,16 +89,16 @@ fn tokens(text: &str) -> Option<Vec<Placed>> {
     Some(found)
 }
 
-fn is_word(token: Option<&Placed>, words: &[&str]) -> bool {
+pub(super) fn is_word(token: Option<&Placed>, words: &[&str]) -> bool {
     matches!(token, Some((Token::Word(word), ..)) if words.contains(&word.as_str()))
 }
 
-fn is_symbol(token: Option<&Placed>, symbol: char) -> bool {
+pub(super) fn is_symbol(token: Option<&Placed>, symbol: char) -> bool {
     matches!(token, Some((Token::Symbol(found), ..)) if *found == symbol)
 }
 
 /// For each opening parenthesis the place of its closing one.
-fn closings(tokens: &[Placed]) -> Option<Vec<usize>> {
+pub(super) fn closings(tokens: &[Placed]) -> Option<Vec<usize>> {
     let (mut closings, mut open) = (vec![0; tokens.len()], Vec::new());
     for at in 0..tokens.len() {
         if is_symbol(tokens.get(at), '(') {
@@ -117,26 +119,33 @@ pub(super) fn part_of(condition: &str, table: &str) -> Option<String> {
     if tokens.iter().any(others) {
         return None;
     }
-    let mut mentions = tokens.iter().enumerate().filter(|(_, (token, ..))| match token {
-        Token::Word(name) | Token::Quoted(name) => name.eq_ignore_ascii_case(table),
-        Token::Symbol(_) | Token::Literal => false,
-    });
-    // As a qualifier of columns it may be named again.
-    let mut at = None;
-    for (place, _) in mentions.by_ref() {
-        if is_symbol(tokens.get(place + 1), '.') {
-            continue;
-        }
-        if at.replace(place).is_some() {
-            return None;
-        }
-    }
-    let at = at?;
-    if at > 0 && is_symbol(tokens.get(at - 1), '.') {
-        return None;
-    }
+    let at = only_reading(&tokens, table)?;
     is_read_positively(&tokens, &closings, at)?;
     Some(alternatives(condition, &tokens, &closings, at))
+}
+
+/// Whether an expression names any of these views: they may read the table, too.
+pub(super) fn names_any(condition: &str, views: &BTreeSet<String>) -> bool {
+    !views.is_empty()
+        && tokens(condition).is_none_or(|tokens| {
+            tokens.iter().any(|(token, ..)| match token {
+                Token::Word(name) | Token::Quoted(name) => views.contains(&name.to_ascii_lowercase()),
+                Token::Symbol(_) | Token::Literal => false,
+            })
+        })
+}
+
+/// Where the table is read, if that is one place. As a qualifier of columns it may be named again.
+pub(super) fn only_reading(tokens: &[Placed], table: &str) -> Option<usize> {
+    let mut mentions = tokens.iter().enumerate().filter(|(place, (token, ..))| match token {
+        Token::Word(name) | Token::Quoted(name) => {
+            name.eq_ignore_ascii_case(table) && !is_symbol(tokens.get(place + 1), '.')
+        }
+        Token::Symbol(_) | Token::Literal => false,
+    });
+    let (at, _) = mentions.next()?;
+    let is_qualified = at > 0 && is_symbol(tokens.get(at - 1), '.');
+    (mentions.next().is_none() && !is_qualified).then_some(at)
 }
 
 /// Whether everything around the place is AND, OR, parentheses, EXISTS or IN.

@@ -4,15 +4,16 @@
 //! can be asked about single rows of what it reads ([`monotone`](super::monotone)), it is asked about each of them, put in
 //! the place of its table by a WITH clause, and the rows of its own table for which it is then true are looked at. Where
 //! it cannot, where two tables of one policy changed, or where there are too many lines, all rows of its table are.
-//!
-//! A row stands in that place with the affinity and collation of its columns: values that are bound as parameters
-//! would have neither, and `n = '5'` is true for 5 in an INTEGER column, and false for the parameter 5.
+//! How a line comes to stand in the place of its table is in [`line`](super::line), and how it is the first that SQLite
+//! looks at in [`join`](super::join).
 
+use super::join::{Join, join};
+use super::line::Line;
 use super::monotone;
 use super::place::Walk;
 use super::watch;
-use crate::policy::{Policies, Policy, twin};
-use cloudsync_replica::{Error, KnownKeys, Replica, RowKeys, TableRows, quote_identifier};
+use crate::policy::{Policies, Policy};
+use cloudsync_replica::{Error, KnownKeys, Replica, RowKeys, Rows, TableRows};
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,18 +23,13 @@ const LINES_MAX: i64 = 256;
 /// again with every chunk.
 const TRIES_MAX: u64 = 8;
 
-/// A row as it was or is, in a table that policies read.
-struct Line {
-    table: String,
-    columns: Vec<String>,
-    values: Vec<cloudsync_core::value::Value>,
-}
-
 /// A question: the rows of `table` for which the condition is true while `line` alone is in its place.
 struct Question {
     /// Its place among the tables.
     table: usize,
     condition: String,
+    /// The same, found from the line.
+    join: Option<Join>,
     line: usize,
 }
 
@@ -49,6 +45,7 @@ pub(super) struct Regard {
     begun: Option<Walk>,
     /// Where it stood before the row that it gave last.
     before: Option<Walk>,
+    begun_walk: bool,
     known: KnownKeys,
     head: u64,
 }
@@ -83,6 +80,7 @@ impl Regard {
             walk: walk.clone(),
             begun: walk,
             before: None,
+            begun_walk: false,
             known: replica.known_keys()?,
             head,
         };
@@ -106,6 +104,7 @@ impl Regard {
         tables.sort_unstable();
         tables.dedup();
         let Some(first) = tables.first() else { return };
+        self.begun_walk = true;
         let after = (*first, Vec::new());
         self.walk = Some(Walk { head: self.head, tables, after });
     }
@@ -135,6 +134,7 @@ impl Regard {
         }
         let few = changed.values().map(|(lines, _)| lines).sum::<i64>() <= LINES_MAX;
         let askable = few && tries < TRIES_MAX;
+        let views = views(&self.db)?;
         let mut all = Vec::new();
         for (at, rows) in tables.iter().enumerate() {
             let Some(policy) = policies.select_of(rows.name()) else { continue };
@@ -145,15 +145,22 @@ impl Regard {
             match &read[..] {
                 [] => {}
                 [table] if askable && changed[table].1 => {
-                    let Some(part) = monotone::part_of(policy.condition(), table) else {
+                    let part = monotone::part_of(policy.condition(), table);
+                    let Some(part) = part.filter(|part| !monotone::names_any(part, &views)) else {
                         all.push(id);
                         continue;
                     };
-                    self.read_lines(table, seen, head)?;
-                    let lines = self.lines.iter().enumerate().filter(|(_, line)| line.table == *table);
-                    let questions =
-                        lines.map(|(line, _)| Question { table: at, condition: part.clone(), line });
-                    self.questions.extend(questions);
+                    if !self.lines.iter().any(|line| line.table == **table) {
+                        self.lines.extend(Line::read(&self.db, table, (seen, head))?);
+                    }
+                    let join = join(&part, table);
+                    let lines = self.lines.iter().enumerate().filter(|(_, line)| line.table == **table);
+                    self.questions.extend(lines.map(|(line, _)| Question {
+                        table: at,
+                        condition: part.clone(),
+                        join: join.clone(),
+                        line,
+                    }));
                 }
                 _ => all.push(id),
             }
@@ -164,31 +171,6 @@ impl Regard {
         // What can be asked for the others is gone through as well: one way at a time.
         all.extend(self.questions.iter().map(|question| tables[question.table].id()));
         Ok(Some(all))
-    }
-
-    fn read_lines(&mut self, table: &str, seen: u64, head: u64) -> Result<(), Error> {
-        if self.lines.iter().any(|line| line.table == table) {
-            return Ok(());
-        }
-        // language=SQLite
-        let sql = "SELECT * FROM main.cloudsync_server_watched WHERE version > ?1 AND version <= ?2 AND lower(tbl) = ?3 ORDER BY seq";
-        let mut select = self.db.prepare(sql)?;
-        select.bind(1, Value::Integer(seen as i64))?;
-        select.bind(2, Value::Integer(head as i64))?;
-        select.bind(3, Value::from(table))?;
-        let mut known = BTreeSet::new();
-        while select.step()? {
-            let columns: Vec<String> = select
-                .column(3)
-                .as_str()
-                .and_then(|text| serde_json::from_str(text).ok())
-                .unwrap_or_default();
-            let values: Vec<_> = (0..columns.len()).map(|at| owned(select.column(4 + at))).collect();
-            if known.insert(format!("{columns:?}{values:?}")) {
-                self.lines.push(Line { table: table.to_owned(), columns, values });
-            }
-        }
-        Ok(())
     }
 
     /// The next row to be looked at.
@@ -215,12 +197,11 @@ impl Regard {
 
     /// The next key that answers the present question.
     fn answer(&mut self, table: &TableRows) -> Result<Option<Vec<u8>>, Error> {
-        let question = &self.questions[self.at];
         let asked = match &mut self.asked {
             Some(asked) => asked,
             None => {
-                let with = put_in_place(&self.db, &self.lines[question.line])?;
-                self.asked.insert(table.keys(&with, &question.condition)?)
+                let asked = self.prepared(&self.questions[self.at], table)?;
+                self.asked.insert(asked)
             }
         };
         let next = asked.next_key()?;
@@ -235,6 +216,35 @@ impl Regard {
         if let Some(before) = self.before.take() {
             self.walk = Some(before);
         }
+    }
+
+    fn prepared(&self, question: &Question, table: &TableRows) -> Result<RowKeys, Error> {
+        let with = self.lines[question.line].put_in_place(&self.db)?;
+        if let Some(Join { beside, condition, repeats }) = &question.join {
+            match table.keys(&Rows { with: &with, beside, condition, repeats: *repeats }) {
+                // A name that is clear in the subquery may not be in the join.
+                Err(error) if is_wrong(&error) => {}
+                prepared => return prepared,
+            }
+        }
+        table.keys(&Rows { with: &with, beside: "", condition: &question.condition, repeats: false })
+    }
+
+    /// All questions, prepared; `None` where all rows of a table are to be looked at.
+    pub(super) fn into_questions(self, tables: &[TableRows]) -> Result<Option<Vec<RowKeys>>, Error> {
+        if self.walk.is_some() {
+            return Ok(None);
+        }
+        let prepared = self.questions.iter().map(|question| self.prepared(question, &tables[question.table]));
+        match prepared.collect() {
+            Err(error) if is_wrong(&error) => Ok(None),
+            questions => questions.map(Some),
+        }
+    }
+
+    /// Whether it was found here that all rows of a table are to be looked at.
+    pub(super) const fn has_begun_walk(&self) -> bool {
+        self.begun_walk
     }
 
     /// Where a walk stands.
@@ -283,58 +293,16 @@ fn changed_tables(db: &Connection, seen: u64, head: u64) -> Result<BTreeMap<Stri
     Ok(changed)
 }
 
-/// Puts a line where a WITH clause finds it under the name of its table, and gives the clause.
-fn put_in_place(db: &Connection, line: &Line) -> Result<String, Error> {
-    let place =
-        format!("{}.{}", twin::SCHEMA, quote_identifier(&format!("cloudsync_watched_{}", line.table)));
-    let mut definitions = Vec::new();
-    for column in &line.columns {
-        let known = db.column_metadata("main", &line.table, column)?;
-        let declared = known.declared_type.unwrap_or_default();
-        // As a type name that is quoted the declared one says the same of the affinity.
-        let declared = if declared.is_empty() { String::new() } else { quote_identifier(&declared) };
-        let (name, collation) = (quote_identifier(column), quote_identifier(&known.collation));
-        definitions.push(format!("{name} {declared} COLLATE {collation}"));
-    }
-    let names: Vec<_> = line.columns.iter().map(|column| quote_identifier(column)).collect();
-    if definitions.is_empty() {
-        definitions.push("cloudsync_row".to_owned());
-    }
-    db.execute(&format!("DROP TABLE IF EXISTS {place}"))?;
-    db.execute(&format!("CREATE TABLE {place}({})", definitions.join(", ")))?;
-    let table = quote_identifier(&line.table);
-    if names.is_empty() {
-        db.execute(&format!("INSERT INTO {place} VALUES(1)"))?;
-        return Ok(format!("WITH {table} AS (SELECT cloudsync_row FROM {place})"));
-    }
-    let marks: Vec<_> = (1..=names.len()).map(|at| format!("?{at}")).collect();
-    let mut insert = db.prepare(&format!("INSERT INTO {place} VALUES({})", marks.join(", ")))?;
-    let values: Vec<_> = line.values.iter().map(bound).collect();
-    insert.run(&values)?;
-    let names = names.join(", ");
-    Ok(format!("WITH {table}({names}) AS (SELECT {names} FROM {place})"))
-}
-
-fn owned(value: Value<'_>) -> cloudsync_core::value::Value {
-    use cloudsync_core::value::Value as Owned;
-    match value {
-        Value::Null => Owned::Null,
-        Value::Integer(integer) => Owned::Integer(integer),
-        Value::Real(real) => Owned::Real(real),
-        Value::Text(text) => Owned::Text(text.to_vec()),
-        Value::Blob(blob) => Owned::Blob(blob.to_vec()),
-    }
-}
-
-fn bound(value: &cloudsync_core::value::Value) -> Value<'_> {
-    use cloudsync_core::value::Value as Owned;
-    match value {
-        Owned::Null => Value::Null,
-        Owned::Integer(integer) => Value::Integer(*integer),
-        Owned::Real(real) => Value::Real(*real),
-        Owned::Text(text) => Value::Text(text),
-        Owned::Blob(blob) => Value::Blob(blob),
-    }
+/// The names of all views, in small letters.
+fn views(db: &Connection) -> Result<BTreeSet<String>, Error> {
+    let mut views = BTreeSet::new();
+    // language=SQLite
+    let sql = "SELECT lower(name) FROM main.sqlite_master WHERE type = 'view'";
+    db.prepare(sql)?.for_each(&[], |row| -> Result<(), Error> {
+        views.extend(row.column(0).as_str().map(str::to_owned));
+        Ok(())
+    })?;
+    Ok(views)
 }
 
 /// What a policy that allows nothing says.

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub apply_rows: Counter,
     /// Rows that went to devices.
     pub pull_rows: Counter,
+    /// Times that all rows of some tables were looked at anew to find out what a device may see.
+    pub recomputations: Counter,
 }
 
 /// What is looked up when metrics are asked for.
@@ -78,6 +80,7 @@ impl Metrics {
             checks_put_off: Counter::new(),
             apply_rows: Counter::new(),
             pull_rows: Counter::new(),
+            recomputations: Counter::new(),
         }
     }
 
@@ -192,6 +195,11 @@ impl Metrics {
         );
         self.apply_rows.write(&mut out, "apply_rows_total", "Rows that uploads changed here.");
         self.pull_rows.write(&mut out, "pull_rows_total", "Rows that went to devices.");
+        self.recomputations.write(
+            &mut out,
+            "visibility_recomputations_total",
+            "Times that all rows of tables were looked at anew for a device.",
+        );
         for (name, help, value) in [
             ("listeners", "Devices that listen for news.", gauges.listeners),
             ("open_databases", "Databases whose store is open.", gauges.open_databases),

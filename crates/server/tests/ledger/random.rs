@@ -11,7 +11,7 @@ const SCHEMA: &str = "CREATE TABLE members(id TEXT PRIMARY KEY NOT NULL, project
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
 /// Policies that a table may get.
-const TASKS: [&str; 5] = [
+const TASKS: [&str; 7] = [
     "EXISTS (SELECT 1 FROM members WHERE members.project = tasks.project AND members.user = auth_userid())",
     "project IN (SELECT project FROM members WHERE user = auth_userid())",
     "project IN (SELECT id FROM projects WHERE owner = auth_userid()) OR \
@@ -19,6 +19,9 @@ const TASKS: [&str; 5] = [
     "EXISTS (SELECT 1 FROM members m JOIN projects p ON p.id = m.project WHERE p.id = tasks.project AND m.user = auth_userid())",
     "project IN (SELECT project FROM members WHERE user = auth_userid()) \
      AND NOT EXISTS (SELECT 1 FROM projects WHERE id = tasks.project AND owner = 'nobody')",
+    "body <> 'x' AND EXISTS (SELECT 1 FROM members WHERE project = tasks.project AND user = auth_userid())",
+    "project IN (SELECT id FROM projects WHERE EXISTS \
+     (SELECT 1 FROM members m WHERE m.project = projects.id AND m.user = auth_userid()))",
 ];
 const NOTES: [&str; 2] = ["owner = auth_userid()", "owner = auth_userid() OR owner = 'public'"];
 
@@ -59,6 +62,15 @@ fn write(chance: &mut Chance, step: u64) -> String {
     }
 }
 
+/// Devices that are not woken by the news would have got nothing.
+fn assert_whoever_sleeps_misses_nothing(team: &Team, members: &mut [Member]) {
+    let woken: Vec<_> = members.iter().map(|member| team.concerns(member)).collect();
+    for (member, woken) in members.iter_mut().zip(woken) {
+        team.sync(member);
+        assert!(woken || member.got == [0; 3], "{} sleeps", member.user);
+    }
+}
+
 fn run(seed: u64, steps: u64) {
     let mut chance = Chance(seed);
     let mut team = Team::new(SCHEMA);
@@ -90,6 +102,8 @@ fn run(seed: u64, steps: u64) {
         }
         if step % 40 == 39 {
             team.assert_settled(&mut members.iter_mut().collect::<Vec<_>>());
+            (0..3).for_each(|_| team.run(&write(&mut chance, step)));
+            assert_whoever_sleeps_misses_nothing(&team, &mut members);
         }
     }
     team.assert_settled(&mut members.iter_mut().collect::<Vec<_>>());

@@ -3,7 +3,7 @@
 
 use super::StoreError;
 use super::host::Located;
-use crate::ledger::Watched;
+use crate::ledger::{Glance, Watched};
 use crate::policy::{self, Identity, Law, Policies};
 use cloudsync_replica::Replica;
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
@@ -18,10 +18,20 @@ use std::time::Duration;
 pub(super) struct Wrapped {
     pub(super) replica: Replica,
     pub(super) db: Connection,
+    /// What the last look at news found.
+    pub(super) glance: Option<Glance>,
     /// The owner of the connection. Closed last: fields are dropped in order, and the replica holds its handle.
     pub(super) law: Law,
     /// What the policies read, and whether it is watched.
     pub(super) watch: Watch,
+}
+
+/// A replica, and what says who may see what of it.
+pub(super) struct UnderPolicies<'w> {
+    pub(super) replica: &'w mut Replica,
+    pub(super) glance: &'w mut Option<Glance>,
+    pub(super) policies: &'w Policies,
+    pub(super) identity: &'w Identity,
 }
 
 /// What the policies of a connection read.
@@ -59,10 +69,14 @@ impl Wrapped {
     }
 
     fn wrap(owner: rusqlite::Connection, file: &Located) -> Result<Self, StoreError> {
-        let db = handle(&owner)?;
+        let api = api()?;
+        // SAFETY: the handle is open, belongs to the one SQLite that is linked into this program, and stays open as
+        // long as this value, which is used by one thread at a time because it is not Sync.
+        let db = unsafe { Connection::from_raw(owner.handle().cast::<sqlite3>(), api) };
+        let db = db.ok_or_else(|| StoreError::Failed("no database handle".to_owned()))?;
         let environment = file.host.environment(db);
         let replica = Replica::open(db, environment)?;
-        Ok(Self { replica, db, law: Law::new(owner)?, watch: Watch::default() })
+        Ok(Self { replica, db, glance: None, law: Law::new(owner)?, watch: Watch::default() })
     }
 
     /// Makes the table in which policies are stored.
@@ -71,11 +85,11 @@ impl Wrapped {
     }
 
     /// The policies as they are now beside the replica; `None` while what they read is not watched yet.
-    pub(super) fn watched(&mut self) -> Result<Option<(&mut Replica, &Policies, &Identity)>, StoreError> {
-        let Self { replica, db, law, watch } = self;
+    pub(super) fn watched(&mut self) -> Result<Option<UnderPolicies<'_>>, StoreError> {
+        let Self { replica, db, glance, law, watch } = self;
         watch.look(db, law)?;
         let (policies, identity, _) = law.now()?;
-        Ok(watch.is_in_place.then_some((replica, policies, identity)))
+        Ok(watch.is_in_place.then_some(UnderPolicies { replica, glance, policies, identity }))
     }
 
     /// Makes a locked file an error at once. The replica waits and tries again by itself; if SQLite waited as well, both
@@ -83,26 +97,6 @@ impl Wrapped {
     pub(super) fn set_impatient(&self) -> Result<(), StoreError> {
         Ok(self.law.connection().busy_timeout(Duration::ZERO)?)
     }
-}
-
-/// Acts on a file of which nothing need be in order.
-pub(super) fn with_bare<T>(
-    path: &Path,
-    act: impl FnOnce(&Connection) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let owner = rusqlite::Connection::open_with_flags(path, flags)?;
-    owner.busy_timeout(Duration::from_secs(10))?;
-    act(&handle(&owner)?)
-}
-
-/// The handle of a connection, which must live longer.
-fn handle(owner: &rusqlite::Connection) -> Result<Connection, StoreError> {
-    let api = api()?;
-    // SAFETY: the handle is open and belongs to the one SQLite that is linked into this program. Whoever holds the
-    // result holds the owner, too, and is used by one thread at a time because it is not Sync.
-    let db = unsafe { Connection::from_raw(owner.handle().cast::<sqlite3>(), api) };
-    db.ok_or_else(|| StoreError::Failed("no database handle".to_owned()))
 }
 
 impl Watch {

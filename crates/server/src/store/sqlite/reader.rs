@@ -1,11 +1,11 @@
 //! Reading beside the writer: what is new for a device.
 
 use super::checks::Checks;
-use super::connection::Wrapped;
+use super::connection::{UnderPolicies, Wrapped};
 use super::host::Located;
 use super::{schema, standing};
 use crate::auth::User;
-use crate::ledger::{self, Given, Posting};
+use crate::ledger::{self, Commit, Device, Given, Posting};
 use crate::metrics::METRICS;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::clock::SiteOrdinal;
@@ -131,26 +131,18 @@ impl Readers {
             // language=SQLite
             let whose = "SELECT user = ?2 FROM main.cloudsync_server_sites WHERE site_id = ?1";
             let whose = file.db.query_i64(whose, &[Value::Blob(&site.0), Value::from(user.id.as_str())])?;
-            let (Some(ordinal), Some(1), false) = (ordinal, whose, needs_fold(file)?) else {
+            let (Some(ordinal), Some(1)) = (ordinal, whose) else { return Ok(true) };
+            let commit = Commit::read(&file.db)?;
+            let is_known = file.glance.as_ref().is_some_and(|glance| glance.is_of(commit, version));
+            if !is_known && needs_fold(file)? {
+                return Ok(true);
+            }
+            let Some(UnderPolicies { replica, glance, policies, identity }) = file.watched()? else {
                 return Ok(true);
             };
-            let Some((replica, policies, identity)) = file.watched()? else { return Ok(true) };
             let _assumed = identity.assume(user);
-            let request = Request {
-                site,
-                epoch: 0,
-                nonce: 0,
-                now: 0,
-                cursor: version,
-                position: &[],
-                pull: true,
-                echo: false,
-                fingerprint: 0,
-                schema: None,
-                upload: None,
-                check: Default::default(),
-            };
-            Ok(ledger::concerns(replica, policies, &request, ordinal, user)?)
+            let device = Device { id: site, ordinal, user };
+            Ok(ledger::concerns(glance, commit, replica, policies, &device, version)?)
         })
     }
 
@@ -207,7 +199,7 @@ fn pull(file: &mut Wrapped, request: &Request<'_>, asker: &Asker) -> Result<Opti
 /// What is new for a device of a user.
 fn pull_for(file: &mut Wrapped, request: &Request<'_>, user: &User) -> Result<Option<Pulled>, StoreError> {
     let Some(site) = file.replica.site_ordinal(request.site)? else { return Ok(None) };
-    let Some((replica, policies, identity)) = file.watched()? else { return Ok(None) };
+    let Some(UnderPolicies { replica, policies, identity, .. }) = file.watched()? else { return Ok(None) };
     let _assumed = identity.assume(user);
     let given = ledger::pull(replica, policies, request, site, user)?;
     let Given { payload, rows, position: next, cursor, posting } = given;
