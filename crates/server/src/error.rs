@@ -177,6 +177,35 @@ impl From<crate::policy::PolicyError> for Error {
 }
 
 impl Error {
+    /// What it is, for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Folder { .. } => "CLOUDSYNC_FOLDER",
+            Self::NoFolder(_) => "CLOUDSYNC_NO_FOLDER",
+            Self::Locked(_) | Self::Serving(_) => "CLOUDSYNC_IN_USE",
+            Self::NewerFormat { .. } => "CLOUDSYNC_NEWER_FORMAT",
+            Self::NotControl(_) | Self::Control { .. } => "CLOUDSYNC_CONTROL",
+            Self::DatabaseName(_) => "CLOUDSYNC_DATABASE_NAME",
+            Self::DatabaseExists(_) => "CLOUDSYNC_DATABASE_EXISTS",
+            Self::NoDatabase(_) => "CLOUDSYNC_UNKNOWN_DATABASE",
+            Self::NoCredential(_) | Self::AmbiguousCredential(_) => "CLOUDSYNC_UNKNOWN_CREDENTIAL",
+            Self::Issuer(_) => "CLOUDSYNC_ISSUER",
+            Self::NoIssuer(_) => "CLOUDSYNC_UNKNOWN_ISSUER",
+            Self::Scope(_) | Self::User(_) | Self::Duration(_) | Self::Unsaid(_) => "CLOUDSYNC_USAGE",
+            Self::Listen { .. } => "CLOUDSYNC_LISTEN",
+            Self::Random(_) | Self::Runtime(_) => "CLOUDSYNC_SYSTEM",
+            Self::Config(_) => "CLOUDSYNC_CONFIG",
+            Self::Input { .. } => "CLOUDSYNC_INPUT",
+            Self::Output(_) => "CLOUDSYNC_OUTPUT",
+            Self::DatabaseFile { .. } | Self::Store { .. } => "CLOUDSYNC_STORE",
+            Self::Backup { .. } => "CLOUDSYNC_BACKUP",
+            Self::Found { .. } => "CLOUDSYNC_FOUND",
+            Self::Sql { .. } | Self::OpenTransaction(_) => "CLOUDSYNC_SQL",
+            Self::Policy(_) => "CLOUDSYNC_POLICY",
+        }
+    }
+
     /// The error's text on one line, whatever the texts in it hold.
     #[must_use]
     pub fn to_line(&self) -> String {

@@ -214,20 +214,32 @@ fn the_configuration_is_shown_with_where_each_setting_is_from_and_serves_as_a_fi
     assert!(place.fail(&["serve", "--config", "none.toml"]).contains("none.toml"));
 }
 
+/// The object in the one line of error of a command that must have failed.
+fn json_failure(output: &std::process::Output, exit: i32) -> serde_json::Value {
+    let told = text(&output.stderr);
+    assert_eq!((output.status.code(), told.lines().count()), (Some(exit), 1), "{told}");
+    let error: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert!(error["error"]["code"].as_str().unwrap().starts_with("CLOUDSYNC_"), "{told}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(!message.is_empty() && !message.starts_with("error"), "{told}");
+    error["error"].clone()
+}
+
 #[test]
-fn every_command_prints_json() {
+fn every_command_and_each_of_its_failures_is_json_where_that_is_asked_for() {
     let place = Place::new();
     let file = |name: &str, text: &str| {
         let path = place.data.with_file_name(name);
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let sql = file("s.sql", "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL); SELECT 1");
+    let sql = file("s.sql", "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, o); SELECT 1");
     let secret = file("secret", "a secret of at least 32 bytes, really");
     let copies = ["copy", "control"].map(|name| place.data.with_file_name(name).to_str().unwrap().to_owned());
     let issuer =
         ["issuer", "add", "d", "https://i.example", "--audience", "a", "--secret-file", secret.as_str()];
-    for arguments in [
+    // What each must be called with to succeed, in an order in which all do.
+    let calls = [
         &["db", "create", "d"][..],
         &["db", "list"],
         &["db", "path", "d"],
@@ -251,11 +263,16 @@ fn every_command_prints_json() {
         &["table", "check", "d", "t"],
         &["table", "enable", "d", "t"],
         &["table", "list", "d"],
-        &["table", "disable", "d", "t"],
+        &["policy", "set", "d", "t", "--select", "o = auth_userid()"],
         &["policy", "show", "d"],
+        &["policy", "test", "d", "t", "--user", "alice"],
+        &["policy", "plan", "d", "t", "--select", "1"],
+        &["policy", "clear", "d", "t"],
+        &["table", "disable", "d", "t"],
         &["config", "show"],
         &["doctor"],
-    ] {
+    ];
+    for arguments in calls {
         let printed = place.run(&[arguments, &["--json"]].concat());
         for line in printed.lines() {
             let json: Result<serde_json::Value, _> = serde_json::from_str(line);
@@ -263,4 +280,105 @@ fn every_command_prints_json() {
         }
         assert!(!printed.is_empty(), "{arguments:?}");
     }
+    let mut serving = place.command(["serve", "--addr", "127.0.0.1:0", "--json"]);
+    let mut serving = serving.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(serving.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert!(told["url"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{line}");
+
+    let calls: Vec<_> = calls.iter().copied().chain([&["serve"][..]]).collect();
+    let below = file("plain", "").clone() + "/data";
+    for words in cloudsync_server::cli::commands() {
+        let call =
+            calls.iter().find(|call| call.iter().zip(&words).filter(|(a, b)| *a == b).count() == words.len());
+        let call = call.unwrap_or_else(|| panic!("{words:?} is not tried here"));
+        let wrong = place.command(call.iter().chain(&["--json", "--no-such-option"])).output().unwrap();
+        assert_eq!(json_failure(&wrong, 2)["code"], "CLOUDSYNC_USAGE", "{words:?}");
+        let wrong = place.command(call.iter().chain(&["--json", "--config", "none.toml"])).output().unwrap();
+        assert_eq!(json_failure(&wrong, 1)["code"], "CLOUDSYNC_CONFIG", "{words:?}");
+        // A folder that cannot be; not all of them need one.
+        if words != ["config", "show"] {
+            let call = call.iter().chain(&["--json"]);
+            let code =
+                json_failure(&program::command(std::path::Path::new(&below), call).output().unwrap(), 1);
+            let code = code["code"].as_str().unwrap().to_owned();
+            let known = ["CLOUDSYNC_FOLDER", "CLOUDSYNC_NO_FOLDER", "CLOUDSYNC_BACKUP", "CLOUDSYNC_CONFIG"];
+            assert!(known.contains(&&*code), "{words:?}: {code}");
+        }
+    }
+    let missing = place.command(["db", "path", "none", "--json"]).output().unwrap();
+    assert_eq!(json_failure(&missing, 1)["code"], "CLOUDSYNC_UNKNOWN_DATABASE");
+}
+
+#[test]
+fn no_command_but_those_that_make_secrets_prints_one() {
+    let place = Place::new();
+    let mut server = place.serve(&["--dev", "d"]);
+    let dev_key = (0..3).map(|_| server.next_line()).last().unwrap();
+    drop(server);
+    let dev_key = dev_key.split('\'').nth(1).unwrap().to_owned();
+    let made = [&["key", "create"][..], &["token", "create", "d", "alice"]];
+    let mut secrets = vec![dev_key];
+    secrets.extend(made.map(|arguments| place.run(arguments).trim_end().to_owned()));
+    let file = |name: &str, text: &str| {
+        let path = place.data.with_file_name(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let secret = file("secret", "an-issuers-secret-of-32-bytes-or-more");
+    place.run(&["issuer", "add", "d", "https://i.example", "--audience", "a", "--secret-file", &secret]);
+    let keys = certificate(&file);
+    secrets.push("an-issuers-secret-of-32-bytes-or-more".to_owned());
+    secrets.push("PRIVATE-PART".to_owned());
+    // Where secrets have nothing to be: in a file of settings, in the environment, in a flag.
+    secrets.push("csk_planted".to_owned());
+    std::fs::write(
+        place.data.join("cloudsync.toml"),
+        format!("tls_cert = {:?}\ntls_key = {:?}\n# csk_planted_in_a_comment\n", keys[0], keys[1]),
+    )
+    .unwrap();
+    let mut printed = String::new();
+    for arguments in [
+        &["config", "show"][..],
+        &["config", "show", "--json"],
+        &["config", "show", "--tls-key", &keys[1], "--tls-cert", &keys[0]],
+        &["key", "list", "--json"],
+        &["token", "list", "--json"],
+        &["issuer", "list", "--json"],
+        &["doctor", "--json"],
+        &["db", "list", "--json"],
+        &["policy", "show", "d", "--history"],
+    ] {
+        let mut command = place.command(arguments);
+        let environment =
+            [("API_KEY", "csk_planted"), ("TLS_KEY", keys[1].as_str()), ("TOKEN", "csk_planted")];
+        for (name, value) in environment {
+            command.env(format!("CLOUDSYNC_{name}"), value);
+        }
+        let output = command.output().unwrap();
+        printed += &(text(&output.stdout) + &text(&output.stderr));
+    }
+    for wrong in ["api_key = \"csk_planted\"", "log = csk_planted", "[keys]\nx = \"csk_planted\""] {
+        std::fs::write(place.data.join("cloudsync.toml"), wrong).unwrap();
+        printed += &place.fail(&["config", "show"]);
+        printed += &place.fail(&["serve"]);
+    }
+    assert!(printed.contains(&keys[1]), "the path of a key is none: {printed}");
+    for secret in &secrets {
+        // Keys are named by their beginnings.
+        let secret = if secret.len() > 40 { &secret[12..] } else { secret };
+        assert!(!printed.contains(secret), "{secret} in {printed}");
+    }
+}
+
+/// Files in the form of a certificate and its key, which nobody reads here.
+fn certificate(file: &dyn Fn(&str, &str) -> String) -> [String; 2] {
+    [
+        file("cert.pem", "-----BEGIN CERTIFICATE-----"),
+        file("key.pem", "-----BEGIN PRIVATE KEY-----\nPRIVATE-PART"),
+    ]
 }

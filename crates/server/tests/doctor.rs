@@ -121,8 +121,9 @@ fn what_is_wrong_with_a_folder() {
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&place.data, open).unwrap();
     }
-    let (codes, exit, _) = found(&place, &[]);
+    let (codes, exit, report) = found(&place, &[]);
     assert_eq!(exit, Some(1));
+    assert_helpful(&report);
     for code in [
         "file_missing",
         "paused",
@@ -154,6 +155,91 @@ fn damage_and_what_is_no_database() {
     let rubbish = place.data.join("rubbish");
     std::fs::write(&rubbish, vec![7; 5000]).unwrap();
     assert_eq!(found(&place, &[rubbish.to_str().unwrap()]).0, ["cannot_open"]);
+}
+
+/// Each finding says what is so; and what to do, or the text does.
+fn assert_helpful(report: &Value) {
+    for finding in report["findings"].as_array().unwrap() {
+        let words = |part: &str| finding[part].as_str().unwrap().split_whitespace().count();
+        assert!(words("subject") > 0 && words("text") > 2, "{finding}");
+        assert!(words("remedy") > 1 || finding["text"].as_str().unwrap().contains(": "), "{finding}");
+    }
+}
+
+#[test]
+fn damaged_internals_are_found_one_by_one() {
+    let (place, path) = database();
+    fold(&place, &path);
+    let whole = Connection::open(&path).unwrap();
+    whole.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let copy = place.data.join("a device's.db");
+    let copy = copy.to_str().unwrap();
+    for (damage, code, told) in [
+        ("DROP TABLE cloudsync_clocks", "internals", "cloudsync_clocks is missing"),
+        ("DROP TABLE cloudsync_settings", "internals", "cloudsync_settings is missing"),
+        (
+            "DROP TABLE cloudsync_log; DROP TABLE cloudsync_entries",
+            "internals",
+            "cloudsync_log, cloudsync_entries",
+        ),
+        (
+            "UPDATE cloudsync_clocks SET clock = x'ff' WHERE rowid_is(1)",
+            "internals",
+            "1 clocks cannot be read",
+        ),
+        ("DELETE FROM cloudsync_sites", "internals", "site id is missing"),
+        ("UPDATE cloudsync_sites SET site_id = x'00'", "internals", "not 16 bytes"),
+        ("DELETE FROM cloudsync_settings", "internals", "format"),
+        ("UPDATE cloudsync_settings SET value = 'x' WHERE key = 'format'", "internals", "format"),
+        ("UPDATE cloudsync_settings SET value = 0 WHERE key = 'format'", "internals", "format"),
+        ("UPDATE cloudsync_settings SET value = 99 WHERE key = 'format'", "cannot_read", "update cloudsync"),
+        ("UPDATE cloudsync_entries SET keys = x'ffff'", "internals", "entries in the list of changes"),
+        ("DELETE FROM cloudsync_versions", "internals", "version that is not known"),
+        ("DELETE FROM cloudsync_columns", "internals", "the columns of a table"),
+        ("DELETE FROM cloudsync_layouts", "internals", "the columns of a table"),
+        ("DELETE FROM cloudsync_tables", "internals", "3 clocks"),
+        ("DROP TABLE t", "table_gone", "is not there"),
+    ] {
+        std::fs::copy(&path, copy).unwrap();
+        let connection = Connection::open(copy).unwrap();
+        let damage = damage.replace("rowid_is(1)", "pk = (SELECT min(pk) FROM cloudsync_clocks)");
+        connection.execute_batch(&damage).unwrap();
+        drop(connection);
+        let (codes, exit, report) = found(&place, &[copy]);
+        assert!(codes.iter().any(|found| found == code), "{damage}: {report}");
+        assert!(report.to_string().contains(told), "{damage}: {report}");
+        assert_eq!(exit, Some(i32::from(code != "table_gone")), "{damage}: {report}");
+        assert_helpful(&report);
+    }
+}
+
+#[test]
+fn an_older_register_is_left_as_it_is_and_what_is_none_is_told() {
+    let (place, _) = database();
+    let control = place.data.join("control.db");
+    let format = |format: i64| {
+        let connection = Connection::open(&control).unwrap();
+        connection.pragma_update(None, "user_version", format).unwrap();
+    };
+    format(2);
+    let (codes, exit, report) = found(&place, &[]);
+    assert_eq!((codes.as_slice(), exit), (&["older_format".to_owned()][..], Some(0)), "{report}");
+    assert_helpful(&report);
+    assert!(report["facts"]["d"]["bytes"].as_u64().unwrap() > 0, "its databases are looked at: {report}");
+    let connection = Connection::open(&control).unwrap();
+    let found_format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(found_format, 2);
+    drop(connection);
+    format(99);
+    let (codes, exit, report) = found(&place, &[]);
+    assert_eq!((codes.as_slice(), exit), (&["control".to_owned()][..], Some(1)), "{report}");
+    assert!(report.to_string().contains("use a newer cloudsync"), "{report}");
+    assert_helpful(&report);
+    std::fs::write(&control, vec![7; 8192]).unwrap();
+    let (codes, exit, report) = found(&place, &[]);
+    assert!(codes.contains(&"control".to_owned()) && codes.contains(&"cannot_open".to_owned()), "{report}");
+    assert_eq!(exit, Some(1));
+    assert_helpful(&report);
 }
 
 /// Overwrites the head of the last page.

@@ -232,6 +232,21 @@ impl Device {
     }
 }
 
+impl Drop for Device {
+    /// Whatever a test did, what is stored beside the app's tables can be read.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: the connection of the device, which is still open.
+        let connection = unsafe { Connection::from_raw(self.sql.handle().cast(), api()) }.unwrap();
+        if cloudsync_replica::has_internals(&connection).unwrap_or(false) {
+            let faults = cloudsync_replica::internal_faults(&connection, 10_000).unwrap_or_default();
+            assert!(faults.is_empty(), "the doctor would say of a device of this test: {faults:?}");
+        }
+    }
+}
+
 fn shown(value: rusqlite::types::ValueRef<'_>) -> String {
     use rusqlite::types::ValueRef;
     match value {

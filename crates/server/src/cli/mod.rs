@@ -15,6 +15,7 @@ mod token;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use serde::Serialize;
@@ -34,7 +35,7 @@ struct Cli {
     /// File of settings, which may name the data folder (default: cloudsync.toml in the data folder, if it is there)
     #[arg(long, value_name = "FILE", env = "CLOUDSYNC_CONFIG", global = true)]
     config: Option<PathBuf>,
-    /// Print data as JSON, one value a line
+    /// Print data as JSON, one value a line, and errors as an object on standard error
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -73,22 +74,75 @@ enum Command {
     Config(config::ConfigCommand),
 }
 
-/// Runs the command that the process was started with.
-///
-/// # Errors
-/// [`Error`], to be printed as one line. A command line that cannot be parsed ends the process with a usage text.
-pub fn run() -> Result<()> {
-    let matches = Cli::command().get_matches();
-    let Cli { data_dir, config, json, command } =
-        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+/// Runs the command that the process was started with, and prints an error as one line, or as JSON where that is asked for.
+#[must_use]
+pub fn run() -> ExitCode {
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, matches))
+    });
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return unparsed(&error),
+    };
+    let json = cli.json;
+    match act(cli, &matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if json {
+                eprintln!("{}", error_json(error.code(), &error.to_line()));
+            } else {
+                eprintln!("error: {}", error.to_line());
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A command line that is none, or a wish for help.
+fn unparsed(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let text = text.lines().next().unwrap_or_default();
+    eprintln!("{}", error_json("CLOUDSYNC_USAGE", text.strip_prefix("error: ").unwrap_or(text)));
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// As the server's answers say it.
+fn error_json(code: &str, message: &str) -> serde_json::Value {
+    serde_json::json!({ "error": { "code": code, "message": message } })
+}
+
+/// Every command, as the words that call it.
+#[must_use]
+pub fn commands() -> Vec<Vec<String>> {
+    fn within(command: &clap::Command, words: &[String], all: &mut Vec<Vec<String>>) {
+        for inner in command.get_subcommands() {
+            let words = [words, &[inner.get_name().to_owned()]].concat();
+            if inner.has_subcommands() {
+                within(inner, &words, all);
+            } else {
+                all.push(words);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    within(&Cli::command(), &[], &mut all);
+    all
+}
+
+fn act(cli: Cli, matches: &ArgMatches) -> Result<()> {
+    let Cli { data_dir, config, json, command } = cli;
     let config_file = config.map(|path| ConfigFile::read(&path, true)).transpose()?;
     let data_dir = configuration::data_dir(data_dir, config_file.as_ref())?;
     let place = Place { data_dir, config_file, json };
     match command {
-        Command::Serve(serve) => serve.run(&place, innermost(&matches)),
+        Command::Serve(serve) => serve.run(&place, innermost(matches)),
         Command::Control(control) => control.run(&place),
         Command::Doctor(doctor) => doctor.run(&place),
-        Command::Config(config) => config.run(&place, innermost(&matches)),
+        Command::Config(config) => config.run(&place, innermost(matches)),
         Command::Db(db) => db.run(&place),
         Command::Key(key) => key.run(&place),
         Command::Token(token) => token.run(&place),

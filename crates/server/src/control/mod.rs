@@ -59,6 +59,21 @@ impl Control {
         Self::open_at(folder.control_path())
     }
 
+    /// The same, but a control database of an older format is left as it is: `None`.
+    ///
+    /// # Errors
+    /// As [`Control::open`].
+    pub fn open_as_it_is(folder: &Folder) -> Result<Option<Self>> {
+        let path = folder.control_path();
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let found =
+            Connection::open_with_flags(&path, flags).and_then(|connection| schema::format_of(&connection));
+        match found {
+            Ok(found) if (1..schema::FORMAT).contains(&found) => Ok(None),
+            _ => Self::open_at(path).map(Some),
+        }
+    }
+
     /// Whether there is a control database of some format at a path.
     #[must_use]
     pub fn is_at(path: &Path) -> bool {

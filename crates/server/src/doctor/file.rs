@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
 use super::{Examination, Report};
 use crate::backup::{check, with_suffix};
 use crate::http::now_ms;
 use crate::schema_check::Severity;
-use crate::store::sqlite;
+use crate::store::{StoreError, sqlite};
 use cloudsync_protocol::limits::STAGED_MS_MAX;
 use cloudsync_replica::{Checkup, quote_identifier};
 
@@ -59,19 +59,23 @@ pub(super) fn examine(path: &Path, name: &str, examination: &mut Examination<'_>
     }
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     let mut facts = json!({ "bytes": bytes, "wal_bytes": wal });
-    // language=SQLite
-    let has = "SELECT 1 FROM sqlite_schema WHERE name = 'cloudsync_settings' AND type = 'table'";
-    let syncs = connection.query_row(has, [], |_| Ok(())).optional();
-    match syncs {
-        Ok(Some(())) => {
+    match sqlite::internal_faults(path, examination.rows_max) {
+        Ok(Some(faults)) if faults.is_empty() => {
             synced(path, name, &connection, examination, report, &mut facts);
+        }
+        Ok(Some(faults)) => {
+            let remedy = "restore a backup of the file; a device may also begin with a new file, and fetch from the server what was synced";
+            for fault in faults {
+                report.add(Severity::Error, "internals", name, fault, remedy);
+            }
         }
         Ok(None) if tables > 0 => {
             let text = "none of its tables syncs";
             let remedy = "that is right if it is not meant to; else call cloudsync_init";
             report.add(Severity::Advice, "nothing_syncs", name, text, remedy);
         }
-        Ok(None) | Err(_) => {}
+        Ok(None) => {}
+        Err(error) => unreadable(name, &error, report),
     }
     report.facts.insert(name.to_owned(), facts);
 }
@@ -135,10 +139,9 @@ fn synced(
                 );
             }
         }
-        Err(error) => {
-            report.add(Severity::Error, "cannot_read", name, error.to_string(), "see docs/operations.md")
-        }
+        Err(error) => unreadable(name, &error, report),
     }
+    gone(name, connection, report);
     for (journal, meaning, remedy) in JOURNALS {
         let count = count(connection, &format!("cloudsync_{journal}"), "");
         facts[journal] = json!(count);
@@ -167,6 +170,34 @@ fn count(connection: &Connection, table: &str, condition: &str) -> i64 {
     connection.query_row(&sql, [], |row| row.get(0)).unwrap_or(0)
 }
 
+/// What keeps our own tables from being read. A file of a newer version says so, with what to do.
+fn unreadable(name: &str, error: &StoreError, report: &mut Report) {
+    let text = error.to_string();
+    let remedy = if text.contains("newer cloudsync") {
+        ""
+    } else {
+        "end what uses the file, and try again; if that does not help, restore a backup"
+    };
+    report.add(Severity::Error, "cannot_read", name, text, remedy);
+}
+
+/// Tables that sync and are not there.
+fn gone(name: &str, connection: &Connection, report: &mut Report) {
+    // language=SQLite
+    let sql = "SELECT name FROM cloudsync_tables WHERE enabled AND NOT EXISTS(SELECT 1 FROM sqlite_schema AS s \
+               WHERE s.type = 'table' AND s.name = cloudsync_tables.name COLLATE NOCASE)";
+    let found = connection.prepare(sql).and_then(|mut select| {
+        let names = select.query_map([], |row| row.get::<_, String>(0))?;
+        names.collect::<Result<Vec<_>, _>>()
+    });
+    // What cannot be read is told of already.
+    for table in found.unwrap_or_default() {
+        let remedy = "make it again, and its rows are fetched, or say `SELECT cloudsync_cleanup('...')`";
+        let subject = format!("{name}: {table}");
+        report.add(Severity::Advice, "table_gone", subject, "it syncs, and is not there", remedy);
+    }
+}
+
 fn rows(count: u64) -> String {
     if count == 1 { "1 row is".to_owned() } else { format!("{count} rows are") }
 }
@@ -177,23 +208,23 @@ fn table(name: &str, connection: &Connection, checkup: &Checkup, report: &mut Re
         let remedy = "the next use of the library mends that, or --fix";
         report.add(Severity::Warning, "triggers", subject.clone(), format!("its triggers {fault}"), remedy);
     }
-    if checkup.clocks_without_row > 0 {
-        let text = format!(
-            "of {} that were looked at, {} known and not there",
-            checkup.looked_at,
-            rows(checkup.clocks_without_row)
-        );
-        let remedy = "they were deleted while triggers were off: call cloudsync_network_reset_sync_version() on a device, restore a backup of a server";
-        report.add(Severity::Warning, "rows_missing", subject.clone(), text, remedy);
-    }
-    if checkup.rows_without_clock > 0 {
-        let text = format!(
-            "of {} that were looked at, {} there and not known",
-            checkup.looked_at,
-            rows(checkup.rows_without_clock)
-        );
-        let remedy = "they were written while triggers were off, and stay local: write them again, as by UPDATE t SET c = c";
-        report.add(Severity::Warning, "rows_unknown", subject.clone(), text, remedy);
+    let compared = [
+        (
+            checkup.clocks_without_row,
+            "rows_missing",
+            "known and not there",
+            "they were deleted while triggers were off: call cloudsync_network_reset_sync_version() on a device, restore a backup of a server",
+        ),
+        (
+            checkup.rows_without_clock,
+            "rows_unknown",
+            "there and not known",
+            "they were written while triggers were off, and stay local: write them again, as by UPDATE t SET c = c",
+        ),
+    ];
+    for (count, code, what, remedy) in compared.into_iter().filter(|(count, ..)| *count > 0) {
+        let text = format!("of {} that were looked at, {} {what}", checkup.looked_at, rows(count));
+        report.add(Severity::Warning, code, subject.clone(), text, remedy);
     }
     let table = quote_identifier(&checkup.table);
     for sql in [format!("INSERT INTO {table} DEFAULT VALUES"), format!("DELETE FROM {table}")] {

@@ -32,16 +32,20 @@ pub(super) fn examine(path: &Path, examination: &mut Examination<'_>, report: &m
     file::examine(&folder.control_path(), "control.db", examination, report);
     // It is no database of an app, and has nothing that syncs.
     report.findings.retain(|finding| finding.code != "nothing_syncs");
-    let control = match Control::open(&folder) {
-        Ok(control) => control,
+    let control = match Control::open_as_it_is(&folder) {
+        Ok(Some(control)) => control,
+        Ok(None) => {
+            let text = "it is of an older format";
+            let remedy = "the next start of the server brings it up to date; copy the folder before, since older versions cannot read it then";
+            report.add(Severity::Advice, "older_format", "control.db", text, remedy);
+            unregistered(&folder, examination, report);
+            return Ok(());
+        }
         Err(error) => {
-            report.add(
-                Severity::Error,
-                "control",
-                "control.db",
-                error.to_line(),
-                "restore a copy: `cloudsync control restore`",
-            );
+            let is_newer = matches!(error, Error::NewerFormat { .. });
+            let remedy = if is_newer { "" } else { "restore a copy: `cloudsync control restore`" };
+            report.add(Severity::Error, "control", "control.db", error.to_line(), remedy);
+            unregistered(&folder, examination, report);
             return Ok(());
         }
     };
@@ -89,6 +93,17 @@ pub(super) fn examine(path: &Path, examination: &mut Examination<'_>, report: &m
     }
     report.facts.insert("folder".to_owned(), json!({ "server_runs": runs, "databases": databases.len() }));
     Ok(())
+}
+
+/// Looks at the files of databases when the register that names them cannot be read.
+fn unregistered(folder: &Folder, examination: &mut Examination<'_>, report: &mut Report) {
+    let Ok(entries) = std::fs::read_dir(folder.databases_path()) else { return };
+    let mut names: Vec<_> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    for name in names.iter().filter_map(|name| name.strip_suffix(".db")) {
+        file::examine(&folder.databases_path().join(format!("{name}.db")), name, examination, report);
+    }
 }
 
 /// Files that belong to no database.

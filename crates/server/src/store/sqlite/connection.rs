@@ -69,11 +69,7 @@ impl Wrapped {
     }
 
     fn wrap(owner: rusqlite::Connection, file: &Located) -> Result<Self, StoreError> {
-        let api = api()?;
-        // SAFETY: the handle is open, belongs to the one SQLite that is linked into this program, and stays open as
-        // long as this value, which is used by one thread at a time because it is not Sync.
-        let db = unsafe { Connection::from_raw(owner.handle().cast::<sqlite3>(), api) };
-        let db = db.ok_or_else(|| StoreError::Failed("no database handle".to_owned()))?;
+        let db = handle(&owner)?;
         let environment = file.host.environment(db);
         let replica = Replica::open(db, environment)?;
         Ok(Self { replica, db, glance: None, law: Law::new(owner)?, watch: Watch::default() })
@@ -97,6 +93,26 @@ impl Wrapped {
     pub(super) fn set_impatient(&self) -> Result<(), StoreError> {
         Ok(self.law.connection().busy_timeout(Duration::ZERO)?)
     }
+}
+
+/// Acts on a file of which nothing need be in order.
+pub(super) fn with_bare<T>(
+    path: &Path,
+    act: impl FnOnce(&Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let owner = rusqlite::Connection::open_with_flags(path, flags)?;
+    owner.busy_timeout(Duration::from_secs(10))?;
+    act(&handle(&owner)?)
+}
+
+/// The handle of a connection, which must live longer.
+fn handle(owner: &rusqlite::Connection) -> Result<Connection, StoreError> {
+    let api = api()?;
+    // SAFETY: the handle is open and belongs to the one SQLite that is linked into this program. Whoever holds the
+    // result holds the owner, too, and is used by one thread at a time because it is not Sync.
+    let db = unsafe { Connection::from_raw(owner.handle().cast::<sqlite3>(), api) };
+    db.ok_or_else(|| StoreError::Failed("no database handle".to_owned()))
 }
 
 impl Watch {

@@ -254,6 +254,20 @@ pub fn checkup(
     Ok((looked, file.replica.is_scrub_due()?))
 }
 
+/// What is wrong with what is stored beside the app's tables; `None` if nothing is.
+///
+/// # Errors
+/// [`StoreError`] when the file cannot be read.
+pub fn internal_faults(path: &Path, rows_max: u64) -> Result<Option<Vec<String>>, StoreError> {
+    connection::with_bare(path, |db| {
+        db.execute("BEGIN")?;
+        if !cloudsync_replica::has_internals(db)? {
+            return Ok(None);
+        }
+        Ok(Some(cloudsync_replica::internal_faults(db, rows_max)?))
+    })
+}
+
 /// Mends what is safe to mend in a file, and says what that was.
 ///
 /// # Errors
