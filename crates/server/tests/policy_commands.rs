@@ -92,20 +92,24 @@ fn setting_a_policy_warns_of_what_surprises() {
     };
     let told = warnings(&["policy", "set", "one", "notes", "--select", OWN]);
     assert_eq!(told.len(), 2, "{told:#?}");
-    assert!(told[0].contains("\"notes\".\"team\" refers to \"teams\""), "{told:#?}");
-    assert!(told[1].contains("UNIQUE(mail) of \"notes\""), "{told:#?}");
+    assert!(told[0].starts_with("warning: notes UNIQUE (mail): "), "{told:#?}");
+    assert!(told[1].starts_with("advice: notes.team: rows of teams may be invisible"), "{told:#?}");
+    // The same that is said of the table.
+    let checked = place.command(["table", "check", "one", "notes"]).output().unwrap();
+    let checked = program::text(&checked.stdout);
+    assert!(told.iter().all(|line| checked.lines().any(|found| found == line)), "{told:#?} {checked}");
     // Nothing of it where all see the parents, and the constraint has the tenant.
     let told = warnings(&["policy", "set", "one", "teams", "--select", "1"]);
     assert!(told.is_empty(), "{told:#?}");
     let told = warnings(&["policy", "set", "one", "notes", "--select", "mail = auth_userid()"]);
     assert!(told.is_empty(), "{told:#?}");
     let told = warnings(&["policy", "set", "one", "numbered", "--select", OWN]);
-    assert!(told[0].contains("is a number"), "{told:#?}");
+    assert!(told[0].starts_with("warning: numbered.id: a lone INTEGER key"), "{told:#?}");
     let told =
         warnings(&["policy", "set", "one", "teams", "--insert", "NEW.id IN (SELECT word FROM secrets)"]);
-    assert!(told[0].contains("\"secrets\", which does not sync"), "{told:#?}");
+    assert!(told[0].contains("reads secrets, which does not sync"), "{told:#?}");
     assert!(warnings(&["policy", "set", "one", "secrets", "--select", "1"])[0].contains("does not sync"));
-    assert!(place.run(&["policy", "set", "one", "numbered", "--select", OWN]).contains("warning: the key"));
+    assert!(place.run(&["policy", "set", "one", "numbered", "--select", OWN]).contains("warning: numbered.id"));
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn set(place: &Place, database: &str, table: &str, expressions: &Expressions) ->
             let _ = writeln!(text, "{} of {}: {}", policy.policy.name(), policy.table, policy.expression);
         }
         for warning in &changed.warnings {
-            let _ = writeln!(text, "warning: {warning}");
+            let _ = writeln!(text, "{warning}");
         }
         text.trim_end().to_owned()
     })

@@ -5,8 +5,8 @@
 //!
 //! `words` makes sure that an expression stays in its place, `compile` has SQLite check it and say what it reads, `twin`
 //! has rows evaluated that are not in their table, `identity` says who asks, `judge` what they may, `work` how much of it there
-//! may be, `probe` tries them and
-//! `plan` compares, `advice` warns, `history` is how policies are stored, `law` is all of that for one connection.
+//! may be, `probe` tries them and `plan` compares, `history` is how policies are stored, `law` is all of that for one
+//! connection. What surprises of a policy is found by [`schema_check`](crate::schema_check).
 //!
 //! | policy | what it may name |
 //! | --- | --- |
@@ -15,7 +15,6 @@
 //! | DELETE | the same of the row that would go, or as `OLD.` |
 //! | UPDATE | `OLD.` the row as it is, `NEW.` as it would be; where columns stand bare, the policy must be true for both |
 
-mod advice;
 mod compile;
 mod history;
 mod identity;
@@ -27,7 +26,6 @@ pub(crate) mod twin;
 pub(crate) mod words;
 mod work;
 
-pub use advice::advise;
 pub use compile::Policy;
 pub use history::{Change, Entry, change, history, prepare_file};
 pub use identity::{Assumed, Identity};

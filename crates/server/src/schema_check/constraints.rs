@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use cloudsync_replica::quote_identifier;
 
-use super::{Finding, Severity, Subject};
+use rusqlite::Connection;
+
+use super::{Finding, Scene, Severity, Subject};
+use crate::policy::Policy;
 
 /// One foreign key.
 struct ForeignKey {
@@ -15,15 +18,13 @@ struct ForeignKey {
 
 pub(super) fn foreign_keys(subject: &Subject<'_>) -> rusqlite::Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for key in read_foreign_keys(subject)? {
+    for key in read_foreign_keys(subject.connection, subject.table)? {
         let place = subject.column(&key.columns.join(", "));
         let parent = &key.parent;
         if parent.eq_ignore_ascii_case(subject.table) {
             continue;
         }
-        // language=SQLite
-        let exists = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE)";
-        if !subject.connection.query_row(exists, [parent], |row| row.get::<_, bool>(0))? {
+        if !exists(subject.connection, parent)? {
             findings.push(Finding::new(
                 Severity::Warning,
                 "parent_missing",
@@ -44,24 +45,8 @@ pub(super) fn foreign_keys(subject: &Subject<'_>) -> rusqlite::Result<Vec<Findin
                 format!("make {parent} sync too, before this one"),
             ));
         }
-        if subject.policies.select_of(parent).is_some() {
-            let deletes = if key.on_delete == "NO ACTION" || key.on_delete == "RESTRICT" {
-                String::new()
-            } else {
-                format!("; ON DELETE {} acts on rows that the user does not see", key.on_delete)
-            };
-            findings.push(Finding::new(
-                Severity::Advice,
-                "parent_policy",
-                place,
-                format!("rows of {parent} may be invisible to a user who sees the child{deletes}"),
-                format!(
-                    "let the SELECT policy of {} ask for the parent, or let the app do without it",
-                    subject.table
-                ),
-            ));
-        }
     }
+    findings.extend(hidden_parents(subject.scene(), subject.table)?.into_iter().map(|(_, finding)| finding));
     // language=SQLite
     let orphans = "SELECT count(*) FROM pragma_foreign_key_check(?1, 'main')";
     // A key that fits no index of its parent is an error here, told as what it is.
@@ -85,12 +70,56 @@ pub(super) fn foreign_keys(subject: &Subject<'_>) -> rusqlite::Result<Vec<Findin
     Ok(findings)
 }
 
-fn read_foreign_keys(subject: &Subject<'_>) -> rusqlite::Result<Vec<ForeignKey>> {
+fn exists(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
+    // language=SQLite
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE)";
+    connection.query_row(sql, [table], |row| row.get(0))
+}
+
+/// Whether users see different rows by a policy.
+pub(super) fn depends_on_rows(policy: &Policy) -> bool {
+    !policy.own_columns().is_empty()
+}
+
+/// Parents of which a user may not see every row, though he sees the child: the parent's name, and what is to be said.
+pub(super) fn hidden_parents(scene: Scene<'_>, table: &str) -> rusqlite::Result<Vec<(String, Finding)>> {
+    // Of whom nothing is shown to anybody, nothing is missed.
+    if scene.policies.select_of(table).is_none() {
+        return Ok(Vec::new());
+    }
+    let mut findings = Vec::new();
+    for key in read_foreign_keys(scene.connection, table)? {
+        let parent = key.parent;
+        let shows_all = scene.policies.select_of(&parent).is_some_and(|policy| !depends_on_rows(policy));
+        if shows_all || !exists(scene.connection, &parent)? || !scene.syncs(&parent) {
+            continue;
+        }
+        let deletes = if key.on_delete == "NO ACTION" || key.on_delete == "RESTRICT" {
+            String::new()
+        } else {
+            format!("; ON DELETE {} acts on rows that the user does not see", key.on_delete)
+        };
+        let finding = Finding::new(
+            Severity::Advice,
+            "parent_policy",
+            format!("{table}.{}", key.columns.join(", ")),
+            format!(
+                "rows of {parent} may be invisible to a user who sees the child, and then has it without{deletes}"
+            ),
+            format!("let the SELECT policy of {table} ask for the parent, or let the app do without it"),
+        );
+        findings.push((parent, finding));
+    }
+    Ok(findings)
+}
+
+fn read_foreign_keys(connection: &Connection, table: &str) -> rusqlite::Result<Vec<ForeignKey>> {
     // language=SQLite
     let sql =
         "SELECT id, \"table\", \"from\", on_delete FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq";
-    let mut statement = subject.connection.prepare(sql)?;
-    let mut rows = statement.query([subject.table])?;
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([table])?;
     let mut keys: BTreeMap<i64, ForeignKey> = BTreeMap::new();
     while let Some(row) = rows.next()? {
         let key = keys.entry(row.get(0)?).or_insert(ForeignKey {
@@ -105,22 +134,22 @@ fn read_foreign_keys(subject: &Subject<'_>) -> rusqlite::Result<Vec<ForeignKey>>
 
 /// UNIQUE beside the key. Two devices that are offline may both choose a value; among users who do not see each other's
 /// rows one is then refused for a reason that it cannot see.
-pub(super) fn uniques(subject: &Subject<'_>) -> rusqlite::Result<Vec<Finding>> {
+pub(super) fn uniques(scene: Scene<'_>, table: &str) -> rusqlite::Result<Vec<Finding>> {
     // language=SQLite
     let sql = "SELECT name FROM pragma_index_list(?1, 'main') WHERE \"unique\" AND origin <> 'pk' ORDER BY seq DESC";
-    let mut statement = subject.connection.prepare(sql)?;
-    let indexes = statement.query_map([subject.table], |row| row.get::<_, String>(0))?;
+    let mut statement = scene.connection.prepare(sql)?;
+    let indexes = statement.query_map([table], |row| row.get::<_, String>(0))?;
     let indexes: Vec<String> = indexes.collect::<rusqlite::Result<_>>()?;
-    let policy = subject.policies.select_of(subject.table);
+    let policy = scene.policies.select_of(table);
     let mut findings = Vec::new();
     for index in indexes {
         // language=SQLite
         let sql = "SELECT coalesce(name, '(expression)') FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno";
-        let mut statement = subject.connection.prepare(sql)?;
+        let mut statement = scene.connection.prepare(sql)?;
         let columns = statement.query_map([&index], |row| row.get::<_, String>(0))?;
         let columns: Vec<String> = columns.collect::<rusqlite::Result<_>>()?;
         let list = columns.iter().map(|column| quote_if_odd(column)).collect::<Vec<_>>().join(", ");
-        let place = format!("{} UNIQUE ({list})", subject.table);
+        let place = format!("{table} UNIQUE ({list})");
         let own: Vec<&str> = policy
             .map(|policy| policy.own_columns().iter().map(String::as_str).collect())
             .unwrap_or_default();

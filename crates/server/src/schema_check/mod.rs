@@ -4,7 +4,10 @@
 //! authorizer what triggers do. `docs/schema.md` gives the same advice with examples.
 
 mod constraints;
+mod policies;
 mod triggers;
+
+pub use self::policies::of_policies;
 
 use rusqlite::Connection;
 use serde::Serialize;
@@ -84,9 +87,30 @@ pub struct Subject<'s> {
     pub policies: &'s Policies,
 }
 
-impl Subject<'_> {
+/// What findings about more than one table depend on.
+#[derive(Clone, Copy)]
+pub struct Scene<'s> {
+    /// The connection to the database.
+    pub connection: &'s Connection,
+    /// The tables that sync.
+    pub synced: &'s [String],
+    /// The policies of the database.
+    pub policies: &'s Policies,
+}
+
+impl Scene<'_> {
     fn syncs(&self, table: &str) -> bool {
         self.synced.iter().any(|name| name.eq_ignore_ascii_case(table))
+    }
+}
+
+impl Subject<'_> {
+    fn scene(&self) -> Scene<'_> {
+        Scene { connection: self.connection, synced: self.synced, policies: self.policies }
+    }
+
+    fn syncs(&self, table: &str) -> bool {
+        self.scene().syncs(table)
     }
 
     fn column(&self, name: &str) -> String {
@@ -102,7 +126,7 @@ pub fn check(subject: &mut Subject<'_>) -> rusqlite::Result<Vec<Finding>> {
     let mut findings = keys(subject)?;
     findings.extend(columns(subject)?);
     findings.extend(constraints::foreign_keys(subject)?);
-    findings.extend(constraints::uniques(subject)?);
+    findings.extend(constraints::uniques(subject.scene(), subject.table)?);
     findings.extend(triggers::check(subject)?);
     findings.sort_by_key(|finding| finding.severity);
     Ok(findings)
@@ -110,20 +134,11 @@ pub fn check(subject: &mut Subject<'_>) -> rusqlite::Result<Vec<Finding>> {
 
 fn keys(subject: &Subject<'_>) -> rusqlite::Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let key: Vec<_> = subject.columns.iter().filter(|column| column.key_place > 0).collect();
-    if let [only] = key[..]
-        && Affinity::of(&only.declared_type) == Affinity::Integer
-    {
-        findings.push(Finding::new(
-            Severity::Warning,
-            "integer_key",
-            subject.column(&only.name),
-            "a lone INTEGER key, for which two offline devices choose the same number: their rows become one",
-            "use a TEXT key that cloudsync_uuid() fills",
-        ));
-        return Ok(findings);
+    if let Some(finding) = integer_key(subject.scene(), subject.table)? {
+        return Ok(vec![finding]);
     }
-    for column in key.iter().filter(|column| !column.not_null) {
+    let key = subject.columns.iter().filter(|column| column.key_place > 0);
+    for column in key.filter(|column| !column.not_null) {
         let count = format!(
             "SELECT count(*) FROM main.{} WHERE {} IS NULL",
             quote_identifier(subject.table),
@@ -144,6 +159,28 @@ fn keys(subject: &Subject<'_>) -> rusqlite::Result<Vec<Finding>> {
         ));
     }
     Ok(findings)
+}
+
+fn integer_key(scene: Scene<'_>, table: &str) -> rusqlite::Result<Option<Finding>> {
+    // language=SQLite
+    let sql = "SELECT name, type FROM pragma_table_info(?1, 'main') WHERE pk > 0";
+    let mut select = scene.connection.prepare(sql)?;
+    let key = select.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let key: Vec<(String, String)> = key.collect::<rusqlite::Result<_>>()?;
+    let finding = |name: &str| {
+        Finding::new(
+            Severity::Warning,
+            "integer_key",
+            format!("{table}.{name}"),
+            "a lone INTEGER key, for which two devices that do not see each other's rows choose the same number: their rows \
+             become one, or one of two users is refused",
+            "use a TEXT key that cloudsync_uuid() fills",
+        )
+    };
+    Ok(match &key[..] {
+        [(name, declared)] if Affinity::of(declared) == Affinity::Integer => Some(finding(name)),
+        _ => None,
+    })
 }
 
 fn columns(subject: &Subject<'_>) -> rusqlite::Result<Vec<Finding>> {

@@ -4,9 +4,9 @@
 use super::connection::Wrapped;
 use crate::auth::User;
 use crate::policy::{
-    Change, Entry, Known, Plan, Policy, PolicyError, Probe, Probed, Verb, advise, change, history, plan,
-    probe,
+    Change, Entry, Known, Plan, Policy, PolicyError, Probe, Probed, Verb, change, history, plan, probe,
 };
+use crate::schema_check::{Finding, Scene, of_policies};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -60,16 +60,18 @@ pub fn change_policies(path: &Path, changes: &[Change<'_>]) -> Result<Changed, P
     let set: Vec<_> = changed?.into_iter().flatten().collect();
     let synced = synced(&mut file)?;
     let (policies, _, connection) = file.law.now()?;
-    let warnings = advise(connection, policies, &synced, &set.iter().collect::<Vec<_>>())?;
+    let scene = Scene { connection, synced: &synced, policies };
+    let warnings = of_policies(scene, &set.iter().collect::<Vec<_>>())?;
+    let warnings = warnings.iter().map(Finding::to_line).collect();
     let tables: BTreeSet<_> = changes.iter().map(|change| change.table.to_ascii_lowercase()).collect();
     let now = tables.iter().flat_map(|table| policies.of_table(table)).map(Shown::from).collect();
     Ok(Changed { policies: now, warnings })
 }
 
-fn synced(file: &mut Wrapped) -> Result<BTreeSet<String>, PolicyError> {
+fn synced(file: &mut Wrapped) -> Result<Vec<String>, PolicyError> {
     let failed = |error: cloudsync_replica::Error| PolicyError::Store(error.into());
     if !file.replica.exists().map_err(failed)? {
-        return Ok(BTreeSet::new());
+        return Ok(Vec::new());
     }
     Ok(file.replica.schema().map_err(failed)?.tables.into_iter().map(|table| table.name).collect())
 }
