@@ -109,7 +109,9 @@ fn setting_a_policy_warns_of_what_surprises() {
         warnings(&["policy", "set", "one", "teams", "--insert", "NEW.id IN (SELECT word FROM secrets)"]);
     assert!(told[0].contains("reads secrets, which does not sync"), "{told:#?}");
     assert!(warnings(&["policy", "set", "one", "secrets", "--select", "1"])[0].contains("does not sync"));
-    assert!(place.run(&["policy", "set", "one", "numbered", "--select", OWN]).contains("warning: numbered.id"));
+    assert!(
+        place.run(&["policy", "set", "one", "numbered", "--select", OWN]).contains("warning: numbered.id")
+    );
 }
 
 #[test]
