@@ -244,6 +244,93 @@ fn whatever_is_sent_the_server_answers_and_goes_on() {
 }
 
 #[test]
+fn a_body_that_does_not_come_is_given_up_at_every_door() {
+    let place = Place::new();
+    place.run(&["db", "create", "one"]);
+    let key = place.run(&["key", "create"]).trim_end().to_owned();
+    let mut server = place.serve(&["--body-ms", "200", "--metrics-addr", "127.0.0.1:0"]);
+    let metrics = server.next_line();
+    let metrics =
+        metrics.strip_prefix("metrics at http://").unwrap().strip_suffix("/metrics").unwrap().to_owned();
+    let mut open = Vec::new();
+    for path in http::paths() {
+        let path = path.replace("{db}", "one").replace("{token}", "1").replace("{table}", "t");
+        let address = if path == "/metrics" { &metrics } else { &server.address };
+        for method in ["POST", "PUT", "GET", "DELETE"] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let kind = if path.ends_with("sync") { MEDIA_TYPE } else { "application/json" };
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n{{\"user"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            open.push((format!("{method} {path}"), stream));
+        }
+    }
+    // All of them wait at one time, and each is answered though nothing more comes.
+    for (asked, mut stream) in open {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap_or_else(|error| panic!("{asked}: {error}"));
+        let status: u16 = std::str::from_utf8(&status[9..]).unwrap().parse().unwrap();
+        assert!([200, 400, 404, 405].contains(&status), "{asked}: {status}");
+    }
+    assert_eq!(server.sync("one", &key, b"rubbish").status, 400);
+}
+
+#[test]
+fn what_is_taken_back_ends_its_listeners_at_once_though_nothing_happens() {
+    let place = Place::new();
+    place.run(&["db", "create", "d"]);
+    let secret = "a secret of at least 32 bytes, really";
+    let file = place.data.with_file_name("secret");
+    std::fs::write(&file, secret).unwrap();
+    place.run(&["issuer", "add", "d", "me", "--audience", "a", "--secret-file", file.to_str().unwrap()]);
+    let admin = place.run(&["key", "create", "--database", "d"]).trim_end().to_owned();
+    let bearers = [
+        place.run(&["key", "create", "--database", "d"]),
+        place.run(&["token", "create", "d", "alice"]),
+        place.run(&["token", "create", "d", "alice"]),
+        signed(secret),
+    ];
+    let bearers = bearers.map(|bearer| bearer.trim_end().to_owned());
+    let server = place.serve(&[]);
+    let mut listening = bearers.each_ref().map(|bearer| server.listen("d", bearer));
+    let mut stays = server.listen("d", &admin);
+    place.run(&["key", "revoke", &bearers[0][..12]]);
+    let id = place.run(&["token", "list", "--json"]);
+    let id: serde_json::Value = serde_json::from_str(&id).unwrap();
+    let id =
+        id.as_array().unwrap().iter().find(|token| bearers[1].starts_with(token["prefix"].as_str().unwrap()));
+    let id = id.unwrap()["id"].as_i64().unwrap();
+    let path = format!("/v1/databases/d/tokens/{id}");
+    assert_eq!(server.ask("DELETE", &path, &admin, "").status, 200);
+    place.run(&["token", "revoke", &bearers[2][..12]]);
+    place.run(&["issuer", "remove", "1"]);
+    for (stream, bearer) in listening.iter_mut().zip(&bearers) {
+        // Heartbeats come every twenty seconds, so nothing but the end of the bearer ends this sooner.
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        program::read_end(stream);
+        assert_eq!(server.sync("d", bearer, b"rubbish").status, 401);
+    }
+    stays.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let open = stays.read(&mut [0]).unwrap_err();
+    assert!([std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut].contains(&open.kind()), "{open}");
+}
+
+/// A token of the issuer `me`.
+fn signed(secret: &str) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let claims = serde_json::json!({"iss": "me", "aud": "a", "sub": "bob", "exp": now + 600});
+    let parts =
+        [serde_json::json!({"alg": "HS256"}), claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    let text = parts.join(".");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    format!("{text}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, text.as_bytes())))
+}
+
+#[test]
 fn nobody_learns_which_databases_exist_or_opens_that_of_another() {
     let Doors { place: _place, server, bearers: [_, key, token], .. } = begin();
     // What differs from answer to answer without telling anything.

@@ -305,7 +305,8 @@ mod tests {
         let sets = KeySets::new(Box::new(move |_| {
             Ok(match count.fetch_add(1, Ordering::Relaxed) {
                 0 => set(&["old"]),
-                _ => set(&["old", "new"]),
+                1 | 2 => set(&["old", "new"]),
+                _ => set(&["new"]),
             }
             .into_bytes())
         }));
@@ -316,6 +317,9 @@ mod tests {
         assert_eq!((known("new", begin + TRY_MS), fetched.load(Ordering::Relaxed)), (2, 2));
         assert_eq!((known("old", begin + TRY_MS + FRESH_MS - 1), fetched.load(Ordering::Relaxed)), (2, 2));
         assert_eq!((known("old", begin + TRY_MS + FRESH_MS), fetched.load(Ordering::Relaxed)), (2, 3));
+        // A key that its issuer has taken back ends.
+        let keys = sets.keys("u", Some("old"), begin + TRY_MS + 2 * FRESH_MS).unwrap();
+        assert_eq!((ids(&keys), fetched.load(Ordering::Relaxed)), (vec!["new"], 4));
     }
 
     #[test]

@@ -191,7 +191,10 @@ mod tests {
     use super::*;
     use crate::control::{IssuerId, Secret};
     use ring::rand::SystemRandom;
-    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+    use ring::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+        RsaKeyPair,
+    };
     use serde_json::json;
 
     const SECRET: &[u8] = b"a secret of at least 32 bytes, really";
@@ -350,6 +353,57 @@ mod tests {
         let mut damaged = eddsa("ed");
         damaged.text.truncate(damaged.text.len() - 2);
         assert_eq!(judge(&damaged, &trust), Err(Refused::Signature));
+    }
+
+    #[test]
+    fn keys_of_rsa_verify_and_no_kind_of_key_stands_for_another() {
+        use base64::engine::general_purpose::STANDARD;
+        let random = SystemRandom::new();
+        // Made for this test.
+        let der = include_str!("../../tests/keys/rsa.txt").split_whitespace().collect::<String>();
+        let rsa = RsaKeyPair::from_pkcs8(&STANDARD.decode(der).unwrap()).unwrap();
+        let public: ring::rsa::PublicKeyComponents<Vec<u8>> = rsa.public().into();
+        let [n, e] = [&public.n, &public.e].map(|part| URL_SAFE_NO_PAD.encode(part));
+        let ed = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let x = URL_SAFE_NO_PAD.encode(ed.public_key().as_ref());
+        let set = json!({"keys": [
+            {"kty": "RSA", "n": n, "e": e, "kid": "rsa"},
+            {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "ed"},
+        ]});
+        let trust = [issuer(Trust::Keys(set.to_string()))];
+        let by_rsa = |alg: &str, kid: Value| {
+            sign_with(&json!({"alg": alg, "kid": kid}), &claims(), |signed| {
+                let mut signature = vec![0; rsa.public().modulus_len()];
+                rsa.sign(&RSA_PKCS1_SHA256, &random, signed, &mut signature).unwrap();
+                signature
+            })
+        };
+        assert_eq!(judge(&by_rsa("RS256", json!("rsa")), &trust).unwrap().user.id, "alice");
+        assert_eq!(judge(&by_rsa("RS256", Value::Null), &trust).unwrap().user.id, "alice");
+        let others = claims().to_string().replace("alice", "mallory");
+        let (head, tail) = (by_rsa("RS256", json!("rsa")), URL_SAFE_NO_PAD.encode(others));
+        let parts: Vec<_> = head.text.split('.').collect();
+        let forged = Jwt::parse(&format!("{}.{tail}.{}", parts[0], parts[2])).unwrap();
+        assert_eq!(judge(&forged, &trust), Err(Refused::Signature));
+        // The header names what another key would have to verify, or nothing that is known.
+        for (alg, kid) in [
+            ("EdDSA", "ed"),
+            ("EdDSA", "rsa"),
+            ("ES256", "rsa"),
+            ("RS256", "ed"),
+            ("PS256", "rsa"),
+            ("rs256", "rsa"),
+        ] {
+            assert!(judge(&by_rsa(alg, json!(kid)), &trust).is_err(), "{alg} {kid}");
+        }
+        // A public key is no secret, in whatever form it is written.
+        let pem =
+            format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&public.n));
+        for secret in [pem.as_bytes(), n.as_bytes(), &public.n, set.to_string().as_bytes()] {
+            for issuers in [&trust[..], &[by_secret(), Arc::clone(&trust[0])]] {
+                assert!(judge(&hs256(secret, &claims()), issuers).is_err());
+            }
+        }
     }
 
     #[test]

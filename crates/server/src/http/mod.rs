@@ -53,7 +53,7 @@ use crate::store::{Store, StoreError};
 const OBEY: Duration = Duration::from_millis(250);
 /// Largest body of JSON.
 const JSON_BYTES_MAX: usize = 256 << 10;
-/// How long a request with JSON may take.
+/// How long a request with JSON may take, unless its body has less time.
 const JSON_WAIT: Duration = Duration::from_secs(30);
 const PROTOCOL_HEADER: &str = "cloudsync-protocol";
 const REQUEST_ID_HEADER: &str = "cloudsync-request-id";
@@ -198,7 +198,7 @@ fn router(server: Arc<Server>) -> Router {
         .merge(
             with_routes(administration())
                 .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
-                .layer(from_fn(in_time)),
+                .layer(from_fn_with_state(Arc::clone(&server), in_time)),
         )
         .fallback(async || HttpError::NotFound)
         .method_not_allowed_fallback(async || HttpError::Method)
@@ -245,11 +245,12 @@ pub fn paths() -> Vec<&'static str> {
 }
 
 /// Ends a request whose body does not come, or whose answer is not made, in time.
-async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(JSON_WAIT, next.run(request)).await {
+async fn in_time(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let wait = server.patience.body.min(JSON_WAIT);
+    match tokio::time::timeout(wait, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
-            let seconds = JSON_WAIT.as_secs();
+            let seconds = wait.as_secs_f32();
             HttpError::BadRequest(format!("the request did not end within {seconds} s")).into_response()
         }
     }
