@@ -9,6 +9,10 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+/// Differences that are shown of two maps.
+const DIFFERENCES_MAX: usize = 12;
 
 /// Rows as a transaction left them; `None` are gone.
 pub(crate) type Written = Vec<(RowName, Option<Vec<String>>)>;
@@ -281,17 +285,48 @@ pub(crate) fn clocks(db: &Connection) -> Result<Clocks> {
 }
 
 /// The first difference of two maps, in words.
-pub(crate) fn difference<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+pub(crate) fn difference<K: Ord + Debug, V: PartialEq + Debug>(
     one: &BTreeMap<K, V>,
     other: &BTreeMap<K, V>,
 ) -> Option<String> {
+    differences(one, other).into_iter().next()
+}
+
+/// The differences of two maps, each in words; the first few if there are many.
+pub(crate) fn differences<K: Ord + Debug, V: PartialEq + Debug>(
+    one: &BTreeMap<K, V>,
+    other: &BTreeMap<K, V>,
+) -> Vec<String> {
     let keys: BTreeSet<_> = one.keys().chain(other.keys()).collect();
-    let key = keys.into_iter().find(|key| one.get(key) != other.get(key))?;
-    let show = |map: &BTreeMap<K, V>| {
+    let keys = keys.into_iter().filter(|key| one.get(key) != other.get(key)).take(DIFFERENCES_MAX);
+    let show = |map: &BTreeMap<K, V>, key| {
         map.get(key)
             .map_or_else(|| "absent".to_owned(), |value| format!("{value:?}").chars().take(600).collect())
     };
-    Some(format!("{key:?}: {} | {}", show(one), show(other)))
+    keys.map(|key| format!("{key:?}: {} | {}", show(one, key), show(other, key))).collect()
+}
+
+/// The rows of our internal tables in a file, which is called `whose`, with their number in place of a key.
+pub(crate) fn internals(db: &Connection, whose: &'static str) -> Result<Rows> {
+    // language=SQLite
+    let tables =
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'cloudsync\\_%' ESCAPE '\\'";
+    let tables: Vec<String> =
+        db.prepare(tables)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut all = Rows::new();
+    for table in tables {
+        let mut rows = db.prepare(&format!("SELECT * FROM {table}"))?;
+        let width = rows.column_count();
+        let rows = rows.query_map([], |row| {
+            (0..width)
+                .map(|at| Ok(format!("{:?}", row.get::<_, Value>(at)?)))
+                .collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        for (number, row) in rows.enumerate() {
+            all.insert((whose, format!("{table} {number}")), row?);
+        }
+    }
+    Ok(all)
 }
 
 /// Nothing may be left over in a file that is at rest.

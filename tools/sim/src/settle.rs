@@ -3,7 +3,7 @@
 use crate::device::Wish;
 use crate::disk::{self, disks};
 use crate::host;
-use crate::oracle;
+use crate::oracle::{self, Rows};
 use crate::server::SERVER;
 use crate::workload;
 use crate::world::{BOTH, Outcome, START_MS, World};
@@ -77,13 +77,25 @@ impl World {
 
     /// Who has nothing to say writes nothing, on either side.
     fn check_idle(&mut self) -> Result<()> {
-        let before = disks().writes;
-        self.sweep()?;
-        let written = disks().writes - before;
-        if written > 0 {
-            bail!("idle syncs wrote to the disks {written} times");
+        for at in 0..self.devices.len() {
+            disk::set_now_ms(self.now() + 50);
+            let before = self.internals(at)?;
+            let writes = disks().writes;
+            self.sync(at)?;
+            let written = disks().writes - writes;
+            if written > 0 {
+                let differences = oracle::differences(&before, &self.internals(at)?).join("\n");
+                bail!("an idle sync of {} wrote {written} times:\n{differences}", self.devices[at].name);
+            }
         }
         Ok(())
+    }
+
+    /// The internal tables of a device and of the server.
+    fn internals(&self, at: usize) -> Result<Rows> {
+        let mut all = oracle::internals(&self.devices[at].processes[0].db, "device")?;
+        all.extend(oracle::internals(self.server.eye()?, "server")?);
+        Ok(all)
     }
 
     /// One whole sync over a perfect network. Gives the rows that moved.
