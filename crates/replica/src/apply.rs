@@ -61,7 +61,7 @@ pub struct Applied {
     pub quarantined: u64,
     /// Rows of which only a part came, while the rest is not known here.
     pub parts: u64,
-    /// The latest time that any change bore.
+    /// The latest time that any change bore, those that came by file aside.
     pub time_max: Time,
 }
 
@@ -147,8 +147,6 @@ pub(crate) struct Applier {
     conflicts: Conflicts,
     pub(crate) applied: Applied,
     pub(crate) floor: Time,
-    /// Files never move the floor.
-    raises_floor: bool,
     /// Set while changes are tried again that were let in before, when the clock here may have been another one.
     retries: bool,
     /// Set where each row is judged: none is let in before its parent, for others would be judged by it.
@@ -204,7 +202,6 @@ impl Applier {
             applied: Applied::default(),
             floor,
             floor_before: floor,
-            raises_floor: source.origin != Origin::File,
             retries: false,
             judged: false,
             settles: false,
@@ -307,7 +304,7 @@ impl Applier {
         self.changes.finish(&self.db, self.source.origin, self.source.base)?;
         self.clocks.finish(&self.db)?;
         tell_moved(replica, &self.moved, self.source.base)?;
-        if self.raises_floor {
+        if self.floor > self.floor_before {
             storage::set_u64(&self.db, "floor", self.floor.0)?;
         }
         self.conflicts.finish(replica.server_now_ms()?)?;

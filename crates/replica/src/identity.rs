@@ -103,7 +103,7 @@ impl Replica {
             TIME_INITIAL => Clock::new(TIME_INITIAL, new),
             time => Clock::new(Time((time.0 + later).min(TIME_MAX.0)), new),
         };
-        self.restamp_unsent(old, |clock| if is_ours(&clock) { again(clock) } else { clock })?;
+        self.restamp_unsent(old, None, |_, clock| if is_ours(&clock) { again(clock) } else { clock })?;
         storage::set_u64(&self.db, "floor", floor + later)?;
         storage::set_u64(&self.db, PARTED_AT, self.server_now_ms()?)?;
         storage::set_u64(&self.db, GIVEN_VERSION, self.now_ms().saturating_add(PARTING_MS))?;

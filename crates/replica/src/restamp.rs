@@ -4,6 +4,10 @@
 //! edit would be lost everywhere but here; so the latest clock that the server is known to have, `settled`, is kept.
 //! And it must not lie ahead of the server's clock, or the server would refuse it for ever. A round that was on its way
 //! bears the old stamps, so the edits go on in a round of another id.
+//!
+//! What came by file may be stamped ahead, too: by another replica whose clock was wrong while the clock here was wrong as
+//! well. Nobody can say when that was written, and the server will not take it, so this replica takes it over as written
+//! by itself before all that has a known time. Edits that were made here on top of it stay on top.
 
 use crate::changes::{EntryReader, Mask, Origin};
 use crate::clocks::{self, ClockStore};
@@ -13,10 +17,12 @@ use crate::error::Result;
 use crate::position::Position;
 use crate::replica::Replica;
 use crate::storage;
-use cloudsync_core::clock::{Clock, SiteOrdinal, TIME_MAX, Time};
+use cloudsync_core::clock::{Clock, RowClock, SiteOrdinal, TIME_INITIAL, TIME_MAX, Time};
+use cloudsync_core::id::SiteId;
 use cloudsync_core::merge::local;
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
 use cloudsync_sqlite_ffi::Value;
+use std::cell::Cell;
 use std::collections::HashMap;
 
 /// Small differences of the clocks are the network's; they are not worth a write each round.
@@ -60,17 +66,45 @@ impl Replica {
 
     fn move_stamps(&mut self, server_now: u64, by_ms: i64) -> Result<()> {
         let own = self.own_site()?;
-        let after_settled = storage::get_u64(&self.db, "settled")? + 1;
-        let changed = self.restamp_unsent(own, |clock| {
+        let settled = storage::get_u64(&self.db, "settled")?;
+        let after_settled = settled + 1;
+        let own_moved = |time: u64| moved(time, by_ms, server_now, after_settled);
+        let sites = self.sites.ids().to_vec();
+        let latest = Cell::new(server_now.max(after_settled));
+        let took_over = Cell::new(false);
+        let changed = self.restamp_unsent(own, Some(latest_accepted(server_now)), |row, clock| {
+            if let Some(orders) =
+                taken_over(row, own, settled, latest_accepted(server_now), own_moved, &sites)
+            {
+                let moved =
+                    orders.iter().find(|(before, _)| *before == clock).map_or(clock, |(_, after)| *after);
+                latest.set(latest.get().max(moved.time.0));
+                took_over.set(true);
+                return moved;
+            }
             if clock.site != own || clock.time.0 <= 1 {
                 return clock;
             }
-            Clock::new(Time(moved(clock.time.0, by_ms, server_now, after_settled)), own)
+            Clock::new(Time(own_moved(clock.time.0)), own)
         })?;
         if changed {
             storage::unset(&self.db, "round")?;
         }
-        storage::set_u64(&self.db, "floor", server_now.max(after_settled))
+        if took_over.get() {
+            self.miss_what_lost()?;
+        }
+        storage::set_u64(&self.db, "floor", latest.get())
+    }
+
+    /// What the server gave may have lost here to what is taken over now, and does not come again by itself.
+    fn miss_what_lost(&mut self) -> Result<()> {
+        if self.can_reconcile()? {
+            return self.begin_reconciling(false);
+        }
+        if storage::get_u64(&self.db, "cursor")? > 0 {
+            storage::set(&self.db, "refetch", Value::Integer(1))?;
+        }
+        Ok(())
     }
 
     /// A copy of this file goes on under the same id. If it was only another process on this very file, the file
@@ -113,12 +147,16 @@ impl Replica {
     }
 
     /// Gives table, packed key and mask of each row of the list that was changed here and is unsent; a row may come often.
-    pub(crate) fn each_unsent(&self, mut each: impl FnMut(i64, &[u8], Mask)) -> Result<()> {
+    pub(crate) fn each_unsent(&self, each: impl FnMut(i64, &[u8], Mask)) -> Result<()> {
+        self.each_unsent_of(&[Origin::Local], each)
+    }
+
+    fn each_unsent_of(&self, origins: &[Origin], mut each: impl FnMut(i64, &[u8], Mask)) -> Result<()> {
         let (after, mut skip) = self.first_unsent()?.entry(&self.db)?;
         let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
         while let Some(entry) = entries.next()? {
             let sent = std::mem::take(&mut skip);
-            if entry.origin != Origin::Local.code() {
+            if !origins.iter().any(|origin| origin.code() == entry.origin) {
                 continue;
             }
             for row in entry.rows().skip(sent as usize) {
@@ -129,13 +167,25 @@ impl Replica {
         Ok(())
     }
 
-    /// Maps the clocks of all cells that wait to be sent. Gives true when that changed any.
-    pub(crate) fn restamp_unsent(&mut self, own: SiteOrdinal, map: impl Fn(Clock) -> Clock) -> Result<bool> {
+    /// Maps the clocks of all cells that wait to be sent; `map` is given their row, too. Those that others wrote are among
+    /// them if they are later than `ahead`, which no server has. Gives true when that changed any.
+    pub(crate) fn restamp_unsent(
+        &mut self,
+        own: SiteOrdinal,
+        ahead: Option<u64>,
+        map: impl Fn(&RowClock, Clock) -> Clock,
+    ) -> Result<bool> {
         let settled = storage::get_u64(&self.db, "settled")?;
         let sites = self.sites.ids().to_vec();
         let mut clocks = ClockStore::open(&self.db)?;
         let mut seen: HashMap<Vec<u8>, Vec<Mask>> = HashMap::new();
         self.each_unsent(|table, key, mask| seen.entry(clocks::pk(table, key)).or_default().push(mask))?;
+        if ahead.is_some() {
+            self.each_unsent_of(&[Origin::File], |table, key, _| {
+                seen.entry(clocks::pk(table, key)).or_default();
+            })?;
+        }
+        let is_ahead = |at: Clock| ahead.is_some_and(|ahead| at.time.0 > ahead);
         let mut changed = false;
         for (pk, masks) in seen {
             let Some(clock) = clocks.read(&pk)? else { continue };
@@ -149,12 +199,13 @@ impl Replica {
             // Of marks, and of the cells that a dead row keeps, only those are surely unsent that are later than all that
             // the server is known to have.
             let (keeps, is_late) = (clock.deletion().is_some(), |at: Clock| at.time.0 > settled);
+            let is_unsent = |column, at| is_ahead(at) || if keeps { is_late(at) } else { unsent(column) };
             let moved = local::restamp(
                 &clock,
-                |at| at.site == own,
+                |deletion| deletion.clock.site == own || is_ahead(deletion.clock) || is_ahead(deletion.seen),
                 &sites,
-                |column, at| if (!keeps && unsent(column)) || (keeps && is_late(at)) { map(at) } else { at },
-                |at| if is_late(at) { map(at) } else { at },
+                |column, at| if is_unsent(column, at) { map(&clock, at) } else { at },
+                |at| if is_late(at) { map(&clock, at) } else { at },
             );
             if moved != clock {
                 clocks.write(&pk, &moved, false)?;
@@ -164,6 +215,45 @@ impl Replica {
         clocks.finish(&self.db)?;
         Ok(changed)
     }
+}
+
+/// The clocks of a row that somebody else stamped later than `ahead`, and of what was written here on top of them, each
+/// with the one that takes its place, in their order; `None` if there is no such row. `own_moved` says where a time of
+/// this replica goes.
+fn taken_over(
+    row: &RowClock,
+    own: SiteOrdinal,
+    settled: u64,
+    ahead: u64,
+    own_moved: impl Fn(u64) -> u64,
+    sites: &[SiteId],
+) -> Option<Vec<(Clock, Clock)>> {
+    let cells = row.cells().map(|(_, clock)| clock).chain([row.common]);
+    let mut clocks: Vec<Clock> = cells.chain(row.marks.iter().flat_map(|marks| marks.clocks())).collect();
+    let is_ahead = |clock: &Clock| clock.site != own && clock.time.0 > ahead.max(settled);
+    if !clocks.iter().any(is_ahead) {
+        return None;
+    }
+    cloudsync_core::reached!("restamp: what came by file is taken over");
+    // A row cannot be older than the deletion that it came back from.
+    let boundary = row.marks.as_ref().and_then(|marks| marks.boundary).filter(|at| at.time.0 <= settled);
+    let mut least = boundary.map_or(TIME_INITIAL, |at| at.time).0 + 1;
+    clocks.retain(|clock| clock.time.0 > settled.max(1));
+    clocks.sort_by(|one, other| one.order(other, sites));
+    clocks.dedup();
+    let orders = clocks.into_iter().map(|clock| {
+        let wished = if clock.site == own {
+            own_moved(clock.time.0)
+        } else if is_ahead(&clock) {
+            least
+        } else {
+            clock.time.0
+        };
+        let time = wished.max(least).min(TIME_MAX.0);
+        least = time + 1;
+        (clock, if time == clock.time.0 { clock } else { Clock::new(Time(time), own) })
+    });
+    Some(orders.collect())
 }
 
 /// The latest time that a server accepts, and leaves room to be replaced in the same millisecond.

@@ -125,3 +125,126 @@ fn two_processes_correct_a_clock_once() {
     refuse_for_skew(&mut other, NOW - HOUR_MS + 9_000);
     assert_eq!(prepare(&mut other).2, stamp);
 }
+
+fn device_as(algorithm: &str, seed: u64) -> Device {
+    let mut device = Device::empty(seed);
+    device.run("CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v)");
+    device.init_all_as(algorithm);
+    device
+}
+
+#[test]
+fn a_file_that_is_stamped_ahead_keeps_nobody_from_syncing() {
+    for algorithm in ["cls", "dws", "aws"] {
+        let mut author = device_as(algorithm, 1);
+        author.run_at(NOW + HOUR_MS, "INSERT INTO t VALUES('kept', 1), ('gone', 1), ('edited', 1)");
+        author.replica.fold().unwrap();
+        author.world.now.set(NOW + HOUR_MS + 1_000);
+        author.run_at(NOW + HOUR_MS + 1_000, "DELETE FROM t WHERE id = 'gone'");
+        let file = author.encode();
+
+        let mut device = device_as(algorithm, 2);
+        device.run_at(NOW, "INSERT INTO t VALUES('settled', 1), ('gone', 0)");
+        let (_, round, settled) = prepare(&mut device);
+        accept(&mut device, NOW, round, 1);
+        // The clock here goes ahead as well, so that nothing seems wrong with the file.
+        device.world.now.set(NOW + 2 * HOUR_MS);
+        device.apply(&file).unwrap();
+        device.run_at(NOW + 2 * HOUR_MS, "UPDATE t SET v = 2 WHERE id = 'edited'");
+        prepare(&mut device);
+        refuse_for_skew(&mut device, NOW + 5_000);
+
+        let (_, _, latest) = prepare(&mut device);
+        // What the server gave and what lost to the file comes again.
+        let again = "SELECT count(*) FROM cloudsync_settings WHERE key IN ('reconcile', 'refetch')";
+        assert_eq!(device.get::<i64>(again), 1, "{algorithm}");
+        // The edit here was made on top of what came by file.
+        assert!((settled + 1..=NOW + 5_000).contains(&latest), "{algorithm}: {latest}");
+        let mut other = device_as(algorithm, 3);
+        other.world.now.set(NOW + 5_000);
+        other.apply(&device.encode()).unwrap();
+        for device in [&device, &other] {
+            let rows = device.rows("SELECT id, v FROM t ORDER BY id");
+            assert_eq!(rows, ["'edited',2", "'kept',1", "'settled',1"], "{algorithm}");
+        }
+    }
+}
+
+#[test]
+fn what_came_by_file_and_waited_is_not_taken_for_the_servers() {
+    const UNIQUE: &str = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v UNIQUE)";
+    let mut author = Device::new(1, UNIQUE);
+    author.run_at(NOW + HOUR_MS, "INSERT INTO t VALUES('b', 1)");
+    let file = author.encode();
+
+    let mut device = Device::new(2, UNIQUE);
+    device.run_at(NOW, "INSERT INTO t VALUES('a', 1)");
+    let (_, round, settled) = prepare(&mut device);
+    accept(&mut device, NOW, round, 1);
+    device.world.now.set(NOW + 2 * HOUR_MS);
+    device.apply(&file).unwrap();
+    assert_eq!(device.quarantine(), 1);
+    device.run_at(NOW + 2 * HOUR_MS, "DELETE FROM t WHERE id = 'a'");
+    prepare(&mut device);
+    // Nothing of the server comes with this answer, but what waited comes in.
+    accept(&mut device, NOW + 5_000, None, 2);
+    assert_eq!(device.quarantine(), 0);
+    assert_eq!(
+        device.get::<i64>("SELECT value FROM cloudsync_settings WHERE key = 'settled'"),
+        settled as i64
+    );
+    prepare(&mut device);
+    refuse_for_skew(&mut device, NOW + 6_000);
+    let (_, _, latest) = prepare(&mut device);
+    assert!(latest <= NOW + 6_000 + CLOCK_AHEAD_MS_MAX, "{latest}");
+}
+
+#[test]
+fn what_is_stamped_ahead_goes_before_all_that_is_known() {
+    for algorithm in ["cls", "dws", "aws"] {
+        // The row is known, and another edit of it comes by file from a clock that is ahead.
+        let mut author = device_as(algorithm, 1);
+        author.run_at(NOW, "INSERT INTO t VALUES('a', 'known')");
+        let known = author.encode();
+        author.world.now.set(NOW + HOUR_MS);
+        author.run_at(NOW + HOUR_MS, "UPDATE t SET v = 'ahead'");
+        let ahead = author.encode();
+
+        let mut device = device_as(algorithm, 2);
+        device.apply(&known).unwrap();
+        device.world.now.set(NOW + 2 * HOUR_MS);
+        device.apply(&ahead).unwrap();
+        prepare(&mut device);
+        refuse_for_skew(&mut device, NOW + 5_000);
+        let (_, _, latest) = prepare(&mut device);
+        assert!(latest <= NOW, "{algorithm}: {latest}");
+        let taken_over = device.encode();
+        // Whoever has the known value keeps it.
+        let mut other = device_as(algorithm, 3);
+        other.apply(&known).unwrap();
+        other.apply(&taken_over).unwrap();
+        assert_eq!(other.rows("SELECT v FROM t"), ["'known'"], "{algorithm}");
+    }
+}
+
+#[test]
+fn a_deletion_that_saw_a_write_ahead_is_not_refused_for_ever() {
+    let mut author = device_as("aws", 1);
+    author.run_at(NOW + HOUR_MS, "INSERT INTO t VALUES('a', 1)");
+    author.replica.fold().unwrap();
+    // The clock is right again, and the deletion bears its time.
+    author.run_at(NOW, "DELETE FROM t");
+    let file = author.encode();
+
+    let mut device = device_as("aws", 2);
+    device.world.now.set(NOW + 2 * HOUR_MS);
+    device.apply(&file).unwrap();
+    let marks = "SELECT hex(clock) FROM cloudsync_clocks";
+    let before = device.rows(marks);
+    prepare(&mut device);
+    refuse_for_skew(&mut device, NOW + 5_000);
+    assert_ne!(device.rows(marks), before);
+    let mut other = device_as("aws", 3);
+    other.apply(&device.encode()).unwrap();
+    assert_eq!(other.rows("SELECT v FROM t"), [""; 0]);
+}

@@ -76,6 +76,8 @@ pub(crate) struct Process {
     session: Option<Session>,
     /// The attempt whose answer, timeout or wake-up the session waits for.
     pub(crate) attempt: Option<u64>,
+    /// What the server refused last, in words.
+    pub(crate) refused: String,
     /// Its name on the machine.
     pub(crate) name: String,
     // Closed last.
@@ -90,7 +92,15 @@ impl Process {
         #[allow(unsafe_code)]
         let connection = unsafe { host::wrap(&db)? };
         let replica = Replica::open(connection, Rc::clone(machine) as Rc<dyn Environment>)?;
-        Ok(Self { replica, machine: Rc::clone(machine), session: None, attempt: None, name, db })
+        Ok(Self {
+            replica,
+            machine: Rc::clone(machine),
+            session: None,
+            attempt: None,
+            refused: String::new(),
+            name,
+            db,
+        })
     }
 
     /// True when no session is on its way.
@@ -122,6 +132,7 @@ impl Process {
                 self.step(Event::Absorbed(absorbed))
             }
             Answer::Refusal(refusal) => {
+                self.refused = format!("{:?}: {}", refusal.reason, refusal.text);
                 if matches!(refusal.reason, Reason::SchemaConflict | Reason::BadPayload | Reason::Denied) {
                     bail!("the server refused for {:?}: {}", refusal.reason, refusal.text);
                 }

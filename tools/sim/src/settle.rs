@@ -113,7 +113,9 @@ impl World {
                     wish = process.answered(&answer).with_context(|| format!("device {name}"))?;
                 }
                 Wish::Pause(_) => wish = process.resume()?,
-                Wish::Over { failed: true, .. } => bail!("device {name} does not get through to the server"),
+                Wish::Over { failed: true, .. } => {
+                    bail!("device {name} does not get through to the server, which said: {}", process.refused)
+                }
                 Wish::Over { received, sent, .. } => {
                     self.note(|| format!("{name} settles: received {received}, sent {sent}"));
                     return Ok(received + sent);

@@ -53,12 +53,12 @@ pub fn insert(
 }
 
 /// The row with stamps made anew: `map` gives those of its cells, and of a row without cells (column `None`), as
-/// [`RowClock::map_clocks`] does; `map_mark` those of marks. What a deletion of `own` has seen is the last write of the
-/// row as it is then.
+/// [`RowClock::map_clocks`] does; `map_mark` those of marks. What a deletion has seen that is `anew` is the last write of
+/// the row as it is then.
 #[must_use]
 pub fn restamp(
     stored: &RowClock,
-    own: impl Fn(Clock) -> bool,
+    anew: impl Fn(&Deletion) -> bool,
     sites: &[SiteId],
     map: impl FnMut(Option<ColumnNumber>, Clock) -> Clock,
     mut map_mark: impl FnMut(Clock) -> Clock,
@@ -72,7 +72,7 @@ pub fn restamp(
     let write = marks.write.map_or(row.common, &mut map_mark);
     let write = cells.iter().fold(write, |last, (_, clock)| last.latest(*clock, sites));
     let deletion = marks.deletion.map(|deletion| Deletion {
-        seen: if own(deletion.clock) { write } else { deletion.seen },
+        seen: if anew(&deletion) { write } else { deletion.seen },
         clock: map_mark(deletion.clock),
     });
     RowClock::from_writes(&cells, write, deletion, sites)

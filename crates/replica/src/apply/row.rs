@@ -226,9 +226,12 @@ impl Applier {
     fn note(&mut self, replica: &Replica, arrival: Arrival<'_>, decision: &Decision) -> Result<()> {
         let Arrival { row, pk, stored, incoming, is_moved } = arrival;
         let table = row.target.table.id;
-        let latest = incoming.time_max();
-        self.floor = self.floor.max(latest);
-        self.applied.time_max = self.applied.time_max.max(latest);
+        // What came by file the server may not have, and never moves the floor, also if it waited in the quarantine.
+        if self.source.origin != Origin::File {
+            let latest = incoming.time_max();
+            self.floor = self.floor.max(latest);
+            self.applied.time_max = self.applied.time_max.max(latest);
+        }
         if is_moved {
             self.moved.push((table, row.packed.to_vec()));
         }
