@@ -357,9 +357,13 @@ impl World {
     /// Prints the clock of the watched row wherever it changed.
     pub(crate) fn show_watched(&mut self) -> Result<()> {
         let Some(row) = self.case.watched.clone() else { return Ok(()) };
-        let files = self.devices.iter().map(|device| (device.name.as_str(), &device.processes[0].db));
-        for (name, db) in files.chain([("server", self.server.eye()?)]) {
-            let shown = oracle::clocks(db)?.get(&row).map(|clock| format!("{clock:?}")).unwrap_or_default();
+        let mut files = Vec::new();
+        for device in &self.devices {
+            files.push((device.name.as_str(), oracle::clocks(&device.eye()?)?));
+        }
+        files.push(("server", oracle::clocks(self.server.eye()?)?));
+        for (name, clocks) in files {
+            let shown = clocks.get(&row).map(|clock| format!("{clock:?}")).unwrap_or_default();
             if self.shown.get(name) != Some(&shown) {
                 println!("{:>8} {name}: {shown}", disk::now_ms() - START_MS);
                 self.shown.insert(name.to_owned(), shown);
