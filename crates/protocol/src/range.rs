@@ -11,7 +11,7 @@
 //! ```
 //! A range begins behind the key `after`, at the table's first one if that is empty, and ends with `until`, with the
 //! table's last one if that is empty. A row whose values are not known to be what the clock says (one that is gone
-//! without a deletion) is given as a range that cannot be equal.
+//! without a deletion, or has a value where the clock knows none) is given as a range that cannot be equal.
 //!
 //! # What a digest covers
 //!

@@ -319,13 +319,7 @@ impl Applier {
             privacy.finish()?;
         }
         for (table, key, columns) in &self.edits {
-            let layout: Vec<_> = table.cells.iter().map(|cell| cell.number).collect();
-            let mask = capture::mask_of(&layout, columns);
-            let mut noting = capture::Noting::open(&self.db, &table.definition, table.layout)?;
-            if table.filter.is_some() {
-                noting.write(replica.now_ms(), Value::Integer(capture::NOTE_ALTERED), key)?;
-            }
-            noting.write(replica.now_ms(), mask.value(), key)?;
+            capture::note_edit(&self.db, table, replica.now_ms(), columns, key)?;
         }
         let (mut applied, waiting) = (self.applied, self.quarantine.count()?);
         applied.quarantined = applied.quarantined.min(waiting);

@@ -207,6 +207,33 @@ impl Noting {
     }
 }
 
+/// Notes something that was found, and not noted by a trigger, of the row with that packed key.
+pub(crate) fn note_found(
+    db: &Connection,
+    table: &Table,
+    now_ms: u64,
+    what: Value<'_>,
+    packed: &[u8],
+) -> Result<()> {
+    let mut noting = Noting::open(db, &table.definition, table.layout)?;
+    if table.filter.is_some() {
+        noting.write(now_ms, Value::Integer(NOTE_ALTERED), packed)?;
+    }
+    noting.write(now_ms, what, packed)
+}
+
+/// The same of columns that were changed.
+pub(crate) fn note_edit(
+    db: &Connection,
+    table: &Table,
+    now_ms: u64,
+    columns: &ColumnSet,
+    packed: &[u8],
+) -> Result<()> {
+    let layout: Vec<_> = table.cells.iter().map(|cell| cell.number).collect();
+    note_found(db, table, now_ms, mask_of(&layout, columns).value(), packed)
+}
+
 /// What a mask says of these columns of a layout, in the form that triggers write.
 pub(crate) fn mask_of(layout: &[ColumnNumber], columns: &ColumnSet) -> MaskValue {
     let word = |numbers: &[ColumnNumber]| -> i64 {

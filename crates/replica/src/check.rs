@@ -13,7 +13,7 @@ use crate::changes::{EntryReader, Origin};
 use crate::clocks::{self, pk_range, split_pk};
 use crate::error::{Error, Result};
 use crate::kept;
-use crate::ranges::{ClockWalk, Held, RowReader, Unclocked};
+use crate::ranges::{ClockWalk, Filled, Held, RowReader, Unclocked};
 use crate::rebuilt::doubtful_tables;
 use crate::repair::exhausted;
 use crate::replica::Replica;
@@ -386,6 +386,7 @@ impl<'r> Slicing<'r> {
         let mut open = OpenRange {
             reader: RowReader::open(db, table)?,
             unclocked: Unclocked::open(db, table)?,
+            filled: Filled::open(db, table)?,
             table,
             after: after.to_vec(),
             last: after.to_vec(),
@@ -405,7 +406,10 @@ impl<'r> Slicing<'r> {
             }
             let held = open.reader.row(key, &clock, self.replica.sites.ids())?;
             match held {
-                Held::Row(digest) => open.held.push(digest),
+                Held::Row(digest) => {
+                    open.held.push(digest);
+                    open.damaged |= !open.filled.find(key, &clock)?.is_empty();
+                }
                 Held::Missing => {
                     open.held.push(0);
                     open.damaged = true;
@@ -484,12 +488,13 @@ impl<'r> Slicing<'r> {
 struct OpenRange<'t> {
     table: &'t Rc<Table>,
     reader: RowReader,
+    filled: Filled,
     unclocked: Unclocked,
     after: Vec<u8>,
     /// The last key that was looked at.
     last: Vec<u8>,
     held: RangeDigest,
-    /// A row is gone without a deletion.
+    /// A row is gone without a deletion, or has a value without a clock.
     damaged: bool,
 }
 

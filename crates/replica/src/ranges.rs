@@ -6,7 +6,7 @@ use crate::row_scan::RowScan;
 use crate::storage::quote_identifier;
 use crate::table::Table;
 use crate::value::from_sqlite;
-use cloudsync_core::clock::{ColumnNumber, RowClock};
+use cloudsync_core::clock::{ColumnNumber, ColumnSet, RowClock};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::range::{Digester, column_order};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
@@ -116,6 +116,47 @@ impl RowReader {
     /// Bytes that the last row took.
     pub(crate) const fn row_bytes(&self) -> usize {
         self.digester.row_bytes()
+    }
+}
+
+/// Finds cells that hold something though no clock says who wrote it: a column that came later, written behind the
+/// triggers. Digests leave such cells out.
+pub(crate) struct Filled {
+    /// Tells of each of the cells whether it holds something else than its default.
+    select: Option<Statement>,
+    cells: Vec<ColumnNumber>,
+}
+
+impl Filled {
+    pub(crate) fn open(db: &Connection, table: &Table) -> Result<Self> {
+        let told =
+            table.cells.iter().filter_map(|cell| Some((cell.number, cell.column.differs_from_constant()?)));
+        let (cells, tests): (Vec<_>, Vec<_>) = told.unzip();
+        let sql = || {
+            format!("SELECT {} FROM {} WHERE {}", tests.join(", "), table.quoted(), table.key_condition(1))
+        };
+        let select = if cells.is_empty() { None } else { Some(db.prepare(&sql())?) };
+        Ok(Self { select, cells })
+    }
+
+    /// Such cells of the row of a clock.
+    pub(crate) fn find(&mut self, key: &[u8], clock: &RowClock) -> Result<ColumnSet> {
+        let mut filled = ColumnSet::new();
+        let Some(select) = self.select.as_mut().filter(|_| clock.is_alive()) else { return Ok(filled) };
+        if self.cells.iter().all(|cell| clock.columns.contains(*cell)) {
+            return Ok(filled);
+        }
+        clocks::bind_key(select, 1, key)?;
+        if select.step()? {
+            let cells = self.cells.iter().enumerate();
+            let filled_here =
+                cells.filter(|(i, cell)| !clock.columns.contains(**cell) && select.column_i64(*i) != 0);
+            filled_here.for_each(|(_, cell)| {
+                filled.insert(*cell);
+            });
+        }
+        select.reset()?;
+        Ok(filled)
     }
 }
 

@@ -15,13 +15,13 @@ use crate::clocks::{self, ClockStore, pk_range, split_pk};
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
 use crate::pick::RowKey;
-use crate::ranges::{ClockWalk, Held, RowReader, Unclocked};
+use crate::ranges::{ClockWalk, Filled, Held, RowReader, Unclocked};
 use crate::replica::Replica;
 use crate::storage;
 use crate::table::Table;
 use crate::verdicts::Refusal;
 use crate::write::Row;
-use cloudsync_core::clock::SiteOrdinal;
+use cloudsync_core::clock::{ColumnSet, RowClock, SiteOrdinal};
 use cloudsync_protocol::client::Absorbed;
 use cloudsync_protocol::payload::{Opened, Payload};
 use cloudsync_protocol::range::{Checked, Finding};
@@ -66,6 +66,8 @@ enum Damage {
     Forgotten,
     /// It was never noted.
     Unnoted,
+    /// It has a value of which no clock says who wrote it.
+    Filled,
     /// It is too large for a repair: everything is fetched.
     Large,
     /// The server has lost its table.
@@ -81,6 +83,7 @@ impl Damage {
             Self::Missing => "missing here",
             Self::Surplus | Self::Forgotten => "not on the server",
             Self::Unnoted => "inserted behind the triggers",
+            Self::Filled => "written behind the triggers",
             Self::Large => "too large to be repaired by itself: everything was fetched",
             Self::Lost => "its table was lost on the server",
         }
@@ -153,6 +156,8 @@ struct Plan {
     rows: BTreeMap<Vec<u8>, (Refusal, Damage)>,
     /// Rows that are noted as inserted.
     notes: Vec<RowKey>,
+    /// Cells that are noted as written.
+    filled: Vec<(RowKey, ColumnSet)>,
     /// Rows that are sent because the server has lost their table.
     lost: Vec<RowKey>,
     /// Everything must be fetched.
@@ -225,7 +230,7 @@ impl Replica {
         let mut place = asked.from.clone();
         for (range, finding) in asked.ranges.iter().zip(&checked.findings) {
             let table = self.catalog.table(range.table.id).filter(|table| table.enabled);
-            if !asked.reconciles && plan.rows.len() >= REPAIRS_TARGET {
+            if !asked.reconciles && plan.rows.len() + plan.filled.len() >= REPAIRS_TARGET {
                 return Ok((plan, Some(place)));
             }
             let covered: &[u8] = match (finding, table) {
@@ -266,7 +271,7 @@ impl Replica {
         payload: Option<&Payload<'_>>,
         absorbed: &mut Absorbed,
     ) -> Result<u64> {
-        let Plan { rows, notes, lost, fetches } = plan;
+        let Plan { rows, notes, filled, lost, fetches } = plan;
         let (mut list, mut refusals, mut surplus) = (Vec::new(), Vec::new(), Vec::new());
         for (refusal, damage) in rows.into_values() {
             match damage {
@@ -294,13 +299,16 @@ impl Replica {
             self.lay_refusals(&refusals, payload)?;
         }
         for (table, key) in notes {
-            let mut noting = capture::Noting::open(&self.db, &table.definition, table.layout)?;
-            if table.filter.is_some() {
-                noting.write(self.now_ms(), Value::Integer(capture::NOTE_ALTERED), &key)?;
-            }
-            noting.write(self.now_ms(), Value::Integer(capture::NOTE_INSERT), &key)?;
+            let insert = Value::Integer(capture::NOTE_INSERT);
+            capture::note_found(&self.db, &table, self.now_ms(), insert, &key)?;
             absorbed.more = true;
             list.push(((table, key), Damage::Unnoted));
+        }
+        for ((table, key), columns) in filled {
+            cloudsync_core::reached!("repair: a value without a clock is an edit");
+            capture::note_edit(&self.db, &table, self.now_ms(), &columns, &key)?;
+            absorbed.more = true;
+            list.push(((table, key), Damage::Filled));
         }
         if !lost.is_empty() {
             self.note_again(lost.iter().map(|row| (row.clone(), Mask::Whole)).collect())?;
@@ -352,6 +360,22 @@ fn place_behind(range: &AskedRange, covered: &[u8]) -> Vec<u8> {
     if covered.is_empty() { pk_range(range.table.id).1 } else { clocks::pk(range.table.id, covered) }
 }
 
+/// Takes note of what an undamaged row holds without a clock. The server has no clock for it either, so nothing will ever
+/// come in its place: it is an edit of this replica.
+fn note_filled(
+    plan: &mut Vec<(RowKey, ColumnSet)>,
+    filled: &mut Filled,
+    table: &Rc<Table>,
+    key: &[u8],
+    clock: &RowClock,
+) -> Result<()> {
+    let columns = filled.find(key, clock)?;
+    if !columns.is_empty() {
+        plan.push(((Rc::clone(table), key.to_vec()), columns));
+    }
+    Ok(())
+}
+
 impl Finder<'_> {
     fn is_left_alone(&self, pk: &[u8]) -> bool {
         self.unsent.contains(pk) || self.skipped.contains(pk)
@@ -368,7 +392,7 @@ impl Finder<'_> {
     ) -> Result<()> {
         let db = &replica.db;
         let mut given = self.given_between(table, after, until);
-        let mut reader = RowReader::open(db, table)?;
+        let (mut reader, mut filled) = (RowReader::open(db, table)?, Filled::open(db, table)?);
         let mut add = |pk: &[u8], key: &[u8], given, damage| {
             let row = (Rc::clone(table), key.to_vec());
             plan.rows.insert(
@@ -409,6 +433,7 @@ impl Finder<'_> {
                 (Held::Row(ours), Some(place))
                     if self.digest(replica, &mut reader, place, key)? == Some(ours) =>
                 {
+                    note_filled(&mut plan.filled, &mut filled, table, key, &clock)?;
                     continue;
                 }
                 (Held::Row(_), Some(_)) => Damage::Changed,
@@ -468,10 +493,14 @@ impl Finder<'_> {
         if self.is_left_alone(&pk) || !table.is_key(key) {
             return Ok(());
         }
-        let ours = match ClockStore::open(&replica.db)?.read(&pk)? {
-            Some(clock) => RowReader::open(&replica.db, table)?.row(key, &clock, replica.sites.ids())?,
+        let clock = ClockStore::open(&replica.db)?.read(&pk)?;
+        let ours = match &clock {
+            Some(clock) => RowReader::open(&replica.db, table)?.row(key, clock, replica.sites.ids())?,
             None => Held::Missing,
         };
+        if let Some(clock) = clock.filter(|_| ours == Held::Row(digest)) {
+            return note_filled(&mut plan.filled, &mut Filled::open(&replica.db, table)?, table, key, &clock);
+        }
         if !matches!(ours, Held::Outside) && ours != Held::Row(digest) {
             // Without row and clock here, it comes whole.
             let row = Refusal::damaged((Rc::clone(table), key.to_vec()), pk.clone(), None, false);

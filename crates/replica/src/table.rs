@@ -40,6 +40,13 @@ impl Column {
         format!("({name} IS NOT ({default}) COLLATE BINARY OR typeof({name}) <> typeof({default}))")
     }
 
+    /// The same where the default is the same for each row whenever it is asked for, and the column no part of the key.
+    pub(crate) fn differs_from_constant(&self) -> Option<String> {
+        let default = self.schema.default.as_deref().unwrap_or("NULL");
+        let varies = index_text::may_call(default) || default.to_ascii_uppercase().contains("CURRENT_");
+        (self.schema.key_place == 0 && !varies).then(|| self.differs_from_default())
+    }
+
     /// The column of a row that is about to be written, as the row gets it: REPLACE puts the default in the place of a
     /// NULL that may not be, after the triggers that run before it. A default that calls a function is not looked at,
     /// since the function may be missing where the triggers run.

@@ -101,6 +101,52 @@ fn kinds_and_bits_of_values_count() {
     }
 }
 
+/// Digests leave cells without a clock out, and the server's row does not bring them.
+#[test]
+fn a_value_without_a_clock_is_an_edit_that_was_not_noted() {
+    for default in ["", " DEFAULT 'x'", " NOT NULL DEFAULT 7"] {
+        let (mut hub, mut a, mut b) = three();
+        for device in [&mut hub.server, &mut a, &mut b] {
+            device.run(&format!("ALTER TABLE notes ADD COLUMN later{default}"));
+        }
+        for device in [&mut a, &mut b] {
+            hub.sync(device);
+        }
+        assert_eq!(check(&mut hub, &mut b).rows_repaired, 0, "what nobody wrote is the default");
+        behind_the_triggers(&b, "UPDATE notes SET later = 'mine' WHERE id = 'b'");
+        let checked = check(&mut hub, &mut b);
+        assert_eq!((checked.rows_repaired, checked.more), (1, true), "{default}");
+        hub.sync(&mut b);
+        assert_eq!(check(&mut hub, &mut b).rows_repaired, 0, "{default}");
+        hub.sync(&mut a);
+        assert_eq!(a.get::<String>("SELECT later FROM notes WHERE id = 'b'"), "mine");
+        assert_same(&mut a, &mut b, "notes");
+        assert_same(&mut hub.server, &mut b, "notes");
+        assert_eq!(repairs(&mut b).1, "1 written behind the triggers");
+    }
+}
+
+/// Such a default is another one for each row, and nobody's edit.
+#[test]
+fn a_default_that_is_a_time_is_no_edit() {
+    let (mut hub, mut a, mut b) = three();
+    for device in [&mut hub.server, &mut b] {
+        // Unlike ADD COLUMN, a table that is made anew may have such a default.
+        device.replica.begin_alter("notes").unwrap();
+        device.run(
+            "CREATE TABLE new(id TEXT PRIMARY KEY NOT NULL, title TEXT, rank INTEGER, made TEXT DEFAULT CURRENT_TIMESTAMP);
+            INSERT INTO new(id, title, rank) SELECT * FROM notes; DROP TABLE notes; ALTER TABLE new RENAME TO notes",
+        );
+        device.replica.commit_alter("notes").unwrap();
+    }
+    a.run("INSERT INTO notes VALUES('d', 'of an app that knows no such column', 4)");
+    for device in [&mut a, &mut b] {
+        hub.sync(device);
+    }
+    behind_the_triggers(&b, "UPDATE notes SET made = '2001-01-01 00:00:00' WHERE id = 'd'");
+    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+}
+
 #[test]
 fn a_row_that_was_deleted_behind_the_triggers_comes_back() {
     is_repaired("DELETE FROM notes WHERE id = 'a'", "1 deleted behind the triggers");

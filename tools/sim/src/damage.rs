@@ -2,7 +2,7 @@
 //! syncs must find it, and their repairs must have an end.
 
 use crate::disk;
-use crate::oracle;
+use crate::oracle::{self, Written};
 use crate::random::Dice;
 use crate::workload::{self, TABLES};
 use crate::world::World;
@@ -14,23 +14,27 @@ use rusqlite::config::DbConfig;
 const HEALING_SYNCS_MAX: usize = 60;
 
 impl World {
-    /// Damages some devices, and syncs each until it is sound again.
-    pub(crate) fn damage_and_heal(&mut self, dice: &mut Dice) -> Result<()> {
+    /// Damages some devices, and syncs each until it is sound again. Gives true if what was written there may be taken for
+    /// edits, of which the others have not heard.
+    pub(crate) fn damage_and_heal(&mut self, dice: &mut Dice) -> Result<bool> {
+        let mut edited = false;
         for at in 0..self.devices.len() {
             if !dice.chance(400) {
                 continue;
             }
             let process = &self.devices[at].processes[0];
-            let mut done = Vec::new();
+            let (mut done, mut edits) = (Vec::new(), Written::new());
             for _ in 0..1 + dice.below(3) {
-                done.extend(damage(&process.db, dice)?);
+                done.extend(damage(&process.db, dice, &mut edits)?);
             }
             let name = self.devices[at].name.clone();
+            edited |= !edits.is_empty();
+            self.model.wrote(&name, edits, false);
             self.note(|| format!("{name} is damaged: {}", done.join(", ")));
             self.stats.fault("damage");
             self.heal(at).with_context(|| format!("device {name}, damaged: {}", done.join(", ")))?;
         }
-        Ok(())
+        Ok(edited)
     }
 
     fn heal(&mut self, at: usize) -> Result<()> {
@@ -52,8 +56,9 @@ impl World {
     }
 }
 
-/// Changes or removes a row or its clock, behind the triggers. Says what was done.
-fn damage(db: &Connection, dice: &mut Dice) -> Result<Option<String>> {
+/// Changes or removes a row or its clock, behind the triggers. Says what was done. What is written into a column that came
+/// later may be taken for an edit: a row that is older has no clock there, and nobody has another value for it.
+fn damage(db: &Connection, dice: &mut Dice, edits: &mut Written) -> Result<Option<String>> {
     let table = dice.pick(TABLES);
     let columns = table.settable(db)?;
     let any = format!("SELECT rowid FROM {} LIMIT 1 OFFSET {}", table.name, dice.below(8));
@@ -63,7 +68,16 @@ fn damage(db: &Connection, dice: &mut Dice) -> Result<Option<String>> {
         0 if !columns.is_empty() && is_rowid => {
             let column: &str = dice.pick::<&str>(&columns);
             let sql = format!("UPDATE OR IGNORE {} SET {column} = ?1 WHERE rowid IN ({any})", table.name);
-            ("changed", db.execute(&sql, [workload::value_of(dice, column)])?)
+            let changed = db.execute(&sql, [workload::value_of(dice, column)])?;
+            if table.later == Some(column) && changed > 0 {
+                let key = table.key.join(", ");
+                let sql = format!("SELECT {key} FROM {} WHERE rowid IN ({any})", table.name);
+                let key = db.query_row(&sql, [], |row| {
+                    (0..table.key.len()).map(|i| row.get(i)).collect::<rusqlite::Result<Vec<_>>>()
+                })?;
+                edits.push(oracle::look(db, table, &key)?);
+            }
+            ("changed", changed)
         }
         1 if is_rowid => {
             ("removed", db.execute(&format!("DELETE FROM {} WHERE rowid IN ({any})", table.name), [])?)

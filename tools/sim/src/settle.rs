@@ -29,7 +29,9 @@ impl World {
             if self.sweep()? == 0 {
                 self.stats.sweeps_max = self.stats.sweeps_max.max(sweep);
                 let mut dice = self.dice_of_tick();
-                self.damage_and_heal(&mut dice)?;
+                if self.damage_and_heal(&mut dice)? {
+                    self.sweep()?;
+                }
                 // Repairs have an end. So has compaction, which waits until a change is history by its replica's own clock.
                 let all_is_history = host::HISTORY_MS + 2 * self.plan.skew_ms_max.unsigned_abs();
                 disk::set_now_ms(self.now() + all_is_history);
