@@ -108,16 +108,19 @@ impl Loop {
             act(&db).unwrap_or_else(|error| panic!("{}: {error}", self.name));
             contents(&db)
         };
-        let faults: u64 =
-            [(Kind::Memory, false), (Kind::Memory, true), (Kind::File, false), (Kind::File, true)]
-                .into_iter()
-                .map(|(kind, for_good)| self.run_kind(act, kind, for_good, &expected))
-                .sum();
-        println!("{}: {faults} faults", self.name);
+        let kinds = [(Kind::Memory, false), (Kind::Memory, true), (Kind::File, false), (Kind::File, true)];
+        let (mut faults, mut calls) = (0, 0);
+        for (kind, for_good) in kinds {
+            let (failed, last) = self.run_kind(act, kind, for_good, &expected);
+            faults += failed;
+            calls += last;
+        }
+        println!("{}: {faults} faults at {calls} calls", self.name);
         faults
     }
 
-    fn run_kind(&self, act: Act<'_>, kind: Kind, for_good: bool, expected: &[String]) -> u64 {
+    /// How many faults there were, and at which call the run completed.
+    fn run_kind(&self, act: Act<'_>, kind: Kind, for_good: bool, expected: &[String]) -> (u64, u64) {
         let step = std::env::var("CLOUDSYNC_FAULTS_EVERY").ok().and_then(|step| step.parse().ok());
         // Steps that grow visit all early calls, and a share of the later ones.
         let next = |nth: u64| nth + step.unwrap_or(1 + nth / 5);
@@ -135,7 +138,7 @@ impl Loop {
             self.judge(&when, db, &path, act, expected);
             assert!(self.is_shared || faults::held() == held, "{when}: memory is lost");
             if failed == 0 {
-                return faults;
+                return (faults, nth);
             }
             faults += 1;
             nth = next(nth);
