@@ -310,6 +310,12 @@ impl RowClock {
         self.marks.as_ref().and_then(|marks| marks.deletion)
     }
 
+    /// The deletion that a living row came back from, or a dead one is bounded by, where the algorithm knows of it (`dws`).
+    #[must_use]
+    pub fn boundary(&self) -> Option<Clock> {
+        self.marks.as_ref().and_then(|marks| marks.boundary)
+    }
+
     /// The clock of the row as such: of a deletion, or the common one.
     #[must_use]
     pub fn row(&self) -> Clock {

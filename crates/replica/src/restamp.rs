@@ -9,7 +9,7 @@
 //! well. Nobody can say when that was written, and the server will not take it, so this replica takes it over as written
 //! by itself before all that has a known time. Edits that were made here on top of it stay on top.
 
-use crate::changes::{EntryReader, Mask, Origin};
+use crate::changes::{ChangeWriter, EntryReader, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::conflicts::UnseenFrom;
 use crate::device::Sent;
@@ -169,6 +169,9 @@ impl Replica {
 
     /// Maps the clocks of all cells that wait to be sent; `map` is given their row, too. Those that others wrote are among
     /// them if they are later than `ahead`, which no server has. Gives true when that changed any.
+    ///
+    /// Rows of which it moves the boundary (`dws`) are put into the list whole: who had them by file under the old one
+    /// cannot build a part.
     pub(crate) fn restamp_unsent(
         &mut self,
         own: SiteOrdinal,
@@ -186,7 +189,7 @@ impl Replica {
             })?;
         }
         let is_ahead = |at: Clock| ahead.is_some_and(|ahead| at.time.0 > ahead);
-        let mut changed = false;
+        let (mut changed, mut reborn) = (false, Vec::new());
         for (pk, masks) in seen {
             let Some(clock) = clocks.read(&pk)? else { continue };
             let unsent = |column| {
@@ -210,10 +213,26 @@ impl Replica {
             if moved != clock {
                 clocks.write(&pk, &moved, false)?;
                 changed = true;
+                if moved.boundary() != clock.boundary() {
+                    reborn.push(pk);
+                }
             }
         }
         clocks.finish(&self.db)?;
+        self.offer_whole(reborn)?;
         Ok(changed)
+    }
+
+    /// Puts rows into the list once more, whole, as a change of this replica.
+    fn offer_whole(&self, mut pks: Vec<Vec<u8>>) -> Result<()> {
+        pks.sort_unstable();
+        let mut writer = ChangeWriter::begin(&self.db, self.now_ms())?;
+        for pk in pks {
+            let (table, key) = clocks::split_pk(&pk)?;
+            writer.push(table, key, &Mask::Whole)?;
+        }
+        writer.finish(&self.db, Origin::Local, storage::get_u64(&self.db, "cursor")?)?;
+        Ok(())
     }
 }
 

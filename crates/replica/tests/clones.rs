@@ -220,3 +220,32 @@ fn a_copy_that_deletes_what_the_original_had_handed_out_deletes_it_for_others() 
         assert_eq!(other.dump("notes"), [""; 0], "seed {seed}");
     }
 }
+
+#[test]
+fn a_copy_sends_rows_whole_whose_boundary_is_another_one_by_its_new_site() {
+    for seed in 0..8 {
+        let folder = Folder::new();
+        let mut a = Device::open(&folder.file("a.db"), 100 + seed);
+        a.world.identity.set(Some(11));
+        let mut other = Device::empty(200);
+        for device in [&mut a, &mut other] {
+            device.run(NOTES.replace("title", "body, title").as_str());
+            device.init_all_as("dws");
+        }
+        a.run("INSERT INTO notes VALUES('1', 'b', 'first')");
+        a.replica.fold().unwrap();
+        a.run("DELETE FROM notes");
+        a.replica.fold().unwrap();
+        a.run("INSERT INTO notes VALUES('1', 'b', 'again')");
+        exchange(&mut a, &mut other);
+        let handed_out = a.replica.version().unwrap();
+        drop(a);
+        std::fs::copy(folder.file("a.db"), folder.file("b.db")).unwrap();
+        let mut b = Device::open(&folder.file("b.db"), 300 + seed);
+        b.world.identity.set(Some(22));
+        b.run("UPDATE notes SET title = 'edited'");
+        let payload = b.replica.payload_encode(handed_out, None).unwrap();
+        other.apply(&payload).unwrap();
+        assert_eq!((other.dump("notes"), other.quarantine()), (b.dump("notes"), 0), "seed {seed}");
+    }
+}

@@ -12,7 +12,12 @@ HERE = pathlib.Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 
 from devices import BINDINGS  # noqa: E402
+from torture import parallel  # noqa: E402
 from torture.campaign import Campaign, draw  # noqa: E402
+from torture.world import Failure, Unusable  # noqa: E402
+
+# Every so many seeds one has several writers at the same time.
+PARALLEL_EVERY = 20
 
 
 def arguments():
@@ -25,6 +30,19 @@ def arguments():
     parser.add_argument("--keep-going", action="store_true", help="go on after failures")
     parser.add_argument("--shorten-seconds", type=float, default=60)
     return parser.parse_args()
+
+
+def attempt_parallel(campaign, seed):
+    """The failure of several writers on one file, or None."""
+    try:
+        campaign.statements += parallel.run(campaign.binding, campaign.library, campaign.folder / f"parallel{seed}", seed)
+    except Unusable:
+        campaign.unusable += 1
+    except Failure as failure:
+        failure.kind = f"parallel {failure.kind}"
+        print(f"seed {seed} fails in SQLite {campaign.binding.version} ({campaign.binding.name}), writers at the same time\n{failure}\n", flush=True)
+        return failure
+    return None
 
 
 def main():
@@ -43,6 +61,13 @@ def main():
             case = draw(seed, campaign.version, args.length)
             seeds += 1
             failure = campaign.attempt(case)
+            if failure is None and seeds % PARALLEL_EVERY == 0:
+                failure = attempt_parallel(campaign, seed)
+                if failure:
+                    failures.setdefault(failure.kind, []).append(seed)
+                    failure = None
+                    if not args.keep_going:
+                        break
             if failure:
                 name = campaign.binding.name
                 if failure.kind not in failures:

@@ -18,16 +18,30 @@ class Case:
         """The case as one can read and run it."""
         schema = self.schema
         lines = [f"-- seed {self.seed}; foreign_keys {int(schema.foreign_keys)}, recursive_triggers {int(schema.recursive)}"]
-        lines += [f"{sql};" for sql in schema.statements]
+        lines += [f"{sql};" for sql in [*schema.settings, *schema.statements]]
         lines += [f"-- cloudsync_init('{table.name}', '{table.algorithm}', {table.flags})" for table in schema.tables]
-        lines += [f"{text};" if kind == "sql" else f"-- {kind}: {text}" for kind, text in self.script]
+        lines += [f"{text};" if kind == "sql" else f"-- {kind}: {text}".replace("\n", " | ") for kind, text in self.script]
         return "\n".join(lines)
 
 
 def draw(seed, version, length):
     rng = random.Random(seed)
+    return drawn(rng, version, length, seed)
+
+
+def drawn(rng, version, length, seed=None):
+    """A case from a source of chance."""
     schema = schemas.make(rng, version)
-    return Case(seed, schema, Statements(rng, schema).script(length))
+    script = Statements(rng, schema).script(length)
+    if any("UTF-16" in text for text in schema.settings):
+        # What an odd number of bytes is as a text in UTF-16 depends on where SQLite has it from.
+        schema.statements, schema.replica = ([even(text) for text in texts] for texts in (schema.statements, schema.replica))
+        script = [(kind, even(text)) for kind, text in script]
+    return Case(seed, schema, script)
+
+
+def even(text):
+    return text.replace("x'61'", "x'6100'").replace("x'310062'", "x'31006200'")
 
 
 class Campaign:

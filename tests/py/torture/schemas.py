@@ -26,6 +26,7 @@ class Table:
     algorithm: str = "cls"
     flags: int = 0
     kinds: dict = dataclasses.field(default_factory=dict)  # the types of the columns of a STRICT table
+    types: dict = dataclasses.field(default_factory=dict)  # what every column was declared as
 
     def fit(self, column, value):
         """A value, or an expression, that the column takes. Where a type does not fit SQLite without a statement journal
@@ -50,6 +51,8 @@ class Schema:
     replica: list  # those that a device needs that only receives
     foreign_keys: bool
     recursive: bool
+    settings: list = dataclasses.field(default_factory=list)  # of every file, before its first table
+    views: list = dataclasses.field(default_factory=list)  # names and columns
 
     def table(self, name):
         return next(table for table in self.tables if table.name == name)
@@ -103,33 +106,59 @@ class Maker:
             for number in range(self.rng.randint(1, 3)):
                 self.make_trigger(number)
         audit = ["CREATE TABLE audit (what, a, b)"]
-        statements = audit + self.creates + self.indexes + [text for text, _ in self.triggers]
+        views = self.make_view() if self.chance(0.15) else []
+        statements = audit + self.creates + self.indexes + [text for text, _ in self.triggers] + views
         replica = audit + self.creates + self.indexes
         replica += [text for text, refuses in self.triggers if not refuses]
-        return Schema(self.tables, statements, replica, self.chance(0.5), self.chance(0.3))
+        settings = [
+            text
+            for text, share in [("PRAGMA page_size = 512", 0.1), ("PRAGMA auto_vacuum = FULL", 0.1), ("PRAGMA encoding = 'UTF-16le'", 0.1)]
+            if self.chance(share)
+        ]
+        views = [("v0", list(self.tables[0].columns))] if views else []
+        return Schema(self.tables, statements, replica, self.chance(0.5), self.chance(0.3), settings, views)
+
+    def make_view(self):
+        """A view of the first table that can be written."""
+        table = self.tables[0]
+        names, fresh = ", ".join(table.columns), ", ".join(table.fit(column, f"NEW.{column}") for column in table.columns)
+        same = " AND ".join(f"{column} IS OLD.{column}" for column in table.key)
+        cell = table.cells[-1]
+        verb = self.rng.choice(["INSERT", "INSERT OR IGNORE", "INSERT OR REPLACE"])
+        return [
+            f"CREATE VIEW v0 AS SELECT {names} FROM {table.name}",
+            f"CREATE TRIGGER v0_i INSTEAD OF INSERT ON v0 BEGIN {verb} INTO {table.name} ({names}) VALUES ({fresh}); END",
+            f"CREATE TRIGGER v0_u INSTEAD OF UPDATE ON v0 BEGIN UPDATE {table.name} SET {cell} = {table.fit(cell, f'NEW.{cell}')} WHERE {same}; END",
+            f"CREATE TRIGGER v0_d INSTEAD OF DELETE ON v0 BEGIN DELETE FROM {table.name} WHERE {same}; END",
+        ]
 
     def make_table(self, name):
         rng = self.rng
+        algorithm = rng.choice(["cls", "cls", "cls", "dws", "aws", "gos"])
+        # What REPLACE throws out of a grow-only table is not lost for the others (docs/merge.md).
+        grows = algorithm == "gos"
         strict = self.version >= (3, 37) and self.chance(0.2)
         without_rowid = self.chance(0.3)
         lone_integer = not without_rowid and self.chance(0.25)
         names = ["k0"] if lone_integer else [f"k{i}" for i in range(rng.choice([1, 1, 1, 2, 3]))]
         key = list(names)
-        parts, stored, generated, uniques, kinds = [], list(names), [], [], {}
+        parts, stored, generated, uniques, kinds, types = [], list(names), [], [], {}, {}
         for column in names:
             if lone_integer:
                 autoincrement = " AUTOINCREMENT" if self.chance(0.3) else ""
                 parts.append(f"{column} INTEGER PRIMARY KEY{autoincrement}")
-                kinds[column] = "INTEGER"
+                kinds[column] = types[column] = "INTEGER"
                 continue
-            kind = rng.choice(STRICT_TYPES if strict else TYPES)
+            kind = types[column] = rng.choice(STRICT_TYPES if strict else TYPES)
             kinds.update({column: kind} if strict else {})
             not_null = " NOT NULL" if without_rowid or self.chance(0.6) else ""
             parts.append(f"{column} {kind}{rng.choice(COLLATIONS)}{not_null}")
         for i in range(rng.choice([0, 1, 2, 2, 3, 4])):
             column = f"c{i}"
             stored.append(column)
-            parts.append(self.make_column(column, strict, stored, uniques, kinds))
+            types[column] = rng.choice(STRICT_TYPES if strict else TYPES)
+            kinds.update({column: types[column]} if strict else {})
+            parts.append(self.make_column(column, types[column], kinds, uniques, may_be_unique=not grows))
         if self.chance(0.25):
             generated.append("g0")
             kind = rng.choice(["STORED", "VIRTUAL"])
@@ -140,36 +169,33 @@ class Maker:
             rng.shuffle(key)
             terms = ", ".join(column + (" DESC" if self.chance(0.1) else "") for column in key)
             parts.append(f"PRIMARY KEY ({terms}){self.conflict_clause(0.1)}")
-        if self.chance(0.3):
+        if not grows and self.chance(0.3):
             columns = rng.sample(stored, min(len(stored), rng.choice([1, 2])))
             uniques.append(columns)
             parts.append(f"UNIQUE ({', '.join(columns)}){self.conflict_clause(0.3)}")
         if self.chance(0.15):
             parts.append(f"CHECK ({condition(rng, stored)} OR {condition(rng, stored)})")
         if self.chance(0.4):
-            self.make_foreign_key(name, stored, key, uniques, parts)
+            self.make_foreign_key(Table(name, stored, key, uniques=uniques, types=types), parts)
         options = [text for text, wanted in [("WITHOUT ROWID", without_rowid), ("STRICT", strict)] if wanted]
         self.creates.append(f"CREATE TABLE {name} ({', '.join(parts)}) {', '.join(options)}".strip())
-        algorithm = rng.choice(["cls", "cls", "cls", "dws", "aws"])
         flags = 1 if lone_integer else 0
-        self.tables.append(Table(name, stored, key, generated, uniques, without_rowid, algorithm, flags, kinds))
+        self.tables.append(Table(name, stored, key, generated, uniques, without_rowid, algorithm, flags, kinds, types))
 
     def conflict_clause(self, share):
         if not self.chance(share):
             return ""
         return " ON CONFLICT " + self.rng.choice(["REPLACE", "REPLACE", "IGNORE", "FAIL", "ABORT", "ROLLBACK"])
 
-    def make_column(self, column, strict, stored, uniques, kinds):
+    def make_column(self, column, kind, kinds, uniques, may_be_unique):
         rng = self.rng
-        kind = rng.choice(STRICT_TYPES if strict else TYPES)
-        kinds.update({column: kind} if strict else {})
         text = f"{column} {kind}{rng.choice(COLLATIONS)}"
         if self.chance(0.3):
             text += f" NOT NULL{self.conflict_clause(0.3)}"
             text += f" DEFAULT {self.default(kinds.get(column))}" if self.chance(0.7) else ""
         elif self.chance(0.4):
             text += f" DEFAULT {self.default(kinds.get(column))}"
-        if self.chance(0.2):
+        if may_be_unique and self.chance(0.2):
             uniques.append([column])
             text += f" UNIQUE{self.conflict_clause(0.3)}"
         if self.chance(0.1):
@@ -180,15 +206,19 @@ class Maker:
         fitting = {"TEXT": ["'x'", "''"], "INT": ["1", "0"], "INTEGER": ["1"], "REAL": ["0.5"], "BLOB": ["x''"]}
         return self.rng.choice(fitting.get(kind, [*LITERALS[1:], "(1 + 1)", "('x' || 'y')"]))
 
-    def make_foreign_key(self, name, stored, key, uniques, parts):
+    def make_foreign_key(self, table, parts):
         rng = self.rng
-        own = [(name, key)] + [(name, unique) for unique in uniques]
-        others = [(table.name, target) for table in self.tables for target in [table.key, *table.uniques]]
-        parent, target = rng.choice(others * 3 + own)
-        if len(target) > len(stored):
+        parent = rng.choice([*self.tables * 3, table])
+        target = rng.choice([parent.key, *parent.uniques])
+        if len(target) > len(table.columns):
             return
-        columns = rng.sample(stored, len(target))
-        text = f"FOREIGN KEY ({', '.join(columns)}) REFERENCES {parent} ({', '.join(target)})"
+        columns = rng.sample(table.columns, len(target))
+        # SQLite before 3.46 shows triggers the parent's value as a number, though it is a text.
+        numeric = {"INTEGER", "INT", "REAL", "NUMERIC", "BOOLEAN", "DATETIME"}
+        mixed = any(table.types[a] in numeric and parent.types[b] in ("", "BLOB", "ANY") for a, b in zip(columns, target))
+        if mixed and self.version < (3, 46):
+            return
+        text = f"FOREIGN KEY ({', '.join(columns)}) REFERENCES {parent.name} ({', '.join(target)})"
         text += f" ON DELETE {rng.choice(ACTIONS)}" if self.chance(0.8) else ""
         text += f" ON UPDATE {rng.choice(ACTIONS)}" if self.chance(0.8) else ""
         text += " DEFERRABLE INITIALLY DEFERRED" if self.chance(0.3) else ""
@@ -198,7 +228,7 @@ class Maker:
         rng = self.rng
         names = table.columns + table.generated
         for number in range(rng.choice([0, 0, 1, 2])):
-            unique = "UNIQUE " if self.chance(0.7) else ""
+            unique = "UNIQUE " if table.algorithm != "gos" and self.chance(0.7) else ""
             terms = []
             for _ in range(rng.choice([1, 1, 2])):
                 term = rng.choice(names) if self.chance(0.65) else expression(rng, names)

@@ -9,15 +9,13 @@ tables of the replicas. What may differ, and why: rows with NULL in their key ne
 is no change (both in docs/merge.md).
 """
 
-import math
 import pathlib
-import re
 import shutil
 import subprocess
 
-from devices import LIBRARY_ERRORS, quoted
-
-SETUP_ERRORS = LIBRARY_ERRORS
+from devices import LIBRARY_ERRORS
+from torture.file import GROW_ONLY, File
+from torture.schemas import KEYS, LITERALS
 
 
 class Failure(Exception):
@@ -30,83 +28,6 @@ class Failure(Exception):
 
 class Unusable(Exception):
     """SQLite, or `cloudsync_init`, does not take this schema."""
-
-
-class File:
-    """One database file with its connections."""
-
-    def __init__(self, binding, path, library):
-        self.binding, self.path, self.library = binding, pathlib.Path(path), library
-        self.settings = []
-        self.conn = self.open(library)
-
-    def open(self, library):
-        conn = self.binding.open(str(self.path))
-        self.binding.query(conn, "PRAGMA synchronous = OFF", ())
-        if library is not None:
-            self.binding.load(conn, library)
-        for sql in self.settings:
-            self.binding.query(conn, sql, ())
-        return conn
-
-    def reopen(self):
-        self.conn.close()
-        self.conn = self.open(self.library)
-
-    def query(self, sql, *parameters, conn=None):
-        return [tuple(row) for row in self.binding.query(conn or self.conn, sql, parameters)]
-
-    def value(self, sql, *parameters):
-        return self.query(sql, *parameters)[0][0]
-
-    @property
-    def in_transaction(self):
-        return self.conn.in_transaction if hasattr(self.conn, "in_transaction") else not self.conn.getautocommit()
-
-    def outcome(self, sql, conn=None):
-        """What a statement gives, as text that can be compared."""
-        conn = conn or self.conn
-        try:
-            rows = self.query(sql, conn=conn)
-        except LIBRARY_ERRORS as error:
-            # Of several constraints a table with triggers may check another one first.
-            return type(error).__name__
-        [(changes, rowid)] = self.query("SELECT changes(), last_insert_rowid()", conn=conn)
-        told = f"{sorted(map(repr, rows))}"
-        if sql.startswith(("INSERT", "UPDATE", "DELETE", "REPLACE")):
-            told += f", {changes} changes"
-            if changes and self.counts_rowids(sql):
-                told += f", rowid {rowid}"
-        return told
-
-    def counts_rowids(self, sql):
-        """Whether an insertion must have set `last_insert_rowid()`."""
-        if not sql.startswith(("INSERT INTO", "REPLACE")) or "ON CONFLICT" in sql:
-            return False
-        created = self.query("SELECT sql FROM sqlite_master WHERE name = ?", re.search(r"INTO (\w+)", sql)[1])
-        return "WITHOUT ROWID" not in created[0][0]
-
-    def columns(self, table):
-        return [row[1] for row in self.query(f"PRAGMA table_xinfo({quoted(table)})")]
-
-    def dump(self, table, key=None):
-        """Every bit of every row; with a key only those rows that have one whole, and no sign of zeros."""
-        names = [quoted(name) for name in self.columns(table)]
-        shown = ", ".join(
-            f"typeof({name}), CASE WHEN typeof({name}) IN ('text', 'blob') THEN hex({name}) ELSE {name} END" for name in names
-        )
-        where = "".join(f" AND {quoted(name)} IS NOT NULL" for name in key or ())
-        rows = self.query(f"SELECT {shown} FROM {quoted(table)} WHERE 1{where}")
-        return sorted(tuple(bits(value, bool(key)) for value in row) for row in rows)
-
-    def close(self):
-        self.conn.close()
-
-
-def bits(value, unsigned_zero):
-    if isinstance(value, float):
-        return (0.0 if unsigned_zero and value == 0 else value).hex() if math.isfinite(value) else repr(value)
-    return str(value)
 
 
 def idle_triggers(table):
@@ -129,18 +50,21 @@ class World:
         self.sent, self.last_payload = 0, None
         self.statements = 0
         self.keys_held = schema.foreign_keys
+        # As they are called now.
+        self.tables = {table.name: list(table.key) for table in schema.tables}
+        self.kinds = {table.name: (table.algorithm, table.flags) for table in schema.tables}
+        # No longer compared with the database without tracking.
+        self.alone = False
 
     def open(self, name, library, statements):
         self.files += 1
         file = File(self.binding, self.folder / f"{name}{self.files}.db", library)
         self.opened.append(file)
-        for sql in statements:
+        for sql in [*self.schema.settings, *statements]:
             file.query(sql)
         return file
 
     def start(self):
-        settings = [f"PRAGMA foreign_keys = {int(self.schema.foreign_keys)}",
-                    f"PRAGMA recursive_triggers = {int(self.schema.recursive)}"]
         try:
             idle = [sql for table in self.schema.tables for sql in idle_triggers(table.name)]
             idle_table = "CREATE TABLE idle (x)"
@@ -154,9 +78,8 @@ class World:
         except LIBRARY_ERRORS as error:
             raise Unusable(str(error)) from error
         for file in (self.plain, self.tracked):
-            file.settings = settings
-            for sql in settings:
-                file.query(sql)
+            file.set([f"PRAGMA foreign_keys = {int(self.schema.foreign_keys)}",
+                      f"PRAGMA recursive_triggers = {int(self.schema.recursive)}"])
         self.twin_keys()
 
     def twin_keys(self):
@@ -181,58 +104,111 @@ class World:
             if text.startswith("PRAGMA foreign_keys = OFF"):
                 self.keys_held = False
                 self.twin_keys()
-            outcomes = [file.outcome(text) for file in both]
-            # The files differ in size.
-            self.same("result", text, [""] * 2 if text.startswith("PRAGMA") else outcomes)
+            self.on_both("result", text, lambda file: self.run_here(file, text))
         elif kind == "fold":
             if self.last_payload is not None:
                 self.apply(self.tracked, self.last_payload)
         elif any(file.in_transaction for file in both):
             return
-        elif kind in ("other", "plain"):
-            self.run_elsewhere(kind, text)
-        elif kind == "mode":
-            self.same("mode", text, [file.outcome(f"PRAGMA journal_mode = {text}") for file in both])
         elif kind == "reopen":
             for file in both:
                 file.reopen()
-            self.same("result", text, [file.outcome(text) for file in both])
+            self.on_both("result", text, lambda file: file.outcome(text))
         elif kind == "backup":
             self.plain, self.tracked = [self.back_up(file) for file in both]
-            self.same("result", text, [file.outcome(text) for file in (self.plain, self.tracked)])
-        elif kind == "process":
-            self.run_in_shell(text)
-        elif kind == "ddl":
-            self.alter(text)
+            self.on_both("result", text, lambda file: file.outcome(text))
         elif kind == "send":
             self.send()
+        elif kind in ("ddl", "bracket"):
+            self.alter(text, kind == "bracket")
+        elif kind == "drop":
+            self.drop(text)
+        elif kind != "process" or self.shell is not None:
+            self.on_both("result", text, lambda file: getattr(self, f"run_{kind}")(file, text))
         self.statements += 1
-        if self.plain.in_transaction != self.tracked.in_transaction:
+        if not self.alone and self.plain.in_transaction != self.tracked.in_transaction:
             raise Failure("transaction", f"{text}: open {self.plain.in_transaction}, tracked {self.tracked.in_transaction}")
 
-    def same(self, kind, text, outcomes):
-        if outcomes[0] != outcomes[1]:
-            raise Failure(kind, f"{text}\n  plain:   {outcomes[0]}\n  tracked: {outcomes[1]}")
+    def on_both(self, kind, text, run):
+        """What a grow-only table refuses, the database without tracking does not try."""
+        self.tracked.refused_by_us = False
+        told = run(self.tracked)
+        if self.tracked.refused_by_us or self.alone:
+            return told
+        expected = run(self.plain)
+        if expected != told:
+            raise Failure(kind, f"{text}\n  plain:   {expected}\n  tracked: {told}")
+        return told
 
-    def run_elsewhere(self, kind, text):
-        outcomes = []
-        for file in (self.plain, self.tracked):
-            conn = file.open(file.library if kind == "other" else None)
-            try:
-                outcomes.append(file.outcome(text, conn))
-            finally:
-                conn.close()
-        self.same("result", text, outcomes)
+    def run_here(self, file, text):
+        told = file.outcome(text)
+        # The files differ in size.
+        return "" if text.startswith("PRAGMA") else told
 
-    def run_in_shell(self, text):
-        if self.shell is None:
-            return
-        outcomes = []
-        for file in (self.plain, self.tracked):
-            command = [self.shell, "-batch", str(file.path)]
-            done = subprocess.run(command, input="\n".join(f"{sql};" for sql in [*file.settings, text]), capture_output=True, text=True)
-            outcomes.append(done.stdout + done.stderr)
-        self.same("result", text, outcomes)
+    def run_mode(self, file, text):
+        # A connection that leaves WAL mode keeps pages that others have changed since it read them: in any SQLite.
+        file.query("SELECT count(*) FROM sqlite_master")
+        return file.outcome(f"PRAGMA journal_mode = {text}")
+
+    def run_other(self, file, text, library=True):
+        """On a connection of its own."""
+        conn = file.open(file.library if library else None)
+        try:
+            return file.outcome(text, conn)
+        finally:
+            conn.close()
+
+    def run_plain(self, file, text):
+        return self.run_other(file, text, library=False)
+
+    def run_beside(self, file, text):
+        """One statement while a transaction of another connection is open."""
+        theirs, ours, end = text.split("\n")
+        conn = file.open(file.library if len(text) % 2 else None)
+        try:
+            for each in (conn, file.conn):
+                file.query("PRAGMA busy_timeout = 0", conn=each)
+            told = [file.outcome(sql, conn) for sql in ("BEGIN IMMEDIATE", theirs)]
+            told += [file.outcome(ours), file.outcome(end, conn)]
+            file.query("PRAGMA busy_timeout = 5000")
+            return told
+        finally:
+            conn.close()
+
+    def run_attached(self, file, text):
+        """From a connection to another file, to which this one is attached."""
+        path = self.pool(file)
+        conn = file.open(file.library if len(text) % 2 else None, path)
+        try:
+            file.query("ATTACH ? AS far", str(file.path), conn=conn)
+            return file.outcome(text, conn)
+        finally:
+            conn.close()
+
+    def run_cross(self, file, text):
+        """With values of another file, which is attached here."""
+        file.query("ATTACH ? AS near", str(self.pool(file)))
+        try:
+            return file.outcome(text)
+        finally:
+            file.query("DETACH near")
+
+    def pool(self, file):
+        """A file with a table of values."""
+        path = self.folder / "pool.db"
+        if not path.exists():
+            pool = File(self.binding, path, None)
+            rows = ", ".join(f"({key}, {value})" for key in KEYS if key[0] != "x" for value in LITERALS[::4] if value[0] != "x")
+            for sql in [*self.schema.settings, "CREATE TABLE pool (a, b)", f"INSERT INTO pool VALUES {rows}"]:
+                pool.query(sql)
+            pool.close()
+        return path
+
+    def run_process(self, file, text):
+        command = [self.shell, "-batch", str(file.path)]
+        done = subprocess.run(command, input="\n".join(f"{sql};" for sql in [*file.settings, text]), capture_output=True, text=True)
+        file.refused_by_us = GROW_ONLY in done.stderr
+        return done.stdout + done.stderr
 
     def back_up(self, file):
         """Goes on in a copy made by SQLite's own backup."""
@@ -247,22 +223,62 @@ class World:
                 with target.backup("main", file.conn, "main") as backup:
                     backup.step()
             target.close()
-        settings = file.settings
-        copy = File(self.binding, path, file.library)
-        copy.settings = settings
-        for sql in settings:
-            copy.query(sql)
+        copy = File(self.binding, path, file.library, file.settings)
         self.opened.append(copy)
         return copy
 
-    def alter(self, text):
-        # A replica that is behind may yet have rows that a new UNIQUE index does not take.
+    def alter(self, text, in_bracket):
+        """Changes the schema everywhere. In the bracket with unsent changes, too."""
+        table = text.split()[2]
+        if table not in self.tables and in_bracket:
+            return
+        if not in_bracket:
+            # A replica that is behind may yet have rows that a new UNIQUE index does not take.
+            self.send()
+
+        def run(file, tracks=True):
+            if not (tracks and in_bracket):
+                return file.outcome(text)
+            file.query("SELECT cloudsync_begin_alter(?)", table)
+            told = file.outcome(text)
+            file.query("SELECT cloudsync_commit_alter(?)", table)
+            return told
+
+        told = self.on_both("ddl", text, lambda file: run(file, file is not self.plain))
+        if not told.startswith("["):
+            return
+        for file in (self.follower, self.twin):
+            run(file)
+        words = text.split()
+        if "RENAME TO" in text:
+            self.tables[words[-1]], self.kinds[words[-1]] = self.tables.pop(table), self.kinds.pop(table)
+        elif "RENAME COLUMN" in text:
+            self.tables[table] = [words[-1] if column == words[-3] else column for column in self.tables[table]]
+
+    def drop(self, text):
+        """Drops a synced table; from here on without the database without tracking. Made again, its rows come from the
+        others. Not made again, all else goes on."""
+        table, again = text.split()
+        if table not in self.tables or self.tracked.in_transaction:
+            return
         self.send()
-        outcomes = [file.outcome(text) for file in (self.plain, self.tracked)]
-        self.same("ddl", text, outcomes)
-        if outcomes[0].startswith("["):
-            for file in (self.follower, self.twin):
-                file.query(text)
+        if not self.keys_held:
+            self.tracked.set(["PRAGMA foreign_keys = 0"])
+        made = self.tracked.query(
+            "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('table', 'index') AND sql IS NOT NULL ORDER BY rowid", table)
+        if not self.tracked.outcome(f"DROP TABLE {table}").startswith("["):
+            return
+        self.alone = True
+        if again == "forget" and len(self.tables) > 1:
+            del self.tables[table]
+            return
+        for (sql,) in made:
+            self.tracked.query(sql)
+        self.tracked.value("SELECT cloudsync_db_version()")
+        for (chunk,) in self.follower.query("SELECT payload FROM cloudsync_payload_chunks(0)"):
+            self.apply(self.tracked, chunk)
+        # What foreign keys did to the children.
+        self.send()
 
     def apply(self, file, payload):
         try:
@@ -272,7 +288,7 @@ class World:
 
     def send(self):
         # SQLite lets some orphans in, as by an upsert.
-        if self.keys_held and self.plain.query("PRAGMA foreign_key_check"):
+        if self.keys_held and self.tracked.query("PRAGMA foreign_key_check"):
             self.keys_held = False
             self.twin_keys()
         try:
@@ -292,9 +308,8 @@ class World:
 
     def finish(self):
         for file in (self.plain, self.tracked):
-            if file.in_transaction:
-                file.outcome("COMMIT")
-                file.outcome("ROLLBACK")
+            for sql in ("COMMIT", "ROLLBACK"):
+                file.outcome(sql) if file.in_transaction else None
         self.compare_plain("at the end")
         self.send()
         late = self.open("late", self.library, [])
@@ -303,28 +318,31 @@ class World:
             "AND name NOT LIKE 'cloudsync%' AND name NOT LIKE 'sqlite%' ORDER BY rowid")
         for (sql,) in schema:
             late.query(sql)
-        for table in self.schema.tables:
-            late.query("SELECT cloudsync_init(?, ?, ?)", table.name, table.algorithm, table.flags)
+        for table in self.tables:
+            algorithm, flags = self.kinds[table]
+            late.query("SELECT cloudsync_init(?, ?, ?)", table, algorithm, flags)
         for (chunk,) in self.tracked.query("SELECT payload FROM cloudsync_payload_chunks(0)"):
             self.apply(late, chunk)
         self.compare_replica("late", late)
         for file in (self.tracked, self.follower, self.twin, late):
             # SQLite itself stores values that it then complains of, where a REAL column has the default 'b'.
             found, allowed = (file.query("PRAGMA integrity_check") for file in (file, self.plain))
-            if found != [("ok",)] and found != allowed:
+            if found != [("ok",)] and found != allowed and not self.alone:
                 raise Failure("integrity", f"{found}, plain: {allowed}")
 
     def compare_plain(self, when):
-        for table in [table.name for table in self.schema.tables] + ["audit"]:
+        if self.alone:
+            return
+        for table in [*self.tables, "audit"]:
             if self.plain.dump(table) != self.tracked.dump(table):
                 raise Failure("rows", f"{table} {when}:\n  plain:   {self.plain.dump(table)}\n  tracked: {self.tracked.dump(table)}")
 
     def compare_replica(self, name, file):
-        for table in self.schema.tables:
-            expected, found = self.tracked.dump(table.name, table.key), file.dump(table.name, table.key)
+        for table, key in self.tables.items():
+            expected, found = self.tracked.dump(table, key), file.dump(table, key)
             if expected != found:
                 waits = file.query("SELECT tbl, reason FROM cloudsync_quarantine")
-                raise Failure(f"replica {name}", f"{table.name}\n  tracked: {expected}\n  {name}: {found}\n  waits: {waits}")
+                raise Failure(f"replica {name}", f"{table}\n  tracked: {expected}\n  {name}: {found}\n  waits: {waits}")
         waits = file.query("SELECT tbl, reason FROM cloudsync_quarantine")
         if waits:
             raise Failure(f"quarantine {name}", f"{waits}")
