@@ -79,6 +79,8 @@ pub const RANGE_ROWS_MAX: u64 = 256;
 pub const CHECK_ROWS_MAX: u64 = 1 << 15;
 /// Bytes of rows that a server, or a device, looks through for one request; the range at which they end is finished.
 pub const CHECK_ROW_BYTES_TARGET: usize = 16 << 20;
+/// Most steps of SQLite's machine that policies may take for one such request of a user.
+pub const CHECK_STEPS_MAX: u64 = 50_000_000;
 /// Longest reason of a verdict, in bytes.
 pub const VERDICT_REASON_BYTES_MAX: usize = 512;
 /// Bytes of tables, keys and reasons in one answer at which its list of verdicts ends.

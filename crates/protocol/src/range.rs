@@ -17,9 +17,10 @@
 //!
 //! Of each row, alive or deleted: the packed key, the life, the clock of each cell with the id of its site, the marks
 //! but the last write (which others may know by a cell), and of a living row the values: their kind and their bytes,
-//! reals by their bits. Values beyond [`ROW_BYTES_MAX`] count by their length. Cells without a clock do not count.
-//! Cells are numbered in the order of their columns' names, so that two tables of one *shape* agree on it: the
-//! algorithm, and the names of columns and key, in small letters.
+//! reals by their bits. Values beyond [`ROW_BYTES_MAX`] count by their length. Cells without a clock do not count. For
+//! users, who may not see everything, deleted rows do not count on either side. Cells are numbered in the order of
+//! their columns' names, so that two tables of one *shape* agree on it: the algorithm, and the names of columns and
+//! key, in small letters.
 
 use crate::limits::{CHECK_RANGES_MAX, NAME_BYTES_MAX, ROW_BYTES_MAX, VERDICT_PAYLOAD_BYTES_MAX};
 use crate::schema::TableSchema;
@@ -60,8 +61,8 @@ pub enum Finding<'a> {
         /// The last key that is covered.
         until: &'a [u8],
     },
-    /// It cannot tell: the table has another shape there or does not sync, the asker may not see all of it, or the
-    /// server's own rows are damaged.
+    /// It cannot tell: the table has another shape there or does not sync, finding out what the asker sees of it takes
+    /// too much work, or the server's own rows are damaged.
     Unknown,
     /// Not now: it has too much to do, or the answer is full. The device may ask again.
     Later,

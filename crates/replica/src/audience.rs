@@ -181,6 +181,10 @@ pub struct TableRows {
 }
 
 impl TableRows {
+    pub(crate) const fn new(db: Connection, table: Rc<Table>) -> Self {
+        Self { db, table }
+    }
+
     /// The table's number here.
     #[must_use]
     pub fn id(&self) -> i64 {

@@ -168,7 +168,8 @@ pub(crate) struct ClockWalk {
 impl ClockWalk {
     pub(crate) fn open(db: &Connection, table: i64, after: &[u8], until: &[u8]) -> Result<Self> {
         // language=SQLite
-        let sql = "SELECT pk, clock FROM main.cloudsync_clocks WHERE pk > ?1 AND pk <= ?2 ORDER BY pk";
+        let sql =
+            "SELECT pk, clock, ordinal FROM main.cloudsync_clocks WHERE pk > ?1 AND pk <= ?2 ORDER BY pk";
         let mut select = db.prepare(sql)?;
         let (_, beyond) = pk_range(table);
         let until = if until.is_empty() { beyond } else { clocks::pk(table, until) };
@@ -185,6 +186,11 @@ impl ClockWalk {
         let damaged = || Error::corrupt("cloudsync_clocks");
         let clock = RowClock::decode(self.select.column(1).as_blob().ok_or_else(damaged)?)?;
         Ok(Some((self.select.column(0).as_blob().ok_or_else(damaged)?, clock)))
+    }
+
+    /// The number that stands for the row of the clock at hand, on a server.
+    pub(crate) fn ordinal(&self) -> u64 {
+        self.select.column_i64(2) as u64
     }
 }
 

@@ -1,13 +1,15 @@
 //! Repairing what a check has found: rows that are not here what they are on the server, and that nobody changed since.
 //!
 //! The server's row takes the place of ours, clocks included, laid by the same means as the rows of verdicts. A row that
-//! the server does not have goes without a tombstone, and is kept in `cloudsync_rejected`. A row that exists though no
+//! the server does not have goes without a tombstone, and is kept in `cloudsync_rejected`; where it may be a row that is
+//! only hidden from whoever syncs, it is kept if it was written here as a whole. A row that exists though no
 //! clock says so, and that the server does not have either, was written behind the triggers' back: it is noted as
 //! inserted. Of a table of which the server knows nothing at all, everything is sent.
 //!
 //! `cloudsync_repairs` lists what was repaired. A row that is repaired again and again, because something here changes
 //! it each time, is left alone for a day: a repair must never go on for ever.
 
+use crate::audience::wrote_all;
 use crate::capture;
 use crate::changes::Mask;
 use crate::check::{Asked, AskedRange};
@@ -172,6 +174,8 @@ struct Finder<'p> {
     given: BTreeMap<Vec<u8>, (usize, usize)>,
     unsent: HashSet<Vec<u8>>,
     skipped: BTreeSet<Vec<u8>>,
+    /// Deleted rows are not compared.
+    living_only: bool,
 }
 
 impl Replica {
@@ -216,6 +220,7 @@ impl Replica {
             given: BTreeMap::new(),
             unsent: HashSet::new(),
             skipped: BTreeSet::new(),
+            living_only: self.is_part()?,
         };
         if is_needed(&checked.encode()) {
             finder.unsent = self.unsent_keys()?;
@@ -276,7 +281,9 @@ impl Replica {
         for (refusal, damage) in rows.into_values() {
             match damage {
                 Damage::Surplus => {
-                    self.reject(refusal.row(), "repaired: the server does not have this row any more")?;
+                    if self.may_keep(refusal.row())? {
+                        self.reject(refusal.row(), "repaired: the server does not have this row any more")?;
+                    }
                     surplus.push(refusal.row().clone());
                 }
                 Damage::Large => self.reject(refusal.row(), "repaired: the server has another row")?,
@@ -329,6 +336,17 @@ impl Replica {
     /// When the file cannot be read.
     pub fn repairs(&self) -> Result<Json> {
         if self.exists()? { describe(&self.db, self.server_now_ms()?) } else { Ok(Json::Null) }
+    }
+
+    /// Whether a row that the server does not have may be kept aside. To somebody who may not see everything it says so of
+    /// rows that are hidden from them, too: of these nothing may stay but what was written here.
+    fn may_keep(&self, (table, key): &RowKey) -> Result<bool> {
+        if !self.is_part()? {
+            return Ok(true);
+        }
+        let clock = ClockStore::open(&self.db)?.read(&clocks::pk(table.id, key))?;
+        let own = self.own_site()?;
+        Ok(clock.is_some_and(|clock| wrote_all(&clock, own)))
     }
 
     fn list_repairs(&self, list: &[(RowKey, Damage)]) -> Result<()> {
@@ -428,8 +446,10 @@ impl Finder<'_> {
                 continue;
             }
             let ours = reader.row(key, &clock, replica.sites.ids())?;
+            let is_left_out = self.living_only && !clock.is_alive();
             let damage = match (ours, theirs) {
                 (Held::Outside, _) => continue,
+                (Held::Row(_), None) if is_left_out => continue,
                 (Held::Row(ours), Some(place))
                     if self.digest(replica, &mut reader, place, key)? == Some(ours) =>
                 {

@@ -3,6 +3,8 @@
 
 #[path = "../../replica/tests/bench/mod.rs"]
 mod bench;
+#[path = "ledger/checks.rs"]
+mod checks;
 #[path = "ledger/large.rs"]
 mod large;
 #[path = "ledger/plan.rs"]

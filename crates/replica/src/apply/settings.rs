@@ -31,6 +31,11 @@ impl Replica {
         })
     }
 
+    /// Whether whoever syncs this file may see a part of the database only.
+    pub(crate) fn is_part(&self) -> Result<bool> {
+        storage::is_set(&self.db, SEES_PART)
+    }
+
     /// Whether parents of rows that come are looked up.
     pub(crate) const fn wants_parents(&self) -> bool {
         self.checks_parents && !self.sees_part

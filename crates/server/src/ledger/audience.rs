@@ -318,7 +318,7 @@ impl<'a> Reader<'a> {
                 doubts: self.doubts,
                 granted: self.granted_here,
                 evicted: self.evicted_here,
-                record: Record {
+                record: Some(Record {
                     base: match standing {
                         Standing::Amid | Standing::Unrecorded => known.base,
                         _ => request.cursor,
@@ -333,7 +333,7 @@ impl<'a> Reader<'a> {
                         Some(_) if self.doubts => !stamp,
                         Some(_) => known.stamp,
                     },
-                },
+                }),
             })
         };
         Given { payload, rows, position, cursor, posting }

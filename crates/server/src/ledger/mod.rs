@@ -21,6 +21,7 @@
 //! what concerns them only ([`glance`]).
 
 mod audience;
+mod check;
 mod glance;
 mod holdings;
 mod join;
@@ -33,6 +34,7 @@ mod seal;
 mod watch;
 
 pub(crate) use audience::{Given, pull};
+pub(crate) use check::check;
 pub(crate) use glance::{Commit, Device, Glance, concerns};
 pub(crate) use holdings::{note_upload, note_verdicts};
 pub(crate) use place::inner_position;

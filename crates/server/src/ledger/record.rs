@@ -90,7 +90,21 @@ pub(crate) struct Posting {
     /// Rows of this very answer.
     pub(super) granted: RoaringTreemap,
     pub(super) evicted: RoaringTreemap,
-    pub(super) record: Record,
+    /// `None` where the download brings nothing that must be known.
+    pub(super) record: Option<Record>,
+}
+
+impl Posting {
+    /// An answer whose download brings nothing.
+    pub(super) fn of(site: SiteId) -> Self {
+        let (granted, evicted) = Default::default();
+        Self { site, taken: None, doubts: false, granted, evicted, record: None }
+    }
+
+    /// Adds rows that the answer brings beside its download.
+    pub(super) fn enter(&mut self, rows: impl IntoIterator<Item = u64>) {
+        self.granted.extend(rows);
+    }
 }
 
 /// Enters what an answer brings. The caller holds the transaction.
@@ -118,5 +132,8 @@ pub(crate) fn post(replica: &mut Replica, posting: &Posting) -> Result<(), Error
         piece.surely.remove(bit);
     })?;
     pieces.store()?;
-    posting.record.write(&db, site)
+    match &posting.record {
+        Some(record) => record.write(&db, site),
+        None => forget_evictions(&db, site, &posting.granted),
+    }
 }

@@ -35,6 +35,12 @@ impl Law {
         &self.connection
     }
 
+    /// The bound of what runs on the connection.
+    #[must_use]
+    pub const fn work(&self) -> &Work {
+        &self.work
+    }
+
     /// The policies as they are now, who asks for them, and the connection.
     ///
     /// # Errors

@@ -39,7 +39,13 @@ impl Work {
     /// What a round may cause.
     #[must_use]
     pub const fn of_round() -> i64 {
-        POLICY_STEPS_MAX as i64 / LOOK_STEPS
+        Self::of(POLICY_STEPS_MAX)
+    }
+
+    /// What takes so many steps.
+    #[must_use]
+    pub const fn of(steps: u64) -> i64 {
+        steps as i64 / LOOK_STEPS
     }
 
     /// Runs `act` with so many looks left, and takes off what it used. What exceeds them is interrupted.

@@ -1,8 +1,10 @@
 //! A naive store in memory: slow, and obviously right. The conformance suite holds the others against it.
 //!
 //! A turn works on a copy of everything, which takes the place of the original when the turn was taken. Each download
-//! is one chunk of whole rows. There are no policies, so what users send is denied. Of the schema only names, types and UNIQUE constraints count, and rows that exchange
-//! their UNIQUE values are refused.
+//! is one chunk of whole rows. There are no policies, so what users send is denied, and they see nothing: policies are
+//! SQL, of which a model would be no simpler than SQLite. What users send and receive is held against models of its
+//! own, in `tests/judged` and `tests/ledger`. Of the schema only names, types and UNIQUE constraints count, and rows
+//! that exchange their UNIQUE values are refused.
 
 mod rows;
 

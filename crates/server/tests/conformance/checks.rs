@@ -9,6 +9,8 @@ use cloudsync_protocol::message::Request;
 use cloudsync_protocol::payload::Opened;
 use cloudsync_protocol::range::{Check, Checked, Digester, Finding, Range, RangeDigest, column_order, shape};
 use cloudsync_replica::Zstd;
+use cloudsync_server::policy::{Change, Verb};
+use cloudsync_server::store::sqlite::change_policies;
 
 for_every_store!(
     what_is_the_same_is_found_equal_in_every_range,
@@ -139,11 +141,6 @@ fn what_cannot_be_compared_is_not_told(subject: &dyn Subject) {
     subject.disable("notes");
     let took = ask(subject.store(), &Request { fingerprint: 0, ..request(&a, vec![good]) });
     assert!(!matches!(took, crate::subject::Reply::Took(took) if !took.checked.is_empty()));
-    // What a user may see of it is not known.
-    let mut by_token = Device::new(3);
-    by_token.schema = a.schema.clone();
-    let store = subject.store();
-    let _ = ask_as(store, &by_token.introduction(), user("alice"));
 }
 
 fn a_table_of_which_nothing_is_known_is_wanted_from_who_may_write(subject: &dyn Subject) {
@@ -154,8 +151,6 @@ fn a_table_of_which_nothing_is_known_is_wanted_from_who_may_write(subject: &dyn 
     let took = ask_as(subject.store(), &check(), WRITER).took();
     assert_eq!(findings(&took).0, [Finding::Empty]);
     let took = ask_as(subject.store(), &check(), READER).took();
-    assert_eq!(findings(&took).0, [Finding::Unknown]);
-    let took = ask_as(subject.store(), &check(), user("alice")).took();
     assert_eq!(findings(&took).0, [Finding::Unknown]);
 }
 
@@ -169,6 +164,47 @@ fn a_check_changes_nothing(subject: &dyn Subject) {
     assert_eq!(crate::device::snapshot(subject), before);
     assert_eq!(subject.store().feed().newest(), newest);
     assert!(!subject.store().refresh().unwrap());
+}
+
+/// To a user a table of which they see nothing is like one that is empty.
+#[test]
+fn a_user_is_told_of_what_they_see_and_of_nothing_else() {
+    let store = crate::subject::Sqlite::new();
+    let mut owner = Device::new(2);
+    ask(store.store(), &owner.introduction()).took();
+    let text = Some("title = 'of alice'");
+    let shown = Change { table: "notes", verb: Verb::Select, text, by: "test", now_ms: 1 };
+    change_policies(&store.path, &[shown]).unwrap();
+    let ask_alice = |request: &Request<'_>| ask_as(store.store(), request, user("alice")).took();
+    let mut alice = Device::new(3);
+    alice.absorb(&ask_alice(&alice.introduction()));
+    // Rows that she made up.
+    let mut fake = alice.clone();
+    fake.insert("a", "title", "body");
+    fake.insert("c", "title", "body");
+    let check = |device: &Device| ask_alice(&request(device, vec![range(device, b"", b"")]));
+    let empty = check(&fake);
+    assert_eq!(findings(&empty), (vec![Finding::Differs { until: b"" }], Vec::new()));
+    for id in ["a", "b", "c", "d"] {
+        owner.insert(id, "of the owner", "body");
+    }
+    owner.sync(&store);
+    owner.delete("d");
+    owner.sync(&store);
+    assert_eq!(check(&fake).checked, empty.checked);
+    owner.update("b", TITLE, "of alice");
+    owner.sync(&store);
+    alice.absorb(&ask_alice(&alice.request()));
+    assert_eq!(alice.rows.keys().collect::<Vec<_>>(), [&key("b")]);
+    assert_eq!(findings(&check(&alice)).0, [Finding::Equal]);
+    let mut damaged = alice.clone();
+    damaged.rows.get_mut(&key("b")).unwrap().values.insert(TITLE, Value::Null);
+    let took = check(&damaged);
+    assert_eq!(findings(&took), (vec![Finding::Differs { until: b"" }], vec![key("b")]));
+    // A row that she may not hold.
+    alice.rows.insert(key("c"), owner.rows[&key("c")].clone());
+    let took = check(&alice);
+    assert_eq!(findings(&took), (vec![Finding::Differs { until: b"" }], vec![key("b")]));
 }
 
 /// Work is bounded: what is beyond it is answered another time, and an answer covers what fits.

@@ -1,5 +1,7 @@
 //! Somebody who knows everything beside a random run of writes, memberships, policies and faults.
 
+use crate::bench::Folder;
+use crate::checks::{behind_the_triggers, copy};
 use crate::team::{Fate, Member, Team};
 
 // language=SQLite
@@ -71,7 +73,72 @@ fn assert_whoever_sleeps_misses_nothing(team: &Team, members: &mut [Member]) {
     }
 }
 
-fn run(seed: u64, steps: u64) {
+/// What happens to files and disks.
+struct Harm {
+    folder: Folder,
+    copies: u64,
+    backup: Option<(usize, Member)>,
+}
+
+impl Harm {
+    fn new() -> Self {
+        Self { folder: Folder::new(), copies: 0, backup: None }
+    }
+
+    fn copy(&mut self, team: &Team, member: &Member, seed: u64) -> Member {
+        self.copies += 1;
+        copy(team, member, &self.folder, &format!("{}.db", self.copies), seed * 1_000 + self.copies)
+    }
+
+    fn strike(&mut self, chance: &mut Chance, team: &Team, members: &mut Vec<Member>, seed: u64) {
+        let (at, id) = (chance.below(members.len() as u64) as usize, chance.below(12));
+        let table = chance.of(&["notes", "tasks"]);
+        let row = format!("{}{id}", &table[..1]);
+        let device = &members[at].device;
+        let on_server = "DELETE FROM cloudsync_server_ledger; UPDATE cloudsync_server_downloads SET granted = x'', evicted = x''";
+        match chance.below(10) {
+            0 => behind_the_triggers(
+                device,
+                &format!("UPDATE {table} SET body = 'damaged' WHERE id = '{row}'"),
+            ),
+            1 => behind_the_triggers(device, &format!("DELETE FROM {table} WHERE id = '{row}'")),
+            2 => behind_the_triggers(
+                device,
+                &format!("INSERT OR IGNORE INTO {table} VALUES('{row}', 'p1', 'damaged')"),
+            ),
+            3 => behind_the_triggers(device, &format!("DELETE FROM cloudsync_clocks WHERE pk LIKE '%{row}'")),
+            4 => behind_the_triggers(device, &format!("DELETE FROM {table}; DELETE FROM cloudsync_clocks")),
+            5 => team.run(on_server),
+            6 if members.len() < 7 => {
+                let copy = self.copy(team, &members[at], seed);
+                members.push(copy);
+            }
+            6 | 7 => self.backup = Some((at, self.copy(team, &members[at], seed))),
+            8 => {
+                if let Some((at, member)) = self.backup.take() {
+                    members[at] = member;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Until everybody knows who they are, and what was damaged is repaired.
+    fn heal(&self, team: &Team, members: &mut [Member]) {
+        for _ in 0..3 {
+            for member in &mut *members {
+                team.sync(member);
+                let sql = "SELECT count(*) FROM sqlite_master WHERE name = 'cloudsync_repairs'";
+                if member.device.get::<i64>(sql) == 1 {
+                    // Rows that are damaged again and again are left alone.
+                    member.run("DELETE FROM cloudsync_repairs");
+                }
+            }
+        }
+    }
+}
+
+fn run(seed: u64, steps: u64, mut harm: Option<Harm>) {
     let mut chance = Chance(seed);
     let mut team = Team::new(SCHEMA);
     team.sees("tasks", TASKS[0]);
@@ -100,24 +167,41 @@ fn run(seed: u64, steps: u64) {
             _ if chance.below(3) == 0 => team.restart(),
             _ => {}
         }
+        if let Some(harm) = harm.as_mut().filter(|_| step % 3 == 0) {
+            harm.strike(&mut chance, &team, &mut members, seed);
+        }
         if step % 40 == 39 {
+            harm.iter().for_each(|harm| harm.heal(&team, &mut members));
             team.assert_settled(&mut members.iter_mut().collect::<Vec<_>>());
-            (0..3).for_each(|_| team.run(&write(&mut chance, step)));
-            assert_whoever_sleeps_misses_nothing(&team, &mut members);
+            if harm.is_none() {
+                (0..3).for_each(|_| team.run(&write(&mut chance, step)));
+                assert_whoever_sleeps_misses_nothing(&team, &mut members);
+            }
         }
     }
+    harm.iter().for_each(|harm| harm.heal(&team, &mut members));
     team.assert_settled(&mut members.iter_mut().collect::<Vec<_>>());
 }
 
-#[test]
-fn nobody_is_ever_sent_what_they_may_not_see_and_all_end_with_what_they_may() {
+fn run_all(harms: bool) {
     let (seeds, steps) = match std::env::var("CLOUDSYNC_SEEDS") {
         Ok(seeds) => (seeds.parse().unwrap(), 400),
+        Err(_) if harms => (2, 120),
         Err(_) => (4, 160),
     };
     let first = std::env::var("CLOUDSYNC_SEED").ok().map_or(1, |seed| seed.parse().unwrap());
     for seed in first..first + seeds {
         println!("seed {seed}");
-        run(seed, steps);
+        run(seed, steps, harms.then(Harm::new));
     }
+}
+
+#[test]
+fn copies_restored_files_and_damage_bring_nobody_what_they_may_not_see_and_all_end_with_what_they_may() {
+    run_all(true);
+}
+
+#[test]
+fn nobody_is_ever_sent_what_they_may_not_see_and_all_end_with_what_they_may() {
+    run_all(false);
 }

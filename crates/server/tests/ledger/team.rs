@@ -6,6 +6,7 @@ use cloudsync_core::key::{KeyCollation, pack_part};
 use cloudsync_protocol::client::Goal;
 use cloudsync_protocol::message::{Answer, Reason, Request, Turn};
 use cloudsync_protocol::payload::{Opened, Payload};
+use cloudsync_protocol::range::{Checked, Finding};
 use cloudsync_protocol::verdict::Verdicts;
 use cloudsync_replica::Zstd;
 use cloudsync_server::auth::User;
@@ -15,7 +16,9 @@ use cloudsync_server::store::{Asker, Rights, Store};
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{Value as Owned, ValueRef};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 const BOTH: Goal = Goal { push: true, pull: true };
@@ -55,11 +58,13 @@ pub(crate) struct Member {
     pub(crate) user: String,
     pub(crate) claims: serde_json::Value,
     pub(crate) device: Device,
-    /// Tables and keys of which the device ever knew.
-    knew: HashSet<RowKey>,
+    /// Tables and keys of which the device ever knew; a copy of its file, and it of its copies.
+    knew: Rc<RefCell<HashSet<RowKey>>>,
     /// What the last sync received: rows alive, rows dead, evictions; pieces of large values; and in how many turns.
     pub(crate) got: [usize; 3],
     pub(crate) pieces: usize,
+    /// Rows that it repaired.
+    pub(crate) repaired: u64,
     pub(crate) turns: usize,
 }
 
@@ -68,8 +73,20 @@ impl Member {
         self.device.run(sql);
     }
 
+    /// Whoever this is a copy of, and under whose site it may ask.
+    pub(crate) fn is_copy_of(&mut self, other: &Self) {
+        self.claims = other.claims.clone();
+        self.knew = Rc::clone(&other.knew);
+    }
+
     pub(crate) fn rows(&self, sql: &str) -> Vec<String> {
         self.device.rows(sql)
+    }
+
+    pub(crate) fn asker(&self) -> Asker {
+        let claims = self.claims.as_object().unwrap().clone();
+        let user = Some(Arc::new(User { id: self.user.clone(), claims }));
+        Asker { rights: Rights { read: true, write: true, schema: false }, user }
     }
 }
 
@@ -130,9 +147,10 @@ impl Team {
             user: user.to_owned(),
             claims: serde_json::json!({}),
             device,
-            knew: HashSet::new(),
+            knew: Rc::default(),
             got: [0; 3],
             pieces: 0,
+            repaired: 0,
             turns: 0,
         }
     }
@@ -212,13 +230,18 @@ impl Team {
     }
 
     fn sync_to(&self, member: &mut Member, goal: Goal, fate: &mut dyn FnMut(usize) -> Fate) {
-        (member.got, member.pieces, member.turns) = ([0; 3], 0, 0);
-        let claims = member.claims.as_object().unwrap().clone();
-        let user = Some(Arc::new(User { id: member.user.clone(), claims }));
-        let asker = Asker { rights: Rights { read: true, write: true, schema: false }, user };
-        let mut schema = false;
+        (member.got, member.pieces, member.repaired, member.turns) = ([0; 3], 0, 0, 0);
+        let asker = member.asker();
+        let (mut schema, mut checks, mut checked) = (false, false, false);
         for turn in 0..TURNS_MAX {
-            let bytes = member.device.replica.prepare(goal, schema).unwrap();
+            let bytes = if std::mem::take(&mut checks) {
+                match member.device.replica.prepare_check(goal).unwrap() {
+                    Some(bytes) => bytes,
+                    None => return,
+                }
+            } else {
+                member.device.replica.prepare(goal, schema).unwrap()
+            };
             let request = Request::decode(&bytes).unwrap();
             self.note_known(member);
             let now = member.device.world.now.get();
@@ -226,6 +249,7 @@ impl Team {
             let answer = Answer::decode(&answer).unwrap();
             if let Answer::Turn(turn) = &answer {
                 self.check(member, turn);
+                self.check_findings(member, &request, turn);
             }
             match fate(turn) {
                 Fate::Lost => continue,
@@ -234,13 +258,19 @@ impl Team {
             }
             match answer {
                 Answer::Turn(turn) => {
-                    member.turns += 1;
+                    member.turns += usize::from(request.check.ranges.is_empty());
                     let absorbed = member.device.replica.absorb(&turn).unwrap();
-                    if !absorbed.more {
-                        self.note_known(member);
+                    member.repaired += absorbed.rows_repaired;
+                    schema = false;
+                    if absorbed.more {
+                        continue;
+                    }
+                    self.note_known(member);
+                    checks = goal.pull && (absorbed.unchecked || absorbed.idle && !checked);
+                    checked |= checks;
+                    if !checks {
                         return;
                     }
-                    schema = false;
                 }
                 Answer::Refusal(refusal) => {
                     schema = refusal.reason == Reason::NeedSchema;
@@ -257,7 +287,7 @@ impl Team {
     fn note_known(&self, member: &mut Member) {
         for table in &self.tables {
             let ids: Vec<String> = member.device.column(&format!("SELECT id FROM {table}"));
-            member.knew.extend(ids.into_iter().map(|id| (table.clone(), key(&id))));
+            member.knew.borrow_mut().extend(ids.into_iter().map(|id| (table.clone(), key(&id))));
         }
     }
 
@@ -291,7 +321,7 @@ impl Team {
         for evicted in payload.evicted() {
             for row in 0..evicted.rows() {
                 let row = (evicted.table().to_owned(), evicted.key(row).to_vec());
-                assert!(member.knew.contains(&row), "{} is told of {row:?}", member.user);
+                assert!(member.knew.borrow().contains(&row), "{} is told of {row:?}", member.user);
                 assert!(!visible.contains(&row), "{} loses {row:?}", member.user);
                 member.got[2] += usize::from(counts);
             }
@@ -300,14 +330,39 @@ impl Team {
             for at in 0..group.rows() {
                 let row = (group.table().to_owned(), group.key(at).to_vec());
                 if group.life(at) % 2 == 0 {
-                    assert!(member.knew.contains(&row), "{} is told of dead {row:?}", member.user);
+                    assert!(member.knew.borrow().contains(&row), "{} is told of dead {row:?}", member.user);
                     member.got[1] += usize::from(counts);
                 } else {
                     assert!(visible.contains(&row), "{} is sent {row:?}", member.user);
                     member.got[0] += usize::from(counts);
-                    member.knew.insert(row);
+                    member.knew.borrow_mut().insert(row);
                 }
             }
+        }
+    }
+
+    /// What is found of ranges tells of rows that are seen, and of no others.
+    fn check_findings(&self, member: &mut Member, request: &Request<'_>, turn: &Turn<'_>) {
+        if turn.checked.is_empty() {
+            return;
+        }
+        let (visible, checked) = (self.visible(member), Checked::decode(turn.checked).unwrap());
+        for (finding, range) in checked.findings.iter().zip(&request.check.ranges) {
+            let told = match finding {
+                Finding::Differs { until } => until,
+                Finding::Large { key, .. } => key,
+                Finding::Equal | Finding::Unknown | Finding::Later => continue,
+                Finding::Empty => panic!("{} is told that a table is empty", member.user),
+            };
+            let row = (range.table.to_owned(), told.to_vec());
+            assert!(told.is_empty() || visible.contains(&row), "{} is told of {row:?}", member.user);
+        }
+        if !checked.payload.is_empty() {
+            let opened = Opened::open(checked.payload, &Zstd).unwrap();
+            let payload = opened.payload().unwrap();
+            assert!(payload.evicted().is_empty() && payload.pieces().is_empty());
+            assert!(payload.groups().iter().all(|group| group.whole() && group.life(0) % 2 == 1));
+            self.check_payload(member, &payload, &visible, false);
         }
     }
 
@@ -322,7 +377,7 @@ impl Team {
             let of = values.iter().filter(|(_, value)| value.get(start..end) == Some(piece.bytes));
             let rows: Vec<_> = of.map(|(row, _)| row).filter(|row| visible.contains(row)).collect();
             assert!(!rows.is_empty(), "{} is sent a piece of a value that they do not see", member.user);
-            member.knew.extend(rows.into_iter().cloned());
+            member.knew.borrow_mut().extend(rows.into_iter().cloned());
             member.pieces += 1;
         }
     }

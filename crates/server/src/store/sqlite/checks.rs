@@ -1,8 +1,10 @@
 //! Range checks of devices, within what they may cost.
 
-use super::connection::Wrapped;
+use super::connection::{UnderPolicies, Wrapped};
+use crate::ledger::{self, Posting};
 use crate::metrics::METRICS;
 use crate::store::{Asker, StoreError};
+use cloudsync_protocol::message::Request;
 use cloudsync_protocol::range::{Check, Checked, Finding};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -27,16 +29,15 @@ impl Drop for Running<'_> {
 }
 
 impl Checks {
-    /// The findings, encoded. What a user may see is not told row by row yet, so nothing can be said of it.
+    /// The findings, encoded. What goes with them to a device of a user is entered in `posting`.
     pub(super) fn answer(
         &self,
         file: &mut Wrapped,
-        check: &Check<'_>,
+        request: &Request<'_>,
         asker: &Asker,
+        posting: &mut Option<Posting>,
     ) -> Result<Vec<u8>, StoreError> {
-        if asker.user.is_some() {
-            return Ok(all(check, Finding::Unknown));
-        }
+        let check = &request.check;
         let running = self.running.fetch_add(1, Ordering::Acquire);
         let _running = Running(&self.running);
         if running >= CHECKS_MAX {
@@ -44,7 +45,19 @@ impl Checks {
             return Ok(all(check, Finding::Later));
         }
         let begun = Instant::now();
-        let answer = file.replica.answer_check(check, asker.rights.write)?;
+        let answer = match &asker.user {
+            None => file.replica.answer_check(check, asker.rights.write)?,
+            Some(user) => {
+                let site = file.replica.site_ordinal(request.site)?;
+                let work = file.law.work().clone();
+                let (Some(ordinal), Some(under)) = (site, file.watched()?) else {
+                    return Ok(all(check, Finding::Unknown));
+                };
+                let UnderPolicies { replica, policies, identity, .. } = under;
+                let _assumed = identity.assume(user);
+                ledger::check(replica, (policies, &work), check, (request.site, ordinal), posting)?
+            }
+        };
         if let Some(table) = &answer.damaged {
             tracing::warn!(%table, "a row of the table is gone without a deletion: devices cannot check it");
         }

@@ -117,11 +117,13 @@ impl Readers {
         request: &Request<'_>,
         asker: &Asker,
     ) -> Result<Option<Pulled>, StoreError> {
-        let Some(pulled) = pull(file, request, asker)? else { return Ok(None) };
+        let Some(mut pulled) = pull(file, request, asker)? else { return Ok(None) };
         // Before the end of a download the two sides stand at no common cursor.
         let checks = request.pull && pulled.next.is_none() && !request.check.ranges.is_empty();
-        let checked = if checks { self.checks.answer(file, &request.check, asker)? } else { Vec::new() };
-        Ok(Some(Pulled { checked, ..pulled }))
+        if checks {
+            pulled.checked = self.checks.answer(file, request, asker, &mut pulled.posting)?;
+        }
+        Ok(Some(pulled))
     }
 
     /// Whether anything after a version concerns a site of a user.

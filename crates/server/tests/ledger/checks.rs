@@ -1,0 +1,279 @@
+//! What devices of users hold is compared with what their users see, and nothing else is told.
+
+use crate::bench::{Device, Folder};
+use crate::server::BOTH;
+use crate::team::{Fate, Member, Team};
+use crate::{journals, projects};
+use cloudsync_protocol::message::{Answer, Request};
+use cloudsync_protocol::range::{Checked, Finding};
+use cloudsync_server::store::Store;
+
+/// Runs SQL on a device without its triggers noticing.
+pub(crate) fn behind_the_triggers(device: &Device, sql: &str) {
+    let off = rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
+    assert!(!device.sql.set_db_config(off, false).unwrap());
+    device.run(sql);
+    assert!(device.sql.set_db_config(off, true).unwrap());
+}
+
+/// A copy of somebody's file.
+pub(crate) fn copy(team: &Team, member: &Member, folder: &Folder, name: &str, seed: u64) -> Member {
+    let path = folder.file(name);
+    member.run(&format!("VACUUM INTO '{}'", path.display()));
+    let mut copy = team.member_on(Device::open(&path, seed), &member.user);
+    copy.is_copy_of(member);
+    copy
+}
+
+/// Notes of alice between those of bob, some of which are gone.
+fn notes() -> (Team, Member) {
+    let team = journals();
+    for number in 0..12 {
+        let owner = if number % 3 == 1 { "alice" } else { "bob" };
+        team.run(&format!("INSERT INTO notes VALUES('n{number:02}', '{owner}', 'note {number}')"));
+    }
+    let mut alice = team.member(1, "alice");
+    alice.run("INSERT INTO notes VALUES('own', 'alice', 'own'), ('gone', 'alice', 'gone')");
+    team.sync(&mut alice);
+    alice.run("DELETE FROM notes WHERE id = 'gone'");
+    team.run("DELETE FROM notes WHERE id IN ('n00', 'n01')");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.repaired, 0);
+    assert_eq!(alice.device.dump("notes").len(), 4);
+    (team, alice)
+}
+
+#[test]
+fn what_a_user_holds_is_equal_to_what_they_see() {
+    let (team, mut alice) = notes();
+    let mut bob = team.member(2, "bob");
+    team.assert_settled(&mut [&mut alice, &mut bob]);
+    for member in [&mut alice, &mut bob] {
+        let before = member.device.sql.total_changes();
+        for _ in 0..4 {
+            team.sync(member);
+        }
+        assert_eq!((member.repaired, member.device.sql.total_changes()), (0, before), "{}", member.user);
+    }
+}
+
+#[test]
+fn damage_on_a_users_device_is_found_and_repaired() {
+    let clock = "DELETE FROM cloudsync_clocks WHERE pk LIKE '%n04'";
+    for (damage, repaired) in [
+        ("UPDATE notes SET body = 'X' WHERE id = 'n04'".to_owned(), 1),
+        ("DELETE FROM notes WHERE id = 'n04'".to_owned(), 1),
+        ("DELETE FROM notes".to_owned(), 4),
+        (clock.to_owned(), 1),
+        (format!("{clock}; DELETE FROM notes WHERE id = 'n04'"), 1),
+        ("DELETE FROM cloudsync_clocks; DELETE FROM notes".to_owned(), 4),
+        ("INSERT INTO notes VALUES('new', 'alice', 'behind')".to_owned(), 1),
+        // Under the key of a row of bob's: refused, as any other insertion of it.
+        ("INSERT INTO notes VALUES('n05', 'alice', 'behind')".to_owned(), 1),
+        ("UPDATE notes SET id = 'n05' WHERE id = 'n04'".to_owned(), 2),
+    ] {
+        let (team, mut alice) = notes();
+        behind_the_triggers(&alice.device, &damage);
+        team.sync(&mut alice);
+        assert_eq!(alice.repaired, repaired, "{damage}");
+        team.assert_settled(&mut [&mut alice]);
+        assert_eq!(alice.repaired, 0, "{damage}");
+    }
+}
+
+#[test]
+fn a_copy_of_a_users_device_loses_what_it_may_not_have_and_keeps_nothing_of_it() {
+    for writes in [false, true] {
+        let folder = Folder::new();
+        let (team, mut alice) = notes();
+        let mut other = copy(&team, &alice, &folder, "copy.db", 7);
+        // What is taken away is told to the first one alone.
+        team.run("UPDATE notes SET owner = 'bob', body = 'of bob' WHERE id = 'n04'; DELETE FROM notes WHERE id = 'n07'");
+        team.assert_settled(&mut [&mut alice]);
+        if writes {
+            alice.run("INSERT INTO notes VALUES('from the first', 'alice', '1')");
+            team.assert_settled(&mut [&mut alice]);
+            other.run("INSERT INTO notes VALUES('from the copy', 'alice', '2')");
+        }
+        // Nobody tells the copy what it does not hold any more by the ledger.
+        for _ in 0..2 {
+            team.sync(&mut other);
+            team.sync(&mut alice);
+        }
+        team.assert_settled(&mut [&mut other, &mut alice]);
+        assert_eq!(other.rows("SELECT * FROM cloudsync_rejected"), [""; 0]);
+        assert!(other.device.replica.is_scrub_due().unwrap());
+        assert_eq!(other.device.dump("notes").len(), if writes { 4 } else { 2 });
+    }
+}
+
+#[test]
+fn a_restored_device_of_a_user_loses_what_went_meanwhile() {
+    let folder = Folder::new();
+    let (team, mut alice) = notes();
+    let backup = copy(&team, &alice, &folder, "backup.db", 1);
+    team.run("UPDATE notes SET owner = 'bob' WHERE id IN ('n04', 'n07')");
+    team.assert_settled(&mut [&mut alice]);
+    team.run(
+        "UPDATE notes SET owner = 'alice' WHERE id = 'n07'; INSERT INTO notes VALUES('late', 'alice', 'x')",
+    );
+    alice.run("UPDATE notes SET body = 'later' WHERE id = 'own'");
+    team.assert_settled(&mut [&mut alice]);
+    drop(alice);
+    let mut alice = backup;
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM notes ORDER BY id"), ["'late'", "'n07'", "'n10'", "'own'"]);
+}
+
+#[test]
+fn a_users_reset_transfers_what_differs_and_nothing_else() {
+    let (team, mut alice) = notes();
+    alice.device.replica.reset_sync().unwrap();
+    team.sync(&mut alice);
+    assert_eq!((alice.got, alice.repaired), ([0; 3], 0));
+    behind_the_triggers(&alice.device, "DELETE FROM notes WHERE id = 'n04'");
+    alice.device.replica.reset_sync().unwrap();
+    team.sync(&mut alice);
+    assert_eq!((alice.got, alice.repaired), ([0; 3], 1));
+    team.assert_settled(&mut [&mut alice]);
+}
+
+/// What the server finds in the ranges of a request.
+fn findings(team: &Team, member: &Member, request: &[u8]) -> Vec<u8> {
+    let request = Request::decode(request).unwrap();
+    let answer = team.server.store.turn(&request, &member.asker(), member.device.world.now.get()).unwrap();
+    let Answer::Turn(turn) = Answer::decode(&answer).unwrap() else { panic!("refused") };
+    assert!(turn.drained && turn.payload.is_empty());
+    turn.checked.to_vec()
+}
+
+#[test]
+fn findings_are_the_same_whatever_there_is_that_cannot_be_seen() {
+    for damage in ["", "DELETE FROM notes", "UPDATE notes SET body = 'X'"] {
+        let (team, mut alice) = notes();
+        let mut eve = team.member(5, "eve");
+        team.assert_settled(&mut [&mut alice, &mut eve]);
+        behind_the_triggers(&alice.device, damage);
+        // She asks about rows that she made up.
+        behind_the_triggers(&eve.device, "INSERT INTO notes VALUES('n00', 'eve', '0'), ('n05', 'eve', '5')");
+        let [of_alice, of_eve] =
+            [&mut alice, &mut eve].map(|member| member.device.replica.prepare_check(BOTH).unwrap().unwrap());
+        let mut before = None;
+        // More than a check of somebody who sees everything looks at.
+        let many = if damage.is_empty() { 33_000 } else { 100 };
+        let many = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {many})
+             INSERT INTO notes SELECT printf('n04-%d', i), 'bob', 'x' FROM n"
+        );
+        for change in [
+            "UPDATE notes SET body = body WHERE 0",
+            "UPDATE notes SET body = 'changed' WHERE owner = 'bob'",
+            "DELETE FROM notes WHERE owner = 'bob' AND id > 'n04'",
+            &many,
+            "DELETE FROM notes WHERE owner = 'bob'",
+        ] {
+            team.run(change);
+            let found = [findings(&team, &alice, &of_alice), findings(&team, &eve, &of_eve)];
+            let told = Checked::decode(&found[1]).unwrap();
+            let is_nothing = |finding: &Finding<'_>| matches!(finding, Finding::Differs { until: b"" });
+            assert!(told.payload.is_empty() && told.findings.iter().all(is_nothing), "{:?}", told.findings);
+            assert_eq!(before.get_or_insert_with(|| found.clone()), &found, "{damage}: {change}");
+        }
+    }
+}
+
+#[test]
+fn rows_that_come_with_findings_are_in_the_ledger() {
+    let (team, mut alice) = notes();
+    team.run("DELETE FROM cloudsync_server_ledger; UPDATE cloudsync_server_downloads SET granted = x'', evicted = x''");
+    behind_the_triggers(&alice.device, "DELETE FROM notes WHERE id = 'n04'");
+    team.sync(&mut alice);
+    assert_eq!(alice.repaired, 1);
+    team.run("UPDATE notes SET owner = 'bob' WHERE id = 'n04'");
+    team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+    assert_eq!(alice.got, [0, 0, 1]);
+    team.assert_settled(&mut [&mut alice]);
+}
+
+#[test]
+fn what_a_lost_ledger_does_not_take_away_is_found() {
+    let (team, mut alice) = notes();
+    team.run("DELETE FROM cloudsync_server_ledger; UPDATE cloudsync_server_downloads SET granted = x'', evicted = x''");
+    team.run("UPDATE notes SET owner = 'bob' WHERE id = 'n07'");
+    team.sync(&mut alice);
+    assert_eq!((alice.got, alice.repaired, alice.device.dump("notes").len()), ([0; 3], 1, 3));
+    team.assert_settled(&mut [&mut alice]);
+}
+
+#[test]
+fn a_row_that_is_gone_on_the_server_without_a_deletion_stays_with_its_users() {
+    let (team, mut alice) = notes();
+    let server = Device::on(team.server.shell(), 0);
+    behind_the_triggers(&server, "DELETE FROM notes WHERE id = 'n04'");
+    behind_the_triggers(&alice.device, "UPDATE notes SET body = 'X' WHERE id = 'own'");
+    for _ in 0..3 {
+        team.sync(&mut alice);
+        assert_eq!(alice.repaired, 0);
+    }
+    assert_eq!(alice.device.dump("notes").len(), 4);
+    // Bob's range is not concerned.
+    let mut bob = team.member(2, "bob");
+    team.sync(&mut bob);
+    behind_the_triggers(&bob.device, "DELETE FROM notes WHERE id = 'n05'");
+    team.sync(&mut bob);
+    assert_eq!(bob.repaired, 1);
+}
+
+#[test]
+fn a_policy_that_fails_for_a_row_does_not_keep_the_others_from_being_checked() {
+    let mut team = journals();
+    team.run("INSERT INTO notes VALUES('a', 'alice', '{\"to\":\"alice\"}'), ('b', 'bob', 'no json')");
+    team.shows("notes", Some("json_extract(body, '$.to') = auth_userid()"));
+    team.policies.insert("notes".to_owned(), "id = 'a'".to_owned());
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    behind_the_triggers(&alice.device, "DELETE FROM notes; INSERT INTO notes VALUES('b', 'alice', 'ghost')");
+    team.sync(&mut alice);
+    assert_eq!(alice.repaired, 2);
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("notes").len(), 1);
+}
+
+#[test]
+fn a_large_row_of_a_user_that_is_damaged_is_fetched() {
+    let (team, mut alice) = notes();
+    team.run("UPDATE notes SET body = hex(randomblob(400000)) WHERE id = 'n04'");
+    team.assert_settled(&mut [&mut alice]);
+    behind_the_triggers(&alice.device, "UPDATE notes SET owner = 'X' WHERE id = 'n04'");
+    for _ in 0..2 {
+        team.sync(&mut alice);
+    }
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT owner FROM notes WHERE id = 'n04'"), ["'alice'"]);
+}
+
+#[test]
+fn many_rows_of_a_user_are_checked_in_parts() {
+    let team = projects();
+    let fill = |project: &str, count: usize| {
+        team.run(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+             INSERT INTO tasks SELECT printf('%05d-{project}', i), '{project}', 'body' FROM n"
+        ));
+    };
+    fill("mine", 6_000);
+    fill("other", 6_000);
+    team.run("INSERT INTO members VALUES('m', 'mine', 'alice')");
+    let mut alice = team.member(1, "alice");
+    team.sync(&mut alice);
+    // More than one answer has room for.
+    behind_the_triggers(
+        &alice.device,
+        "DELETE FROM tasks WHERE id > '00100'; DELETE FROM cloudsync_clocks WHERE substr(pk, 3, 5) > '00100'",
+    );
+    for _ in 0..12 {
+        team.sync(&mut alice);
+    }
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("tasks").len(), 6_000);
+}
