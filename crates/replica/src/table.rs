@@ -33,11 +33,17 @@ impl Column {
         !self.schema.collation.eq_ignore_ascii_case("BINARY")
     }
 
-    /// The expression that is 1 where the column holds something else than its default.
+    /// The expression that is 1 where the column holds something else than its default. Comparing gives the default the
+    /// column's affinity, as storing it did: 0 in a REAL column is 0.0. Kinds count where they are kept.
     pub(crate) fn differs_from_default(&self) -> String {
         let default = self.schema.default.as_deref().unwrap_or("NULL");
         let name = quote_identifier(self.name());
-        format!("({name} IS NOT ({default}) COLLATE BINARY OR typeof({name}) <> typeof({default}))")
+        let kind = if self.keeps_kinds() {
+            format!(" OR typeof({name}) <> typeof({default})")
+        } else {
+            String::new()
+        };
+        format!("({name} IS NOT ({default}) COLLATE BINARY{kind})")
     }
 
     /// The same where the default is the same for each row whenever it is asked for, and the column no part of the key.

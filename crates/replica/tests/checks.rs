@@ -104,7 +104,15 @@ fn kinds_and_bits_of_values_count() {
 /// Digests leave cells without a clock out, and the server's row does not bring them.
 #[test]
 fn a_value_without_a_clock_is_an_edit_that_was_not_noted() {
-    for default in ["", " DEFAULT 'x'", " NOT NULL DEFAULT 7"] {
+    for default in [
+        "",
+        " DEFAULT 'x'",
+        " NOT NULL DEFAULT 7",
+        " REAL DEFAULT 0",
+        " TEXT DEFAULT 5",
+        " INTEGER DEFAULT '7'",
+        " BOOLEAN DEFAULT true",
+    ] {
         let (mut hub, mut a, mut b) = three();
         for device in [&mut hub.server, &mut a, &mut b] {
             device.run(&format!("ALTER TABLE notes ADD COLUMN later{default}"));

@@ -520,3 +520,27 @@ fn a_cell_without_a_clock_that_was_filled_unseen_is_found() {
     assert_eq!(b.rows("SELECT id, extra FROM notes ORDER BY id"), ["'1','filled'", "'2','d'"]);
     assert_eq!(a.clocks("notes"), b.clocks("notes"));
 }
+
+/// Stored in its column a default has another kind than it is written with; nobody edited it.
+#[test]
+fn a_default_that_its_column_converts_is_no_edit() {
+    for column in ["later REAL DEFAULT 0", "later TEXT DEFAULT 5", "later NUMERIC DEFAULT '7'"] {
+        let (mut a, mut b) = pair(NOTES);
+        a.run("INSERT INTO notes VALUES('1', 't', 'b')");
+        exchange(&mut a, &mut b);
+        b.run(&format!("ALTER TABLE notes ADD COLUMN {column}; UPDATE notes SET later = 9"));
+        b.replica.fold().unwrap();
+        b.world.now.set(bench::NOW + 5_000);
+        a.world.now.set(bench::NOW + 5_000);
+        // Noted by triggers that do not know the column yet.
+        a.run(&format!("ALTER TABLE notes ADD COLUMN {column}; UPDATE notes SET title = 'later'"));
+        exchange(&mut a, &mut b);
+        exchange(&mut a, &mut b);
+        assert_same(&mut a, &mut b, "notes");
+        assert_eq!(
+            a.rows("SELECT id, title, CAST(later AS INTEGER) FROM notes"),
+            ["'1','later',9"],
+            "{column}"
+        );
+    }
+}
