@@ -458,3 +458,39 @@ fn an_idle_poll_writes_nothing() {
     }
     assert_eq!(commits(), before);
 }
+
+#[test]
+fn rows_go_and_come_with_columns_that_a_join_names() {
+    // SQLite does not tell that USING and NATURAL read the columns that they compare.
+    for seen in [
+        "EXISTS(SELECT 1 FROM tasks JOIN teaching AS t USING(class) WHERE tasks.id = work.task AND t.user = auth_userid())",
+        "EXISTS(SELECT 1 FROM tasks NATURAL JOIN lessons WHERE tasks.id = work.task AND lessons.user = auth_userid())",
+        "EXISTS(SELECT 1 FROM taught AS t WHERE t.id = work.task AND t.user = auth_userid())",
+        "student = auth_userid() OR task IN (SELECT id FROM teaching LEFT JOIN tasks USING(class) WHERE user = auth_userid())",
+    ] {
+        let mut team = Team::new(
+            "CREATE TABLE pupils(id TEXT PRIMARY KEY NOT NULL, class TEXT, user TEXT, role TEXT);
+             CREATE TABLE tasks(id TEXT PRIMARY KEY NOT NULL, class TEXT, title TEXT);
+             CREATE TABLE work(id TEXT PRIMARY KEY NOT NULL, task TEXT, student TEXT);
+             CREATE VIEW teaching AS SELECT class, user FROM pupils WHERE role = 'teacher';
+             CREATE VIEW lessons AS SELECT class, user FROM pupils WHERE role = 'teacher';
+             CREATE VIEW taught AS SELECT tasks.id AS id, pupils.user AS user FROM tasks JOIN pupils USING(class);",
+        );
+        team.sees("work", seen);
+        team.run(
+            "INSERT INTO pupils VALUES('1', 'y', 'bob', 'teacher'), ('2', 'x', 'carol', 'teacher');
+             INSERT INTO tasks VALUES('t', 'y', 'one'); INSERT INTO work VALUES('w', 't', 'dan')",
+        );
+        let (mut bob, mut carol) = (team.member(1, "bob"), team.member(2, "carol"));
+        team.assert_settled(&mut [&mut bob, &mut carol]);
+        assert_eq!(bob.rows("SELECT id FROM work"), ["'w'"], "{seen}");
+        for class in ["x", "y", "z"] {
+            team.run(&format!("UPDATE tasks SET class = '{class}'"));
+            team.assert_settled(&mut [&mut bob, &mut carol]);
+        }
+        assert_eq!(bob.rows("SELECT id FROM work"), [""; 0], "{seen}");
+        team.run("UPDATE pupils SET class = 'z' WHERE user = 'bob'");
+        team.assert_settled(&mut [&mut bob, &mut carol]);
+        assert_eq!(bob.rows("SELECT id FROM work"), ["'w'"], "{seen}");
+    }
+}

@@ -237,3 +237,52 @@ fn refused_text_names_the_policy() {
     assert!(matches!(error, PolicyError::Refused { verb: Verb::Update, .. }), "{error}");
     assert_eq!(error.to_string(), "the UPDATE policy of table \"tasks\" is refused: no such column: x");
 }
+
+#[test]
+fn every_way_of_reading_a_column_is_seen() {
+    let mut place = place();
+    place
+        .connection
+        .execute_batch(
+            "CREATE TABLE roles(role TEXT PRIMARY KEY, may INT);
+             CREATE VIEW joined AS SELECT user FROM members JOIN roles USING(role);
+             CREATE VIEW bare AS SELECT * FROM members; CREATE VIEW twice_over AS SELECT user FROM joined;",
+        )
+        .unwrap();
+    for text in [
+        "EXISTS(SELECT 1 FROM members WHERE role = 'x')",
+        "EXISTS(SELECT 1 FROM members JOIN roles USING(role))",
+        "EXISTS(SELECT 1 FROM roles JOIN members USING(role))",
+        "EXISTS(SELECT 1 FROM members NATURAL JOIN roles)",
+        "EXISTS(SELECT 1 FROM members LEFT JOIN roles USING(role))",
+        "EXISTS(SELECT 1 FROM roles RIGHT JOIN members USING(role))",
+        "EXISTS(SELECT 1 FROM roles FULL JOIN members USING(role))",
+        "owner IN (SELECT user FROM joined)",
+        "owner IN (SELECT user FROM twice_over)",
+        "(n, owner, note) IN (SELECT * FROM members)",
+        "(n, owner, note) IN members",
+        "(n, owner, note) IN bare",
+        "EXISTS(WITH m AS (SELECT * FROM members) SELECT 1 FROM m)",
+        "EXISTS(SELECT 1 FROM (SELECT * FROM members) AS m)",
+        "EXISTS(SELECT team FROM members ORDER BY role)",
+        "EXISTS(SELECT count(*) FROM members GROUP BY role)",
+        "EXISTS(SELECT 1 FROM members GROUP BY team HAVING max(role) > 'a')",
+        "EXISTS(SELECT role FROM members INTERSECT SELECT role FROM roles)",
+        "EXISTS(SELECT 1 FROM members AS m WHERE EXISTS(SELECT 1 FROM roles WHERE roles.role = m.role))",
+        "EXISTS(SELECT 1 FROM members, json_each(members.role))",
+    ] {
+        let policy = place.set("tasks", Verb::Select, text).unwrap();
+        assert_eq!(policy.fault(), None, "{text}");
+        assert!(pairs(&policy).contains(&("members", "role")), "{text}: {:?}", policy.reads());
+    }
+    for text in [
+        "EXISTS(SELECT 1 FROM cloudsync_settings NATURAL JOIN (SELECT 'key' AS key))",
+        "EXISTS(SELECT 1 FROM cloudsync_settings AS a JOIN cloudsync_settings AS b USING(key))",
+        "EXISTS(SELECT 1 FROM sqlite_schema AS a JOIN sqlite_schema AS b USING(name))",
+    ] {
+        assert!(
+            place.set("tasks", Verb::Select, text).unwrap_err().contains("not a table of the app"),
+            "{text}"
+        );
+    }
+}

@@ -241,7 +241,65 @@ fn fill(connection: &mut Connection, policy: &mut Policy) -> Result<(), Fault> {
     (policy.own, policy.reads, policy.may_fail) = (found.own, found.reads, found.may_fail);
     policy.is_bare =
         policy.verb == Verb::Update && prepare_strictly(connection, &twin_query(policy, false)).is_err();
-    check_reads(connection, policy)
+    let is_joined = joins_by_name(connection, &cleaned)?;
+    if is_joined {
+        read_opened(connection, policy)?;
+    }
+    check_reads(connection, policy)?;
+    if is_joined {
+        read_whole_rows(connection, &mut policy.reads)?;
+    }
+    Ok(())
+}
+
+/// Whether tables may be joined by columns that USING or NATURAL names: SQLite compares those without telling its
+/// authorizer, nor of their tables if nothing else is read. A view may do that, too.
+fn joins_by_name(connection: &Connection, cleaned: &str) -> rusqlite::Result<bool> {
+    let is_joined = |text: &str| ["USING", "NATURAL"].iter().any(|word| words::names(text, word));
+    // language=SQLite
+    let sql = "SELECT sql FROM main.sqlite_schema WHERE type = 'view' AND sql IS NOT NULL";
+    let mut views = connection.prepare_cached(sql)?;
+    let views = views.query_map([], |row| row.get::<_, String>(0))?;
+    let views = views.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(is_joined(cleaned) || views.iter().any(|view| is_joined(view)))
+}
+
+/// Adds the tables that the query opens.
+fn read_opened(connection: &Connection, policy: &mut Policy) -> Result<(), Fault> {
+    let mut explain = connection.prepare(&format!("EXPLAIN {}", twin_query(policy, true)))?;
+    let steps = explain.query_map([], |step| {
+        Ok((step.get::<_, String>("opcode")?, step.get::<_, i64>("p2")?, step.get::<_, i64>("p3")?))
+    })?;
+    // language=SQLite
+    let sql = "SELECT tbl_name FROM main.sqlite_schema WHERE rootpage = ?1";
+    let mut owner = connection.prepare_cached(sql)?;
+    for step in steps {
+        let (opcode, root, database) = step?;
+        // The main database is the first one; indexes are opened in the place of their tables.
+        if !["OpenRead", "ReopenIdx"].contains(&&*opcode) || database != 0 {
+            continue;
+        }
+        let Some(table) = owner.query_row([root], |row| row.get::<_, String>(0)).optional()? else {
+            return wrong("it reads the schema, which is not a table of the app");
+        };
+        policy.reads.insert((checked_name(&table).map_err(Fault::Wrong)?, String::new()));
+    }
+    Ok(())
+}
+
+/// Makes all columns of the tables that are read count as read.
+fn read_whole_rows(connection: &Connection, reads: &mut BTreeSet<(String, String)>) -> rusqlite::Result<()> {
+    let tables: BTreeSet<_> = reads.iter().map(|(table, _)| table.clone()).collect();
+    // language=SQLite
+    let sql = "SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden <> 1";
+    let mut select = connection.prepare_cached(sql)?;
+    for table in tables {
+        let columns = select.query_map([&table], |row| row.get::<_, String>(0))?;
+        for column in columns {
+            reads.insert((table.clone(), column?));
+        }
+    }
+    Ok(())
 }
 
 /// The condition of a SELECT policy over the bare row. Where it names the row as OLD or NEW, that is the row, too; the
@@ -337,13 +395,18 @@ impl Found {
             Some(_) => return Err(format!("it reads \"{table}\", which is not in this database")),
         }
         self.may_fail |= TABLE_FUNCTIONS.iter().any(|known| known.eq_ignore_ascii_case(table));
-        let lower = table.to_ascii_lowercase();
-        if lower.starts_with("cloudsync_") || lower.starts_with("sqlite_") {
-            return Err(format!("it reads \"{table}\", which is not a table of the app"));
-        }
-        self.reads.insert((table.to_owned(), column.to_owned()));
+        self.reads.insert((checked_name(table)?, column.to_owned()));
         Ok(())
     }
+}
+
+/// The name of a table that is the app's.
+fn checked_name(table: &str) -> Result<String, String> {
+    let lower = table.to_ascii_lowercase();
+    if lower.starts_with("cloudsync_") || lower.starts_with("sqlite_") {
+        return Err(format!("it reads \"{table}\", which is not a table of the app"));
+    }
+    Ok(table.to_owned())
 }
 
 /// Prepares a query under the authorizer.
