@@ -11,11 +11,13 @@
 //!
 //! CROSS JOIN keeps the order. EXISTS is gone then; IN stays beside what is joined, which is true wherever IN is. Rows can
 //! come more than once. Names mean what they meant: one that is found among the tables of the subquery alone, or among
-//! those around it alone, is the same column, and one that is found in both is an error when the statement is prepared
-//! (the caller then asks in the plain form). What could mean something else without an error is not taken: a subquery
-//! that names its results, which its WHERE could use.
+//! those around it alone, is the same column. In a subquery that reads `m` alone, bare names of its columns get its name
+//! before them; any other that is found in both is an error when the statement is prepared, and the caller then asks
+//! in the plain form. What could mean something else without an error is not taken: a subquery that names its results,
+//! which its WHERE could use.
 
 use super::monotone::{Placed, Token, closings, is_symbol, is_word, only_reading, tokens};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Where the rows of a condition are found.
@@ -29,12 +31,13 @@ pub(super) struct Join {
 }
 
 /// The join by which the rows of a condition are found from the one place where it reads a table; `None` where that is not
-/// in a subquery of a plain kind. The condition is one that can be [asked](super::monotone::part_of) about single rows.
-pub(super) fn join(condition: &str, table: &str) -> Option<Join> {
+/// in a subquery of a plain kind. The condition is one that can be [asked](super::monotone::part_of) about single rows;
+/// `columns` are those of the table that anything reads, in small letters.
+pub(super) fn join(condition: &str, table: &str, columns: &[String]) -> Option<Join> {
     let tokens = tokens(condition)?;
     let closings = closings(&tokens)?;
     let at = only_reading(&tokens, table)?;
-    let text = Text { condition, tokens, closings };
+    let mut text = Text { condition, tokens, closings, qualifiers: BTreeMap::new() };
     let (mut beside, mut terms) = (Vec::new(), Vec::new());
     let mut rest = Some(0..text.tokens.len());
     while let Some(range) = rest.take() {
@@ -57,6 +60,9 @@ pub(super) fn join(condition: &str, table: &str) -> Option<Join> {
             terms.push(text.of(own)?);
             break;
         };
+        if let (Some(name), Some(condition)) = (text.only_table(query.from.clone(), at), &query.condition) {
+            text.qualify(condition.clone(), columns, &name);
+        }
         if query.is_list {
             terms.push(text.of(own)?);
         }
@@ -70,7 +76,7 @@ pub(super) fn join(condition: &str, table: &str) -> Option<Join> {
     if beside.is_empty() {
         return None;
     }
-    let repeats = beside.len() > 1 || text.reads_more(beside[0]);
+    let repeats = beside.len() > 1 || reads_more(&beside[0]);
     let terms: Vec<_> = terms.into_iter().map(|term| format!("({term})")).collect();
     let condition = if terms.is_empty() { "1".to_owned() } else { terms.join(" AND ") };
     Some(Join { beside: beside.join(" CROSS JOIN "), condition, repeats })
@@ -80,6 +86,8 @@ struct Text<'t> {
     condition: &'t str,
     tokens: Vec<Placed>,
     closings: Vec<usize>,
+    /// What is put before bare names, by where these begin.
+    qualifiers: BTreeMap<usize, String>,
 }
 
 /// A subquery after EXISTS or IN.
@@ -90,10 +98,52 @@ struct Query {
     is_list: bool,
 }
 
-impl<'t> Text<'t> {
-    fn of(&self, range: Range<usize>) -> Option<&'t str> {
+impl Text<'_> {
+    fn of(&self, range: Range<usize>) -> Option<String> {
         let (first, last) = (self.tokens.get(range.start)?, self.tokens.get(range.end.checked_sub(1)?)?);
-        self.condition.get(first.1..last.2)
+        let (mut text, mut from) = (String::new(), first.1);
+        for (at, qualifier) in self.qualifiers.range(first.1..last.2) {
+            text += self.condition.get(from..*at)?;
+            text += qualifier;
+            from = *at;
+        }
+        Some(text + self.condition.get(from..last.2)?)
+    }
+
+    /// What the table at this place is called, where nothing else follows a FROM.
+    fn only_table(&self, from: Range<usize>, at: usize) -> Option<String> {
+        let is_name = |token: &Token| matches!(token, Token::Word(_) | Token::Quoted(_));
+        let name = match self.tokens.get(from.clone())? {
+            [(table, ..)] if is_name(table) => from.start,
+            [(table, ..), (alias, ..)] if is_name(table) && is_name(alias) => from.start + 1,
+            [(table, ..), (Token::Word(word), ..), (alias, ..)]
+                if is_name(table) && word == "AS" && is_name(alias) =>
+            {
+                from.start + 2
+            }
+            _ => return None,
+        };
+        if from.start == at { self.of(name..name + 1) } else { None }
+    }
+
+    /// Puts a table's name before those of its columns that stand bare in a condition, outside of subqueries in it.
+    fn qualify(&mut self, condition: Range<usize>, columns: &[String], name: &str) {
+        let mut place = condition.start;
+        while place < condition.end {
+            let is_symbol_at = |place: usize, symbol| is_symbol(self.tokens.get(place), symbol);
+            if is_symbol_at(place, '(') && is_word(self.tokens.get(place + 1), &["SELECT"]) {
+                place = self.closings[place];
+            }
+            let is_bare = !is_symbol_at(place - 1, '.')
+                && !['.', '('].iter().any(|symbol| is_symbol_at(place + 1, *symbol));
+            if let Some((Token::Word(column) | Token::Quoted(column), from, _)) = self.tokens.get(place)
+                && is_bare
+                && columns.contains(&column.to_ascii_lowercase())
+            {
+                self.qualifiers.insert(*from, format!("{name}."));
+            }
+            place += 1;
+        }
     }
 
     fn without_parentheses(&self, mut range: Range<usize>) -> Range<usize> {
@@ -177,14 +227,14 @@ impl<'t> Text<'t> {
             }
         })
     }
+}
 
-    /// Whether the text after a FROM has more than one table.
-    fn reads_more(&self, from: &str) -> bool {
-        tokens(from).is_none_or(|tokens| {
-            let joins = |token: &Placed| is_symbol(Some(token), ',') || is_word(Some(token), &["JOIN"]);
-            tokens.iter().any(joins)
-        })
-    }
+/// Whether the text after a FROM has more than one table.
+fn reads_more(from: &str) -> bool {
+    tokens(from).is_none_or(|tokens| {
+        let joins = |token: &Placed| is_symbol(Some(token), ',') || is_word(Some(token), &["JOIN"]);
+        tokens.iter().any(joins)
+    })
 }
 
 #[cfg(test)]
@@ -193,7 +243,7 @@ mod tests {
 
     #[track_caller]
     fn joined(condition: &str, beside: &str, wanted: &str, repeats: bool) {
-        let found = join(condition, "m").unwrap();
+        let found = join(condition, "m", &["p".to_owned(), "u".to_owned()]).unwrap();
         let wanted = Join { beside: beside.to_owned(), condition: wanted.to_owned(), repeats };
         assert_eq!(found, wanted, "{condition}");
     }
@@ -221,11 +271,26 @@ mod tests {
         joined(
             "p IN (SELECT q FROM m WHERE u = f())",
             "m",
-            "(p IN (SELECT q FROM m WHERE u = f())) AND (u = f())",
+            "(p IN (SELECT q FROM m WHERE m.u = f())) AND (m.u = f())",
             false,
         );
         let deep = "g IN (SELECT id FROM g WHERE x AND EXISTS (SELECT 1 FROM m WHERE m.g = g.id))";
         joined(deep, "m CROSS JOIN g", &format!("({deep}) AND (x) AND (m.g = g.id)"), true);
+    }
+
+    #[test]
+    fn bare_names_of_the_table_are_told_from_those_around() {
+        let bare =
+            "EXISTS (SELECT 1 FROM m WHERE P = t.p AND u() = \"u\" AND x = 'u' AND t.u IN (SELECT u FROM g))";
+        let told = "(m.P = t.p AND u() = m.\"u\" AND x = 'u' AND t.u IN (SELECT u FROM g))";
+        joined(bare, "m", told, false);
+        joined(
+            "EXISTS (SELECT 1 FROM m [an m] WHERE abs(u) = u)",
+            "m [an m]",
+            "(abs([an m].u) = [an m].u)",
+            false,
+        );
+        joined("EXISTS (SELECT 1 FROM m, g WHERE u = x)", "m, g", "(u = x)", true);
     }
 
     #[test]
@@ -245,7 +310,7 @@ mod tests {
             "p IN (SELECT q FROM m ORDER BY q)",
             "m = 1",
         ] {
-            assert_eq!(join(condition, "m"), None, "{condition}");
+            assert_eq!(join(condition, "m", &[]), None, "{condition}");
         }
     }
 }

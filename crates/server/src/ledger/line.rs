@@ -20,7 +20,8 @@ pub(super) struct Line {
     seq: i64,
     /// In small letters.
     pub(super) table: String,
-    columns: Vec<String>,
+    /// In small letters.
+    pub(super) columns: Vec<String>,
     values: Vec<Owned>,
 }
 

@@ -153,13 +153,12 @@ impl Regard {
                     if !self.lines.iter().any(|line| line.table == **table) {
                         self.lines.extend(Line::read(&self.db, table, (seen, head))?);
                     }
-                    let join = join(&part, table);
                     let lines = self.lines.iter().enumerate().filter(|(_, line)| line.table == **table);
-                    self.questions.extend(lines.map(|(line, _)| Question {
+                    self.questions.extend(lines.map(|(at_line, line)| Question {
                         table: at,
                         condition: part.clone(),
-                        join: join.clone(),
-                        line,
+                        join: join(&part, table, &line.columns),
+                        line: at_line,
                     }));
                 }
                 _ => all.push(id),
