@@ -51,11 +51,15 @@ class Apsw:
 
     def open(self, path):
         conn = apsw.Connection(str(path))
-        # Older versions have only the other name.
+        # Older versions have only the other names.
         (conn.set_busy_timeout if hasattr(conn, "set_busy_timeout") else conn.setbusytimeout)(5000)
         return conn
 
     def load(self, conn, library):
+        if not hasattr(conn, "load_extension"):
+            conn.enableloadextension(True)
+            conn.loadextension(str(library))
+            return
         conn.enable_load_extension(True)
         conn.load_extension(str(library))
         conn.enable_load_extension(False)

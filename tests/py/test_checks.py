@@ -80,9 +80,12 @@ def test_damage_by_writing_into_a_blob(server, device):
         blob.write(b"damage")
     plain.commit()
     plain.close()
-    assert b.rows("t") != a.rows("t")
+    damaged = b.value("SELECT b FROM t WHERE id = 'a'")
+    assert b.rows("t") != a.rows("t") and not b.has_unsent()
     heal(b)
     assert_same("t", a, b)
+    assert {damage["what"]: damage["rows"] for damage in repairs(b)["damages"]} == {"changed behind the triggers": 1}
+    assert b.query("SELECT col_name, col_value, kind FROM cloudsync_conflicts") == [("b", damaged, "repaired")]
 
 
 def test_an_idle_sync_checks_and_writes_nothing(server, device):

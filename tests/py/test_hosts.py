@@ -1,7 +1,8 @@
 """The app keeps its hooks, its connections and its way of closing."""
 
+import ctypes
+import gc
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -9,7 +10,10 @@ import apsw
 import pytest
 
 from devices import BINDINGS, Device, assert_same, sync_until_still
+from recovery import until
 
+# What may be lost with each connection: the smallest thing that a connection has of its own is larger.
+LEAK_BYTES = 100
 SCHEMA = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT);"
 
 WRITER = """
@@ -222,26 +226,64 @@ def test_a_copy_by_the_backup_api_goes_on_beside_the_original(server, device, tm
     assert a.value("SELECT cloudsync_siteid()") != copy.value("SELECT cloudsync_siteid()")
 
 
+class Allocated(ctypes.Structure):
+    """What `mallinfo2` of the C library tells."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+
+def held():
+    """What this process holds: bytes that were allocated and not given back, open files, threads."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Allocated
+    gc.collect()
+    told, own = mallinfo2(), pathlib.Path("/proc/self")
+    return told.uordblks + told.hblkhd, len(list((own / "fd").iterdir())), len(list((own / "task").iterdir()))
+
+
+def assert_nothing_leaks(open_once, opens):
+    for _ in range(opens // 10):
+        open_once()
+    before = held()
+    for _ in range(opens):
+        open_once()
+    # A thread that ends takes a moment to be gone.
+    until(lambda: held()[1:] <= before[1:], f"files and threads are those of before: {before}")
+    assert held()[0] - before[0] < opens * LEAK_BYTES, "memory is lost with each connection"
+
+
 def test_a_thousand_opens_leak_nothing(binding, library, tmp_path):
     path = tmp_path / "app.db"
 
     def open_once():
         device = Device(binding, path, library)
+        device.query("PRAGMA synchronous = OFF")
         device.value("SELECT cloudsync_uuid()")
         device.value("SELECT length(cloudsync_status())")
+        device.query("INSERT OR REPLACE INTO t VALUES ('1', 1)")
+        device.value("SELECT length(cloudsync_payload_encode())")
+        device.error("SELECT cloudsync_payload_apply(x'00')")
         device.close()
-
-    def resident_kib():
-        return int(re.search(r"^VmRSS:\s+(\d+)", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)[1])
 
     device = Device(binding, path, library)
     device.script("CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v)")
     device.init("t")
     device.close()
-    for _ in range(100):
-        open_once()
-    before = resident_kib()
-    for _ in range(1000):
-        open_once()
-    # A leak of half a KiB for each would show.
-    assert resident_kib() - before < 512, "memory is lost with each connection"
+    assert_nothing_leaks(open_once, 1000)
+
+
+def test_opens_with_automatic_sync_leave_no_thread_and_no_socket(binding, library, server, tmp_path):
+    path = tmp_path / "app.db"
+
+    def open_once():
+        device = Device(binding, path, library)
+        device.connect(server)
+        device.query("SELECT cloudsync_network_auto(1000)")
+        device.sync()
+        device.close()
+
+    device = Device(binding, path, library)
+    device.script(SCHEMA)
+    device.init("t")
+    device.close()
+    assert_nothing_leaks(open_once, 200)

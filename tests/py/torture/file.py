@@ -46,7 +46,9 @@ class File:
 
     @property
     def in_transaction(self):
-        return self.conn.in_transaction if hasattr(self.conn, "in_transaction") else not self.conn.getautocommit()
+        if hasattr(self.conn, "in_transaction"):
+            return self.conn.in_transaction
+        return not (self.conn.get_autocommit if hasattr(self.conn, "get_autocommit") else self.conn.getautocommit)()
 
     def outcome(self, sql, conn=None):
         """What a statement gives, as text that can be compared."""

@@ -45,6 +45,10 @@ const BUSY_TRIES_MAX: u32 = 10;
 /// A scrub is made once nothing has happened for so long, and tried again after so long.
 const SCRUB_IDLE: Duration = Duration::from_secs(2);
 const SCRUB_AGAIN: Duration = Duration::from_secs(30);
+/// For how long the first look of a second connection waits: without a WAL a commit of anybody keeps readers out, also
+/// one of a sync that has begun already.
+// language=SQLite
+const LOOK_PATIENCE: &str = "PRAGMA busy_timeout = 2000";
 /// How often it is looked whether the file is still in its place.
 const PLACE_LOOK: Duration = Duration::from_secs(5);
 /// When the first slice of rows is checked against the server, if there is nothing else to do, and how often after that. A
@@ -82,7 +86,10 @@ pub(crate) fn check(file: &FileKey, connection: Connection) -> Result<()> {
     // language=SQLite
     let sql = "SELECT group_concat(hex(site_id)) FROM main.cloudsync_sites";
     let ours = connection.query_text(sql, &[])?;
-    let theirs = open(file, |second| Ok(second.query_text(sql, &[])?));
+    let theirs = open(file, |second| {
+        second.execute(LOOK_PATIENCE)?;
+        Ok(second.query_text(sql, &[])?)
+    });
     let advice = match theirs {
         Ok(theirs) if theirs == ours => return Ok(()),
         Ok(_) => "another file is at its path",
