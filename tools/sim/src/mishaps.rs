@@ -240,7 +240,9 @@ impl World {
                     self.stats.fault("restored server");
                     disks().disarm(SERVER);
                     self.server.restore(&backup)?;
-                    self.model.share("server");
+                    // What was written there since the copy may come back from devices, under what is written now.
+                    self.model.share(&self.owner);
+                    self.owner = format!("server{}", self.ticks);
                     self.miss_nothing_that_is_nowhere()?;
                 }
             }
@@ -264,7 +266,7 @@ impl World {
         disks().lost_power(SERVER);
         self.server.restart().context("the server, after its end")?;
         self.model
-            .check_own("server", &oracle::rows_if_any(self.server.eye()?)?)
+            .check_own(&self.owner, &oracle::rows_if_any(self.server.eye()?)?)
             .context("the server, after its end")
     }
 }

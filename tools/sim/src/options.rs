@@ -11,6 +11,7 @@ pub(crate) const HELP: &str = "usage: cargo xtask sim [--seed N] [--seconds S | 
   --seconds S      runs seed after seed for that long; 10 without any option
   --minutes M      the same in minutes
   --runs N         runs that many seeds
+  --dense          has everything go wrong in each history, and often; most leave some of it out
   --no-shrink      does not look for a shorter history of a seed that fails
   --marks          counts how often the rare branches were reached, and fails when one never was
   --trace          prints what happens
@@ -44,6 +45,8 @@ pub(crate) const KINDS: &[&str] = &[
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) seed: u64,
+    /// Everything goes wrong, whatever the seed would leave out.
+    pub(crate) dense: bool,
     pub(crate) devices: Option<usize>,
     pub(crate) until: Option<u64>,
     pub(crate) skipped: Vec<(u64, u64)>,
@@ -74,6 +77,9 @@ impl Case {
 
     /// Takes out of the plan what is left out.
     pub(crate) fn limit(&self, plan: &mut Plan) {
+        if self.dense {
+            plan.fill();
+        }
         plan.devices = self.devices.unwrap_or(plan.devices);
         plan.ticks = plan.ticks.min(self.until.unwrap_or(u64::MAX));
         for kind in &self.without {
@@ -100,6 +106,9 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "--seed {}", self.seed)?;
+        if self.dense {
+            write!(out, " --dense")?;
+        }
         if let Some(devices) = self.devices {
             write!(out, " --devices {devices}")?;
         }
@@ -153,6 +162,7 @@ impl Options {
                     let kind = KINDS.iter().find(|kind| **kind == wanted);
                     case.without.insert(kind.with_context(|| format!("nothing is called {wanted}\n{HELP}"))?);
                 }
+                "--dense" => case.dense = true,
                 "--no-shrink" => shrinks = false,
                 "--marks" => marks = true,
                 "--trace" => case.trace = true,

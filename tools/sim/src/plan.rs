@@ -52,4 +52,25 @@ impl Plan {
         case.limit(&mut plan);
         plan
     }
+
+    /// Has everything go wrong, at the rates that a history may draw.
+    pub(crate) fn fill(&mut self) {
+        for (rate, often) in [
+            (&mut self.crashes, 20),
+            (&mut self.power_losses, 10),
+            (&mut self.disk_faults, 60),
+            (&mut self.server_faults, 100),
+            (&mut self.clock_jumps, 15),
+            (&mut self.copies, 10),
+            (&mut self.restores, 5),
+            (&mut self.server_restores, 10),
+            (&mut self.joins, 10),
+            (&mut self.alterations, 15),
+            (&mut self.couriers, 30),
+            (&mut self.processes, 20),
+        ] {
+            *rate = often;
+        }
+        self.server_writes = true;
+    }
 }

@@ -37,6 +37,8 @@ pub(crate) struct World {
     network: Network,
     pub(crate) server: Server,
     pub(crate) backup: Option<Backup>,
+    /// Names the rows that only somebody on the server writes.
+    pub(crate) owner: String,
     pub(crate) devices: Vec<Device>,
     names: usize,
     pub(crate) model: Model,
@@ -63,6 +65,7 @@ impl World {
             server,
             plan,
             backup: None,
+            owner: "server".to_owned(),
             shown: BTreeMap::new(),
             devices: Vec::new(),
             names: 0,
@@ -338,16 +341,16 @@ impl World {
     }
 
     fn owner_writes(&mut self, dice: &mut Dice) -> Result<()> {
-        let mut written = Vec::new();
-        let outcome = self.server.write(|db| workload::write(db, dice, "server", &mut written))?;
+        let (owner, mut written) = (self.owner.clone(), Vec::new());
+        let outcome = self.server.write(|db| workload::write(db, dice, &owner, &mut written))?;
         self.note(|| format!("somebody writes on the server: {outcome:?}"));
         self.stats.rows += written.len() as u64;
         match outcome {
-            Outcome::Done(true) => self.model.wrote("server", written, true),
+            Outcome::Done(true) => self.model.wrote(&owner, written, true),
             Outcome::Done(false) => {}
-            Outcome::Failed => self.model.wrote("server", written, false),
+            Outcome::Failed => self.model.wrote(&owner, written, false),
             Outcome::Died => {
-                self.model.wrote("server", written, false);
+                self.model.wrote(&owner, written, false);
                 self.server_recovers()?;
             }
         }
