@@ -81,6 +81,12 @@ impl Feed {
         self.news.borrow().newest
     }
 
+    /// How many wait for news.
+    #[must_use]
+    pub fn listeners(&self) -> usize {
+        self.news.receiver_count()
+    }
+
     /// Something to wait on for news.
     #[must_use]
     pub fn listen(&self) -> watch::Receiver<News> {

@@ -182,6 +182,25 @@ fn a_plan_says_who_would_gain_and_lose_what() {
 }
 
 #[test]
+fn the_status_of_a_database_is_for_its_administrators() {
+    let place = begin();
+    let server = place.serve(&[]);
+    let key = |scopes: &str| {
+        place.run(&["key", "create", "--database", "one", "--scopes", scopes]).trim_end().to_owned()
+    };
+    let ask = |key: &str| server.ask("GET", "/v1/databases/one/status", key, "");
+    let found = ask(&key("admin"));
+    assert_eq!(found.status, 200);
+    let found = found.json();
+    assert!(found["version"].as_u64().is_some(), "{found}");
+    assert_eq!((&found["listeners"], &found["visibility_recomputations"]), (&json!(0), &json!(0)));
+    let token = place.run(&["token", "create", "one", "alice"]).trim_end().to_owned();
+    for (key, status) in [(&*key("read,write,schema"), 403), (&*token, 403), ("csk_none", 401)] {
+        assert_eq!(ask(key).status, status);
+    }
+}
+
+#[test]
 fn policies_are_administered_over_http_by_administrators_only() {
     let place = begin();
     let server = place.serve(&[]);

@@ -10,6 +10,7 @@ mod server;
 mod team;
 
 use cloudsync_server::metrics::{Gauges, METRICS};
+use cloudsync_server::store::Store as _;
 use team::Team;
 
 fn counted() -> u64 {
@@ -49,4 +50,5 @@ fn recomputations_are_counted_once_and_only_where_single_rows_cannot_be_asked_ab
     );
     team.assert_settled(&mut [&mut alice]);
     assert_eq!(counted(), 2, "an idle poll looks at nothing");
+    assert_eq!(team.server.store.recomputations(), 2);
 }

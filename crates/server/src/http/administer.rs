@@ -25,6 +25,7 @@ pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
 
 /// Where an administrator acts, and by what they were let in.
 pub(super) struct Place<'p> {
+    pub(super) server: &'p Server,
     pub(super) control: &'p Control,
     pub(super) folder: &'p Folder,
     pub(super) database: &'p DatabaseName,
@@ -45,7 +46,7 @@ pub(super) async fn administer<T: Send + 'static>(
     let server = Arc::clone(server);
     in_background(move || {
         let Server { control, folder, .. } = &*server;
-        act(&Place { control, folder, database: &database, by: principal.by })
+        act(&Place { server: &server, control, folder, database: &database, by: principal.by })
     })
     .await?
 }

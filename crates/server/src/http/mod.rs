@@ -13,6 +13,7 @@ mod health;
 mod idle;
 mod metrics;
 mod policies;
+mod status;
 mod sync;
 mod tls;
 mod tokens;
@@ -226,6 +227,7 @@ fn administration() -> Routes {
     vec![
         ("/v1/databases/{db}/tokens", get(tokens::list).post(tokens::mint)),
         ("/v1/databases/{db}/tokens/{token}", delete(tokens::revoke)),
+        ("/v1/databases/{db}/status", get(status::status)),
         ("/v1/databases/{db}/policies", get(policies::list)),
         ("/v1/databases/{db}/policies/{table}", put(policies::set)),
         ("/v1/databases/{db}/policies/{table}/history", get(policies::history)),

@@ -6,7 +6,6 @@ use super::record::{Posting, Record};
 use super::regard::{Reason, Regard, condition, is_wrong};
 use super::seal::Seal;
 use crate::auth::User;
-use crate::metrics::METRICS;
 use crate::policy::Policies;
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
@@ -29,6 +28,8 @@ pub(crate) struct Given {
     pub(crate) cursor: u64,
     /// What must be on disk before the answer leaves.
     pub(crate) posting: Option<Posting>,
+    /// It began to look at all rows of tables.
+    pub(crate) recomputes: bool,
 }
 
 /// What is new for a device of a user. The caller holds a transaction in which everything is folded and stamped, and has
@@ -79,9 +80,6 @@ pub(crate) fn pull(
     };
     let next = next.map(|then| seal.close(&reader.place(&place, stamp, head, then).encode()));
     let next = next.transpose()?;
-    if reader.regard.has_begun_walk() {
-        METRICS.recomputations.add(1);
-    }
     let outcome = Outcome { next, head, stamp };
     Ok(reader.finish(request, &known, standing, outcome, (chunk.payload, chunk.rows)))
 }
@@ -300,6 +298,7 @@ impl<'a> Reader<'a> {
         outcome: Outcome,
         (payload, rows): (Vec<u8>, u64),
     ) -> Given {
+        let recomputes = self.regard.has_begun_walk();
         let Outcome { next: position, head, stamp } = outcome;
         let cursor = if position.is_none() { head.max(1) } else { 0 };
         let is_nothing_new = self.granted_here.is_empty()
@@ -336,7 +335,7 @@ impl<'a> Reader<'a> {
                 }),
             })
         };
-        Given { payload, rows, position, cursor, posting }
+        Given { payload, rows, position, cursor, posting, recomputes }
     }
 }
 

@@ -78,6 +78,11 @@ pub trait Store: Send + Sync {
         Ok(true)
     }
 
+    /// How often all rows of tables were looked at anew to find what a device may see, since the store was opened.
+    fn recomputations(&self) -> u64 {
+        0
+    }
+
     /// Tells of each commit, once it is on disk.
     fn feed(&self) -> &Feed;
 

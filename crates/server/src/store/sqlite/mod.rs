@@ -169,6 +169,10 @@ impl Store for SqliteStore {
         self.readers.concerns(user, site, version)
     }
 
+    fn recomputations(&self) -> u64 {
+        self.readers.recomputations()
+    }
+
     fn feed(&self) -> &Feed {
         &self.feed
     }

@@ -15,6 +15,7 @@ use cloudsync_protocol::message::Request;
 use cloudsync_protocol::server::{self, Standing, is_skewed};
 use cloudsync_replica::{Extraction, Filter, Position};
 use cloudsync_sqlite_ffi::Value;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Readers that work at one time; each has a connection with its own page cache.
@@ -26,6 +27,7 @@ pub(super) struct Readers {
     pool: Mutex<Pool>,
     returned: Condvar,
     checks: Checks,
+    recomputations: AtomicU64,
 }
 
 #[derive(Default)]
@@ -63,6 +65,8 @@ pub(super) struct Pulled {
     pub(super) posting: Option<Posting>,
     /// What became of the check, encoded; empty if there was none.
     pub(super) checked: Vec<u8>,
+    /// It began to look at all rows of tables.
+    recomputes: bool,
 }
 
 /// A turn that can be answered.
@@ -74,7 +78,13 @@ pub(super) struct Ready {
 
 impl Readers {
     pub(super) fn new(file: Located) -> Self {
-        Self { file, pool: Mutex::default(), returned: Condvar::new(), checks: Checks::default() }
+        Self {
+            file,
+            pool: Mutex::default(),
+            returned: Condvar::new(),
+            checks: Checks::default(),
+            recomputations: AtomicU64::new(0),
+        }
     }
 
     /// What a turn that brings nothing is answered with; `None` if the writer must see it.
@@ -101,6 +111,11 @@ impl Readers {
         })
     }
 
+    /// How often a turn began to look at all rows of tables.
+    pub(super) fn recomputations(&self) -> u64 {
+        self.recomputations.load(Ordering::Relaxed)
+    }
+
     /// Whether others have written what no version holds yet.
     pub(super) fn needs_fold(&self) -> Result<bool, StoreError> {
         self.read(needs_fold)
@@ -118,6 +133,10 @@ impl Readers {
         asker: &Asker,
     ) -> Result<Option<Pulled>, StoreError> {
         let Some(mut pulled) = pull(file, request, asker)? else { return Ok(None) };
+        if pulled.recomputes {
+            METRICS.recomputations.add(1);
+            self.recomputations.fetch_add(1, Ordering::Relaxed);
+        }
         // Before the end of a download the two sides stand at no common cursor.
         let checks = request.pull && pulled.next.is_none() && !request.check.ranges.is_empty();
         if checks {
@@ -190,6 +209,7 @@ fn pull(file: &mut Wrapped, request: &Request<'_>, asker: &Asker) -> Result<Opti
             rows_total: 0,
             posting: None,
             checked: Vec::new(),
+            recomputes: false,
         }));
     }
     match &asker.user {
@@ -204,9 +224,9 @@ fn pull_for(file: &mut Wrapped, request: &Request<'_>, user: &User) -> Result<Op
     let Some(UnderPolicies { replica, policies, identity, .. }) = file.watched()? else { return Ok(None) };
     let _assumed = identity.assume(user);
     let given = ledger::pull(replica, policies, request, site, user)?;
-    let Given { payload, rows, position: next, cursor, posting } = given;
+    let Given { payload, rows, position: next, cursor, posting, recomputes } = given;
     METRICS.pull_rows.add(rows);
-    Ok(Some(Pulled { payload, next, cursor, rows_total: 0, posting, checked: Vec::new() }))
+    Ok(Some(Pulled { payload, next, cursor, rows_total: 0, posting, checked: Vec::new(), recomputes }))
 }
 
 /// What is new for a device with a key, which sees everything.
@@ -228,5 +248,13 @@ fn pull_all(file: &mut Wrapped, request: &Request<'_>) -> Result<Pulled, StoreEr
     // Before the end of a download there is no cursor: what was sent so far has no end that a version names.
     // A cursor of 0 would ask for everything again, also where there was nothing yet.
     let cursor = if next.is_none() { head.max(1) } else { 0 };
-    Ok(Pulled { payload: chunk.payload, next, cursor, rows_total, posting: None, checked: Vec::new() })
+    Ok(Pulled {
+        payload: chunk.payload,
+        next,
+        cursor,
+        rows_total,
+        posting: None,
+        checked: Vec::new(),
+        recomputes: false,
+    })
 }
