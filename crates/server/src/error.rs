@@ -137,7 +137,7 @@ pub enum Error {
     #[error("`db delete {0}` removes its rows, keys and tokens for good: say so with --yes")]
     Unsaid(String),
     /// Something is wrong, as was printed.
-    #[error("{database}: {count} things are wrong: the lines above say what to do")]
+    #[error("{database}: wrong: {count}; what was printed says what to do")]
     Found {
         /// The database, or what else was looked at.
         database: String,

@@ -315,6 +315,16 @@ fn every_command_and_each_of_its_failures_is_json_where_that_is_asked_for() {
 }
 
 #[test]
+fn the_readme_lists_every_command() {
+    let readme = include_str!("../../../README.md");
+    for words in cloudsync_server::cli::commands() {
+        let command = words.join(" ");
+        let ends = ['`', ' '].map(|end| format!("`{command}{end}"));
+        assert!(ends.iter().any(|text| readme.contains(text)), "{command}");
+    }
+}
+
+#[test]
 fn no_command_but_those_that_make_secrets_prints_one() {
     let place = Place::new();
     let mut server = place.serve(&["--dev", "d"]);

@@ -115,6 +115,7 @@ fn what_is_wrong_with_a_folder() {
     std::fs::copy(&path, place.data.join("databases/stranger.db")).unwrap();
     std::fs::write(place.data.join("cloudsync.toml"), "adr = 1").unwrap();
     std::fs::write(place.data.join("dev-key"), "csk_").unwrap();
+    std::fs::write(place.data.join("control.db.before-restore"), "").unwrap();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
@@ -128,6 +129,7 @@ fn what_is_wrong_with_a_folder() {
         "file_missing",
         "paused",
         "stranger",
+        "before_restore",
         "config",
         #[cfg(unix)]
         "rights",

@@ -14,6 +14,8 @@ use crate::schema_check::Severity;
 
 /// Less free space than this is low.
 const FREE_BYTES_MIN: u64 = 1 << 30;
+/// Ends of the names of what restores leave, and copies that broke off.
+const LEFT: [&str; 3] = [".before-restore", ".part", ".restoring"];
 
 pub(super) fn examine(path: &Path, examination: &mut Examination<'_>, report: &mut Report) -> Result<()> {
     let folder = Folder::open(path)?;
@@ -97,31 +99,33 @@ pub(super) fn examine(path: &Path, examination: &mut Examination<'_>, report: &m
 
 /// Looks at the files of databases when the register that names them cannot be read.
 fn unregistered(folder: &Folder, examination: &mut Examination<'_>, report: &mut Report) {
-    let Ok(entries) = std::fs::read_dir(folder.databases_path()) else { return };
-    let mut names: Vec<_> =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<_> = names(&folder.databases_path()).collect();
     names.sort();
     for name in names.iter().filter_map(|name| name.strip_suffix(".db")) {
         file::examine(&folder.databases_path().join(format!("{name}.db")), name, examination, report);
     }
 }
 
-/// Files that belong to no database.
+fn names(path: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+/// Files that belong to no database, and what copies and restores of the register left.
 fn strangers(folder: &Folder, known: &[String], report: &mut Report) {
-    let Ok(entries) = std::fs::read_dir(folder.databases_path()) else { return };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    for name in names {
+    let is_left = |name: &String| LEFT.iter().any(|end| name.ends_with(end));
+    for name in names(&folder.databases_path()).chain(names(folder.path()).filter(is_left)) {
         let owner = name.strip_suffix("-wal").or_else(|| name.strip_suffix("-shm")).unwrap_or(&name);
         if known.iter().any(|known| known == owner) || name.starts_with(".ready-") {
             continue;
         }
-        let (code, text, remedy) = if name.ends_with(".before-restore") {
+        let (code, text, remedy) = if name.ends_with(LEFT[0]) {
             (
                 "before_restore",
                 "is what was there before a restore",
                 "remove it when it is not wanted any more",
             )
-        } else if name.ends_with(".part") || name.ends_with(".restoring") {
+        } else if is_left(&name) {
             ("left_over", "was left over by a copy that broke off", "remove it, unless a copy is being made")
         } else {
             (
