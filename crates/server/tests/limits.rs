@@ -139,3 +139,16 @@ fn a_trusted_proxy_says_for_whom_it_asks() {
     let told = std::fs::read_to_string(&log).unwrap();
     assert!(told.contains("client=127.0.0.1 ") && !told.contains("5.6.7.8"), "{told}");
 }
+
+#[test]
+fn a_key_that_asks_too_often_waits_where_a_limit_is_set() {
+    let (place, server, [alice, .., key]) = begin(&["--key-requests-per-s", "1"]);
+    let other = place.run(&["key", "create", "--database", "d"]).trim_end().to_owned();
+    let ask = |bearer: &str| server.sync("d", bearer, b"rubbish");
+    let mut answers = (0..40).map(|_| ask(&key)).skip_while(|answer| answer.status == 400);
+    let refused = answers.next().expect("forty requests are too many");
+    assert_eq!((refused.error(), refused.header("retry-after")), (too_many(), Some("1")));
+    assert_eq!((ask(&other).status, ask(&alice).status), (400, 400), "each has their own");
+    // What is taken from one is taken at every door.
+    while server.ask("GET", "/v1/databases/d/tokens", &key, "").status != 429 {}
+}

@@ -170,7 +170,11 @@ pub(super) fn uniques(scene: Scene<'_>, table: &str) -> rusqlite::Result<Vec<Fin
                 "unique",
                 place,
                 "two devices that are offline may both take a value: the row of the later one is refused, and kept in cloudsync_rejected",
-                "where tenants share the table, let it carry the tenant's column",
+                if own.is_empty() {
+                    "where tenants share the table, let it carry the tenant's column"
+                } else {
+                    "let the app edit such a row and sync again"
+                },
             ));
         }
     }

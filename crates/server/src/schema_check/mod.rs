@@ -200,11 +200,11 @@ fn columns(subject: &Subject<'_>) -> rusqlite::Result<Vec<Finding>> {
         }
         if column.not_null && column.default.is_none() && column.key_place == 0 {
             findings.push(Finding::new(
-                Severity::Warning,
+                Severity::Advice,
                 "bare_not_null",
                 subject.column(&column.name),
-                "NOT NULL without a DEFAULT: rows of a device that does not have the column yet are refused",
-                "give it a DEFAULT",
+                "NOT NULL without a DEFAULT: while there are devices that do not have the column, their rows are refused",
+                "give columns that are added later a DEFAULT",
             ));
         }
     }
