@@ -1,9 +1,12 @@
 //! Golden bytes of the messages of protocol version 1: what was once sent is still read, and still sent, byte for byte.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use cloudsync_core::clock::{Clock, ColumnNumber, ColumnSet, RowClock, SiteOrdinal, Time};
 use cloudsync_core::id::{SiteId, hex};
+use cloudsync_core::marks::{Deletion, Marks};
+use cloudsync_core::value::ValueRef;
 use cloudsync_protocol::message::{Accepted, Answer, Reason, Refusal, Request, RoundId, Turn, Upload};
-use cloudsync_protocol::range::Check;
+use cloudsync_protocol::range::{Check, Checked, Digester, Finding, Range, RangeDigest, shape};
 use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema};
 use cloudsync_protocol::verdict::{State, Verdict, Verdicts};
 
@@ -133,6 +136,80 @@ fn verdicts_are_written_and_read_as_ever() {
     assert_eq!(Answer::decode(&encoded), Ok(answer));
 }
 
+#[test]
+fn checks_are_written_and_read_as_ever() {
+    let shape = shape(&schema().tables[0]);
+    let range = Range {
+        table: "notes",
+        shape,
+        after: b"",
+        until: b"\x32a",
+        rows: 300,
+        digest: 0x0123_4567_89ab_cdef,
+    };
+    let check =
+        Check { ranges: vec![range, Range { after: b"\x32a", until: b"", rows: 0, digest: 0, ..range }] };
+    let request = Request { check, ..poll() };
+    let encoded = request.encode();
+    assert_eq!(hex(&encoded), POLL_WITH_CHECK);
+    assert_eq!(Request::decode(&encoded), Ok(request));
+
+    let findings = vec![
+        Finding::Equal,
+        Finding::Differs { until: b"\x32a" },
+        Finding::Unknown,
+        Finding::Later,
+        Finding::Large { key: b"\x32b", digest: 0x0123_4567_89ab_cdef },
+        Finding::Empty,
+    ];
+    let checked = Checked { findings, payload: b"rows" }.encode();
+    let Answer::Turn(turn) = turn() else { unreachable!() };
+    let answer = Answer::Turn(Turn { checked: &checked, ..turn });
+    let encoded = answer.encode();
+    assert_eq!(hex(&encoded), TURN_WITH_CHECKED);
+    assert_eq!(Answer::decode(&encoded), Ok(answer));
+}
+
+#[test]
+fn digests_are_what_they_ever_were() {
+    let sites = [SiteId([0xa1; 16]), SiteId([0xb2; 16])];
+    let clock = |time, site| Clock::new(Time(time), SiteOrdinal(site));
+    let columns = ColumnSet::first(5);
+    let values = [
+        ValueRef::Null,
+        ValueRef::Integer(-7),
+        ValueRef::Real(0.5),
+        ValueRef::Text(b"text"),
+        ValueRef::Blob(b"blob"),
+    ];
+    let cells =
+        || values.iter().zip(0..).map(|(value, at)| (usize::from(at), ColumnNumber(at), Some(*value)));
+    let mut digester = Digester::default();
+    let alive =
+        digester.row(b"\x32a", &RowClock::alive(1, clock(1_700_000_000_000, 1), columns), &sites, cells());
+    let none = || core::iter::empty();
+    let tombstone =
+        digester.row(b"\x32b", &RowClock::tombstone(2, clock(1_700_000_000_000, 0)), &sites, none());
+    let deletion = Some(Deletion { seen: clock(5, 0), clock: clock(6, 1) });
+    let marked = RowClock::tombstone(2, clock(5, 0)).with_marks(Marks { deletion, ..Marks::default() });
+    let marked = digester.row(b"\x32c", &marked, &sites, none());
+    assert_eq!([alive, tombstone, marked].map(|digest| format!("{digest:016x}")), DIGESTS);
+    let mut range = RangeDigest::default();
+    [alive, tombstone, marked].into_iter().for_each(|digest| range.push(digest));
+    assert_eq!((range.rows, format!("{:016x}", range.digest).as_str()), (3, RANGE_DIGEST));
+    assert_eq!(format!("{:016x}", shape(&schema().tables[0])), SHAPE);
+}
+
+const DIGESTS: [&str; 3] = ["9fcbac7cbaf2e303", "4a75f5a535e7ba59", "497010e0328c5e86"];
+const RANGE_DIGEST: &str = "1520dacede1ec6b0";
+const SHAPE: &str = "0877a53267b69132";
+const POLL_WITH_CHECK: &str = "\
+    c5520111a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a180d095ffbc3107e8d795ffbc3184d795ffbc3100efcdab8967452301\
+    3802056e6f7465733291b66732a5770800023261ac02efcdab8967452301056e6f7465733291b66732a5770802326100\
+    0000000000000000008e26b49e";
+const TURN_WITH_CHECKED: &str = "\
+    c541010080d095ffbc3108e9d795ffbc3126000468657265ac02726f756e64206964021a060001023261020304023262\
+    efcdab89674523010504726f7773077061796c6f6164363760be";
 const FINGERPRINT: u64 = 0xa559_5134_3e28_9765;
 const POLL: &str = "\
     c5520101a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a180d095ffbc3107e8d795ffbc3184d795ffbc3100efcdab8967452301\
