@@ -6,13 +6,16 @@
 //! again by the entry of that change, and nothing is missed.
 
 mod dead;
+mod groups;
 mod large;
+mod walk;
 
+use self::groups::{Open, Shape};
 pub(crate) use self::large::{LengthLimit, is_too_long};
 use self::large::{Outline, Set};
 use crate::audience::{Audience, OrdinalReader, wrote_all};
 use crate::buried::Buried;
-use crate::changes::{self, Entry, EntryReader, Mask, Origin};
+use crate::changes::{self, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::codec::Zstd;
 use crate::compaction::COMPACTIONS;
@@ -22,16 +25,15 @@ use crate::given::GIVEN_VERSION;
 use crate::position::{Inside, Position};
 use crate::replica::Replica;
 use crate::row_scan::RowScan;
-use crate::storage::{self, quote_identifier};
+use crate::storage;
 use crate::table::Table;
 use crate::value::from_sqlite;
 use cloudsync_core::clock::{Clock, ColumnSet, RowClock, SiteOrdinal};
 use cloudsync_core::id::SiteId;
-use cloudsync_core::marks::Marks;
 use cloudsync_core::merge::Algorithm;
 use cloudsync_protocol::limits::{CHUNK_BYTES_MAX, ROW_BYTES_MAX, TURN_CHUNK_BYTES_MAX};
-use cloudsync_protocol::payload::{Encoder, GroupId, Header};
-use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+use cloudsync_protocol::payload::{Encoder, Header};
+use cloudsync_sqlite_ffi::Connection;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -217,30 +219,6 @@ impl Replica {
     }
 }
 
-/// What rows of one group have in common. Tombstones have no columns and are whole.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Shape {
-    table: i64,
-    columns: ColumnSet,
-    whole: bool,
-    alive: bool,
-    /// Which marks the rows have.
-    marks: [bool; 3],
-    /// Their authors had not seen what the receiver wrote there.
-    concurrent: bool,
-    /// They were inserted here while nothing was known of them.
-    inserted: bool,
-}
-
-/// A group of the payload, and the statement that reads its rows' values.
-struct Open {
-    shape: Shape,
-    id: GroupId,
-    select: Statement,
-    /// Where the group's columns stand among the table's cells.
-    places: Vec<usize>,
-}
-
 pub(crate) struct Builder<'r> {
     pub(crate) db: Connection,
     pub(crate) replica: &'r Replica,
@@ -375,136 +353,6 @@ impl<'r> Builder<'r> {
             Header { first_version: 0, last_version: self.extraction.last, is_final: next.is_none() };
         let payload = if self.encoder.is_empty() { Vec::new() } else { self.encoder.finish(header, &Zstd) };
         Chunk { payload, rows, next, base }
-    }
-
-    /// Sends rows in order of keys; gives where to go on when the chunk is full.
-    fn scan(&mut self, head: u64, after: &[u8]) -> Result<Option<Position>> {
-        let mut select = self
-            .db
-            .prepare("SELECT pk, clock, ordinal FROM main.cloudsync_clocks WHERE pk > ?1 ORDER BY pk")?;
-        select.bind(1, Value::Blob(after))?;
-        let mut scanned = None;
-        self.scans = Some(head);
-        while select.step()? {
-            let pk = select.column(0).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
-            let clock = select.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
-            let clock = RowClock::decode(clock)?;
-            let (table, key) = clocks::split_pk(pk)?;
-            let filter = self.extraction.filter;
-            let table = self.replica.catalog.table(table).filter(|table| filter.takes_table(table));
-            let is_judged = self.audience.is_some();
-            if let Some(table) = table.filter(|_| is_judged || filter.takes_row(&clock)) {
-                if scanned != Some(table.id) {
-                    self.scan = RowScan::open(&self.db, &table)?;
-                    scanned = Some(table.id);
-                }
-                if is_judged {
-                    let ordinal = select.column_i64(2) as u64;
-                    self.scanned(&table, key, &clock, ordinal)?;
-                } else {
-                    self.row(&table, key, &clock, &Mask::Whole)?;
-                }
-                if self.set.take().is_some() && self.ends_rows {
-                    return Ok(Some(Position::Scan { head, after: pk.to_vec() }));
-                }
-                if let Some(inside) = self.take_inside() {
-                    return Ok(Some(inside));
-                }
-            }
-            if self.may_end() {
-                let position = Position::Scan { head, after: pk.to_vec() };
-                if self.ends_at(&position) {
-                    return Ok(Some(position));
-                }
-            }
-        }
-        self.scan = None;
-        self.scans = None;
-        Ok(None)
-    }
-
-    const fn place(&self, after: i64, skip: u64) -> Position {
-        Position::List { after, skip, compactions: self.compactions }
-    }
-
-    /// Sends the rows of the change list.
-    fn list(&mut self, mut after: i64, mut skip: u64) -> Result<Option<Position>> {
-        let mut entries = EntryReader::open(&self.db, after, self.extraction.last)?;
-        while let Some(entry) = entries.next()? {
-            let table = self.replica.catalog.table(entry.table);
-            let filter = self.extraction.filter;
-            let takes = self.audience.is_some() || filter.takes(entry.origin);
-            if let Some(table) = table.filter(|table| takes && filter.takes_table(table)) {
-                self.base = self.base.min(entry.base);
-                for (at, row) in entry.rows().enumerate().skip(skip as usize) {
-                    let (key, mask) = row?;
-                    self.listed_at = (after, at as u64);
-                    let mask = self.told(&entry, mask);
-                    if let Some(mask) = self.changed(&table, key, entry.origin, mask)? {
-                        self.entry_row(&entry, &table, key, mask)?;
-                    }
-                    let is_end = self.set.take().is_some() && self.ends_rows;
-                    if let Some(inside) = self.take_inside() {
-                        return Ok(Some(inside));
-                    }
-                    let position = self.place(after, at as u64 + 1);
-                    if is_end || self.ends_at(&position) {
-                        return Ok(Some(position));
-                    }
-                }
-            }
-            (after, skip) = (entry.id, 0);
-            // A table that synced when the chunk ended in its rows may be gone.
-            let position = self.place(after, skip);
-            if self.until.is_some_and(|until| position.reaches(until)) {
-                return Ok(Some(position));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Only the server is told of insertions as such, and only of those that cannot have gone another way.
-    fn told(&self, entry: &Entry, mask: Mask) -> Mask {
-        let is_first = self.extraction.filter == Filter::Unsent && entry.version > self.given;
-        if mask == Mask::Inserted && !is_first { Mask::Whole } else { mask }
-    }
-
-    /// What an entry says of a row, in two parts if the receiver wrote there, too.
-    fn entry_row(&mut self, entry: &Entry, table: &Rc<Table>, key: &[u8], mask: Mask) -> Result<()> {
-        let Some(uploads) = &mut self.uploads else { return self.listed(table, key, mask) };
-        let (concurrent, rest) = uploads.split(entry, key, mask.clone())?;
-        if concurrent.is_some() && rest.is_some() {
-            self.listed_mask = Some(mask);
-        }
-        if let Some(mask) = concurrent {
-            self.concurrent = true;
-            let listed = self.listed(table, key, mask);
-            self.concurrent = false;
-            listed?;
-        }
-        if let Some(mask) = rest.filter(|_| self.inside.is_none()) {
-            self.listed(table, key, mask)?;
-        }
-        self.listed_mask = None;
-        Ok(())
-    }
-
-    pub(crate) fn listed(&mut self, table: &Rc<Table>, key: &[u8], mask: Mask) -> Result<()> {
-        let pk = clocks::pk(table.id, key);
-        let sent = self.sent.get(&pk);
-        if sent.is_some_and(|sent| sent.covers(&mask, self.concurrent)) {
-            return Ok(());
-        }
-        let Some(clock) = self.clocks.read(&pk)? else { return Ok(()) };
-        self.row(table, key, &clock, &mask)?;
-        if self.inside.is_some() {
-            return Ok(());
-        }
-        match self.sent.get_mut(&pk) {
-            Some(sent) => sent.add(mask, self.concurrent),
-            None => drop(self.sent.insert(pk, Sent::new(mask, self.concurrent))),
-        }
-        Ok(())
     }
 
     pub(crate) fn row(&mut self, table: &Rc<Table>, key: &[u8], clock: &RowClock, mask: &Mask) -> Result<()> {
@@ -650,41 +498,6 @@ impl<'r> Builder<'r> {
             columns.intersect_with(changed);
         }
         Some(columns)
-    }
-
-    /// The group of such rows, begun now if there is none.
-    fn group(&mut self, table: &Table, shape: Shape, marks: Option<&Marks>) -> Result<usize> {
-        if !self.groups.get(self.last_group).is_some_and(|open| open.shape == shape) {
-            self.last_group = match self.by_shape.get(&shape) {
-                Some(group) => *group,
-                None => {
-                    let open = self.open(table, shape.clone(), marks)?;
-                    self.groups.push(open);
-                    self.by_shape.insert(shape, self.groups.len() - 1);
-                    self.groups.len() - 1
-                }
-            };
-        }
-        Ok(self.last_group)
-    }
-
-    fn open(&mut self, table: &Table, shape: Shape, marks: Option<&Marks>) -> Result<Open> {
-        let places: Vec<_> = shape.columns.iter().filter_map(|number| table.cell_place(number)).collect();
-        let names: Vec<_> = places.iter().map(|place| table.cells[*place].column.name()).collect();
-        let mut list: Vec<_> = names.iter().map(|name| quote_identifier(name)).collect();
-        if list.is_empty() {
-            list.push("1".to_owned());
-        }
-        let (condition, inside) = (table.key_condition(1), table.and_inside());
-        let sql = format!("SELECT {} FROM {} WHERE {condition}{inside}", list.join(", "), table.quoted());
-        let id = self.encoder.marked_group(&table.name, &names, shape.whole, marks);
-        if shape.concurrent {
-            self.encoder.mark_concurrent(id);
-        }
-        if shape.inserted {
-            self.encoder.mark_inserted(id);
-        }
-        Ok(Open { id, select: self.db.prepare(&sql)?, places, shape })
     }
 
     fn wire_clock(&mut self, clock: Clock) -> Result<Clock> {

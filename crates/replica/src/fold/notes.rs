@@ -1,0 +1,180 @@
+//! Reading the notes of triggers.
+
+use crate::capture::{
+    MASK_BITS, NOTE_ALTERED, NOTE_DELETE, NOTE_ENTER, NOTE_INSERT, NOTE_LEAVE, NOTE_LEAVE_REKEY, NOTE_LOCAL,
+    NOTE_LOOK, NOTE_REKEY, note_time_ms,
+};
+use crate::error::{Error, Result};
+use crate::replica::Replica;
+use crate::table::Table;
+use crate::value::from_sqlite;
+use cloudsync_core::bytes::put_varint;
+use cloudsync_core::clock::{ColumnSet, TIME_MAX};
+use cloudsync_core::key::KeyError;
+use cloudsync_core::value::ValueRef;
+use cloudsync_sqlite_ffi::{Statement, Value};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// One note, with its key in the arena.
+pub(super) struct Note {
+    key: (u32, u32),
+    pub(super) at: u64,
+    pub(super) layout: i64,
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    Insert,
+    Delete,
+    Look,
+    Update(ColumnSet),
+    /// A write to a row that was or is outside of the filter.
+    Local,
+    /// An update took the row out of the filter.
+    Leave,
+    /// A change of the filter brought the row inside.
+    Enter,
+    /// The row was altered in a bracket, with its table.
+    Altered,
+}
+
+/// The notes of a slice, their keys packed in one arena.
+pub(super) struct NoteReader {
+    arena: Vec<u8>,
+    pub(super) notes: Vec<Note>,
+    /// Rows of the log that were read, and the last of them.
+    pub(super) read: i64,
+    pub(super) last: i64,
+    pub(super) null_keys: u64,
+    /// The local clock, for notes that do not say when.
+    now_ms: u64,
+}
+
+impl NoteReader {
+    pub(super) fn read(replica: &mut Replica, limit: i64) -> Result<Self> {
+        let sql = "SELECT rowid, * FROM main.cloudsync_log ORDER BY rowid LIMIT ?1";
+        let mut select = replica.db.prepare(sql)?;
+        select.bind(1, Value::Integer(limit))?;
+        let now_ms = replica.now_ms();
+        let mut reader =
+            Self { arena: Vec::new(), notes: Vec::new(), read: 0, last: 0, null_keys: 0, now_ms };
+        let mut tables: HashMap<i64, Option<Rc<Table>>> = HashMap::new();
+        while select.step()? {
+            reader.read += 1;
+            reader.last = select.column_i64(0);
+            let layout = select.column_i64(2);
+            let table = match tables.get(&layout) {
+                Some(table) => table.clone(),
+                None => {
+                    let found = replica.catalog.layout_table(&replica.db, layout)?;
+                    tables.entry(layout).or_insert(found).clone()
+                }
+            };
+            // A note of a table that does not sync any more.
+            let Some(table) = table else { continue };
+            reader.note(replica, &select, layout, &table)?;
+        }
+        Ok(reader)
+    }
+
+    fn note(&mut self, replica: &mut Replica, row: &Statement, layout: i64, table: &Table) -> Result<()> {
+        let at = note_time_ms(row.column(1), self.now_ms).min(TIME_MAX.0 / 2);
+        let what = match row.column(3) {
+            Value::Integer(NOTE_INSERT) => What::Insert,
+            Value::Integer(NOTE_DELETE) => What::Delete,
+            Value::Integer(NOTE_LOOK) => What::Look,
+            Value::Integer(NOTE_REKEY) => {
+                self.push(table, |i| from_sqlite(row.column(old_key_column(i))), at, layout, What::Delete)?;
+                What::Insert
+            }
+            Value::Integer(NOTE_LOCAL) => What::Local,
+            Value::Integer(NOTE_LEAVE) => What::Leave,
+            Value::Integer(NOTE_ENTER) => What::Enter,
+            Value::Integer(NOTE_ALTERED) => What::Altered,
+            Value::Integer(NOTE_LEAVE_REKEY) => {
+                self.push(table, |i| from_sqlite(row.column(old_key_column(i))), at, layout, What::Delete)?;
+                What::Local
+            }
+            mask => What::Update(read_mask(replica, layout, mask)?),
+        };
+        self.push(table, |i| from_sqlite(row.column(key_column(i))), at, layout, what)
+    }
+
+    fn push<'v>(
+        &mut self,
+        table: &Table,
+        value: impl FnMut(usize) -> ValueRef<'v>,
+        at: u64,
+        layout: i64,
+        what: What,
+    ) -> Result<()> {
+        let start = self.arena.len();
+        put_varint(&mut self.arena, table.id as u64);
+        let mut key = Vec::new();
+        match table.pack_key(&mut key, value) {
+            Ok(()) => self.arena.extend_from_slice(&key),
+            // No other replica could name such a row; the others must not wait for it.
+            Err(KeyError::Null | KeyError::TooLong) => {
+                self.arena.truncate(start);
+                self.null_keys += 1;
+                return Ok(());
+            }
+            Err(error) => return Err(Error::Limit(format!("table \"{}\": {error}", table.name))),
+        }
+        let range =
+            |offset: usize| u32::try_from(offset).map_err(|_| Error::Limit("too many notes at once".into()));
+        let key = (range(start)?, range(self.arena.len())?);
+        self.notes.push(Note { key, at, layout, what });
+        Ok(())
+    }
+
+    fn key_of(&self, note: &Note) -> &[u8] {
+        &self.arena[note.key.0 as usize..note.key.1 as usize]
+    }
+
+    pub(super) fn key(&self, at: usize) -> &[u8] {
+        self.key_of(&self.notes[at])
+    }
+
+    /// By key, and within a row in the order of the log.
+    pub(super) fn sort(&mut self) {
+        let arena = std::mem::take(&mut self.arena);
+        let slice = |note: &Note| &arena[note.key.0 as usize..note.key.1 as usize];
+        self.notes.sort_by(|a, b| slice(a).cmp(slice(b)));
+        self.arena = arena;
+    }
+
+    pub(super) fn same_row(&self, from: usize) -> usize {
+        let key = self.key(from);
+        let same = self.notes[from..].iter().take_while(|note| self.key_of(note) == key).count();
+        from + same
+    }
+}
+
+/// Where a key part stands in `SELECT rowid, * FROM cloudsync_log`: each is followed by its old value.
+pub(crate) const fn key_column(part: usize) -> usize {
+    4 + 2 * part
+}
+
+const fn old_key_column(part: usize) -> usize {
+    key_column(part) + 1
+}
+
+fn read_mask(replica: &mut Replica, layout: i64, mask: Value<'_>) -> Result<ColumnSet> {
+    let columns =
+        replica.catalog.layout(&replica.db, layout)?.ok_or_else(|| Error::corrupt("cloudsync_layouts"))?;
+    let words: Vec<i64> = match mask {
+        Value::Integer(word) => vec![word],
+        Value::Text(text) => {
+            let text = std::str::from_utf8(text).map_err(|_| Error::corrupt("cloudsync_log"))?;
+            text.split(',')
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map_err(|_| Error::corrupt("cloudsync_log"))?
+        }
+        Value::Null | Value::Real(_) | Value::Blob(_) => return Err(Error::corrupt("cloudsync_log")),
+    };
+    let bit = |at: usize| words.get(at / MASK_BITS).is_some_and(|word| word & (1 << (at % MASK_BITS)) != 0);
+    Ok(columns.iter().enumerate().filter(|(at, _)| bit(*at)).map(|(_, column)| *column).collect())
+}
