@@ -9,11 +9,12 @@ const SCHEMA: &str = "CREATE TABLE members(id TEXT PRIMARY KEY NOT NULL, project
     CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, owner TEXT, body TEXT);
     CREATE TABLE projects(id TEXT PRIMARY KEY NOT NULL, owner TEXT, name TEXT);
     CREATE TABLE tasks(id TEXT PRIMARY KEY NOT NULL, project TEXT, body TEXT);
-    CREATE INDEX tasks_of ON tasks(project);";
+    CREATE INDEX tasks_of ON tasks(project);
+    CREATE VIEW named AS SELECT id AS project FROM projects;";
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
 /// Policies that a table may get.
-const TASKS: [&str; 7] = [
+const TASKS: [&str; 9] = [
     "EXISTS (SELECT 1 FROM members WHERE members.project = tasks.project AND members.user = auth_userid())",
     "project IN (SELECT project FROM members WHERE user = auth_userid())",
     "project IN (SELECT id FROM projects WHERE owner = auth_userid()) OR \
@@ -24,6 +25,8 @@ const TASKS: [&str; 7] = [
     "body <> 'x' AND EXISTS (SELECT 1 FROM members WHERE project = tasks.project AND user = auth_userid())",
     "project IN (SELECT id FROM projects WHERE EXISTS \
      (SELECT 1 FROM members m WHERE m.project = projects.id AND m.user = auth_userid()))",
+    "EXISTS (SELECT 1 FROM tasks AS t JOIN members USING(project) WHERE t.id = tasks.id AND user = auth_userid())",
+    "EXISTS (SELECT 1 FROM named NATURAL JOIN members WHERE named.project = tasks.project AND user = auth_userid())",
 ];
 const NOTES: [&str; 2] = ["owner = auth_userid()", "owner = auth_userid() OR owner = 'public'"];
 
