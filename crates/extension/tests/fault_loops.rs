@@ -237,6 +237,31 @@ fn applies_with_conflicts_a_quarantine_and_triggers_of_the_app() {
     });
 }
 
+/// The last calls of an apply are those that take the guards off. Where memory fails there, whatever comes next does it.
+#[test]
+fn no_guard_is_left_once_there_is_memory_again() {
+    let theirs = payload(&["INSERT INTO notes(id, title) VALUES('8', 'eight')"]);
+    let at = Loop::new("guards", &tracked);
+    let apply = |db: &Connection| apply(db, &theirs);
+    let db = host::open(&at.copy());
+    let calls = faults::calls(Kind::Memory, || apply(&db).unwrap());
+    host::close(db);
+    let mut failed = 0;
+    for nth in calls.saturating_sub(150)..=calls {
+        let db = host::open(&at.copy());
+        let (outcome, faults) = faults::failing(Kind::Memory, nth, false, || apply(&db));
+        failed += faults;
+        if !db.is_autocommit() {
+            db.execute_batch("ROLLBACK").unwrap();
+        }
+        run_all(&db, &["SELECT cloudsync_payload_encode()"]).unwrap();
+        let left = host::show(&db, "SELECT count(*) FROM temp.sqlite_master");
+        assert_eq!(left, "0", "call {nth} of {calls}: {outcome:?}");
+        host::close(db);
+    }
+    assert!(failed > 100, "{failed} of the last {calls} calls failed");
+}
+
 #[test]
 fn filters_alterations_and_logout() {
     Loop::new("filter", &tracked).run(&|db| {

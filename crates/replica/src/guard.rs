@@ -10,7 +10,8 @@
 //!
 //! The triggers are made and dropped outside of transactions of our own: a change of the schema within one would make
 //! each ROLLBACK TO load the schema anew and break off the host's open cursors. If they cannot be dropped, which takes an
-//! interrupted host, they let everything pass and the next apply replaces them. A crash leaves nothing.
+//! interrupted host or one without memory, they let everything pass and the next transaction of ours drops them. A crash
+//! leaves nothing.
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
@@ -38,6 +39,8 @@ thread_local! {
     /// The guards that are set, by their connections. A replica may live for one SQL call only, and SQLite refuses to
     /// replace a function while that call runs; so the function is registered once and finds its guard here.
     static SET: RefCell<Vec<(Connection, Rc<Guard>)>> = const { RefCell::new(Vec::new()) };
+    /// Connections on which guards could not be dropped.
+    static LEFT: RefCell<Vec<Connection>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What a statement does to a row.
@@ -176,7 +179,9 @@ impl Guards {
     fn clear(&mut self) {
         for name in self.names.drain(..) {
             // One that stays lets everything pass.
-            let _ = self.db.execute(&format!("DROP TRIGGER IF EXISTS temp.{}", quote_identifier(&name)));
+            if self.db.execute(&format!("DROP TRIGGER IF EXISTS temp.{}", quote_identifier(&name))).is_err() {
+                LEFT.with_borrow_mut(|left| left.push(self.db));
+            }
         }
     }
 }
@@ -186,6 +191,20 @@ impl Drop for Guards {
         SET.with_borrow_mut(|set| set.retain(|(_, guard)| !Rc::ptr_eq(guard, &self.guard)));
         self.clear();
     }
+}
+
+/// Drops guards that could not be dropped when they should have been. The caller holds no transaction.
+pub(crate) fn drop_left(db: &Connection) -> Result<()> {
+    let is_left = LEFT.with_borrow_mut(|left| {
+        let before = left.len();
+        left.retain(|other| other != db);
+        left.len() < before
+    });
+    if is_left {
+        // Those that cannot be dropped now are left once more.
+        drop(Guards { db: *db, guard: Rc::default(), names: left_behind(db)? });
+    }
+    Ok(())
 }
 
 /// Triggers of ours by which a server notes what policies depend on; they must run for every change.

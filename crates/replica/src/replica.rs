@@ -229,6 +229,10 @@ impl Replica {
 
     fn begin(&mut self) -> Result<Scope> {
         let scope = if self.db.is_autocommit() {
+            // An apply that runs has its own.
+            if self.guard.is_none() {
+                crate::guard::drop_left(&self.db)?;
+            }
             Scope::Own(self.while_busy(|db| db.begin_immediate())?)
         } else {
             Scope::Inner(self.db.savepoint("cloudsync")?)

@@ -1,6 +1,7 @@
 """Writers at the same time: processes with the extension and without it write to one file, and a replica that gets nothing
 but the payloads, taken while they write, is equal in the end. `python -m torture.parallel` is one of the writers."""
 
+import contextlib
 import json
 import pathlib
 import random
@@ -14,7 +15,9 @@ from torture.statements import Statements
 from torture.world import Failure, Unusable
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
-WAIT = "PRAGMA busy_timeout = 20000"
+WAIT = "PRAGMA busy_timeout = 100000"
+# Between two payloads the lock is left to the writers, in seconds: SQLite lets nobody queue for it.
+PAUSE = 0.05
 
 
 def script(seed, schema, length):
@@ -69,8 +72,10 @@ def run(binding, library, folder, seed, writers=3, length=120):
         process.stdin.close()
         started.append(process)
     sent = 0
-    while any(process.poll() is None for process in started):
+    while running := [process for process in started if process.poll() is None]:
         sent = send(tracked, follower, sent)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running[0].wait(timeout=PAUSE)
     for process in started:
         told = process.stdout.read()
         process.stdout.close()

@@ -62,6 +62,13 @@ pub(crate) fn failing<T>(kind: Kind, nth: u64, for_good: bool, act: impl FnOnce(
     (outcome, FAILED.get())
 }
 
+/// How many calls `act` makes.
+pub(crate) fn calls(kind: Kind, act: impl FnOnce()) -> u64 {
+    ARMED.set(Some((kind, u64::MAX, true)));
+    act();
+    ARMED.take().map_or(0, |(_, left, _)| u64::MAX - left)
+}
+
 /// Runs what is somebody else's, with nothing failing.
 pub(crate) fn paused<T>(act: impl FnOnce() -> T) -> T {
     let armed = ARMED.take();
