@@ -196,6 +196,8 @@ impl Report {
     }
 }
 
+type Step = fn(&mut Report, &Counts);
+
 /// Counts of a run.
 struct Counts {
     rows: usize,
@@ -211,7 +213,7 @@ struct Counts {
 }
 
 /// Grants and evictions by one membership row, and a change of one row.
-fn grants(report: &mut Report, counts: &Counts, folder: &Path) {
+fn grants(report: &mut Report, counts: &Counts) {
     let Counts { rows, granted, users, rounds, .. } = *counts;
     // Those who only listen come while the table is empty: the first sync of a user looks at every row.
     let server = Server::new(1, granted, true);
@@ -229,7 +231,8 @@ fn grants(report: &mut Report, counts: &Counts, folder: &Path) {
          INSERT OR IGNORE INTO tasks SELECT printf('018bcfe5-6800-7005-%04x-%012x', i / 65536, i), 'p' || (i % {projects}),
              'title of the task ' || i FROM n"
     ));
-    let mut alice = device(folder, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let mut alice = device(folder.path(), 1);
     sync(&mut alice, &server, &user("alice"));
     let of = format!("{granted} of {rows} rows, median of {rounds}");
     let (mut for_one, mut for_others) = (Vec::new(), Vec::new());
@@ -389,8 +392,13 @@ fn ledger(report: &mut Report, counts: &Counts) {
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let has = |wanted: &str| args.iter().any(|arg| arg == wanted);
-    if has("--help") || args.iter().any(|arg| arg != "--quick" && arg != "--smoke") {
-        println!("usage: cargo xtask bench rls [--quick | --smoke]");
+    let only = args.iter().position(|arg| arg == "--only").and_then(|at| args.get(at + 1));
+    let steps: [(&str, Step); 3] = [("syncs", small_syncs), ("grants", grants), ("ledger", ledger)];
+    let is_known =
+        |arg: &String| ["--quick", "--smoke", "--only"].contains(&arg.as_str()) || Some(arg) == only;
+    let is_step = |name: &String| steps.iter().any(|(step, _)| step == name);
+    if has("--help") || !args.iter().all(is_known) || has("--only") != only.is_some_and(is_step) {
+        println!("usage: cargo xtask bench rls [--quick | --smoke] [--only syncs | grants | ledger]");
         return if has("--help") { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let full = Counts {
@@ -409,11 +417,10 @@ fn main() -> ExitCode {
     } else {
         full
     };
-    let folder = tempfile::tempdir().unwrap();
     let mut report = Report { is_smoke: has("--smoke"), ..Report::default() };
-    small_syncs(&mut report, &counts);
-    grants(&mut report, &counts, folder.path());
-    ledger(&mut report, &counts);
+    for (_, act) in steps.iter().filter(|(name, _)| only.is_none_or(|only| only == name)) {
+        act(&mut report, &counts);
+    }
     report.print();
     if report.missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use cloudsync_core::id::SiteId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -23,6 +23,9 @@ use crate::store::Store;
 const LOOK_MS_MIN: u64 = 10;
 /// ... and when nothing was written for some seconds.
 const LOOK_MS_MAX: u64 = 500;
+/// Listeners of one database who are looked up at one time, whether news concern them: a thousand wake at once, and a
+/// thread for each would cost more than its look.
+const LOOKS_MAX: usize = 2;
 /// How often the control database is looked at for keys that were revoked.
 const KEYS_LOOK: Duration = Duration::from_millis(250);
 
@@ -55,11 +58,12 @@ impl News {
 #[derive(Debug)]
 pub struct Feed {
     news: watch::Sender<News>,
+    looks: Semaphore,
 }
 
 impl Default for Feed {
     fn default() -> Self {
-        Self { news: watch::Sender::new(News::default()) }
+        Self { news: watch::Sender::new(News::default()), looks: Semaphore::new(LOOKS_MAX) }
     }
 }
 
@@ -79,6 +83,12 @@ impl Feed {
     #[must_use]
     pub fn newest(&self) -> u64 {
         self.news.borrow().newest
+    }
+
+    /// Waits for one's turn to look whether news concern somebody.
+    pub(crate) async fn turn_to_look(&self) -> Option<SemaphorePermit<'_>> {
+        // Nobody closes it.
+        self.looks.acquire().await.ok()
     }
 
     /// How many wait for news.
@@ -220,6 +230,19 @@ mod tests {
 
     const A: Option<SiteId> = Some(SiteId([1; 16]));
     const B: Option<SiteId> = Some(SiteId([2; 16]));
+
+    #[tokio::test]
+    async fn only_few_look_at_one_time() {
+        let feed = Feed::default();
+        let mut turns = Vec::new();
+        for _ in 0..LOOKS_MAX {
+            turns.push(feed.turn_to_look().await.unwrap());
+        }
+        let another = || tokio::time::timeout(Duration::ZERO, feed.turn_to_look());
+        assert!(another().await.is_err());
+        turns.pop();
+        assert!(another().await.unwrap().is_some());
+    }
 
     #[test]
     fn nobody_is_told_of_what_he_alone_uploaded() {

@@ -207,6 +207,7 @@ impl Listener {
     /// not see.
     async fn is_concerned(&self, told: u64) -> bool {
         let (Some(user), Some(site)) = (self.principal.user.clone(), self.site) else { return true };
+        let _turn = self.store.feed().turn_to_look().await;
         let store = Arc::clone(&self.store);
         let found = in_background(move || store.concerns(&user, site, told)).await;
         // Asking in vain is better than waiting for ever.
