@@ -115,10 +115,9 @@ fn address(project: &Project, tests: &[String]) -> Result<()> {
     let environment = python::environment(project)?;
     let mut command = Command::new(environment.join("bin").join("python"));
     command.args(["-m", "pytest", "--color=no", "-q", "-p", "no:cacheprovider"]);
-    match tests {
-        [] => command.args(TESTS.iter().map(|test| format!("tests/py/{test}"))),
-        tests => command.args(tests),
-    };
+    let named: Vec<&str> = tests.iter().map(String::as_str).collect();
+    let files = if named.is_empty() { TESTS } else { &named };
+    command.args(files.iter().map(|file| format!("tests/py/{file}")));
     command.current_dir(project.root()).env("CLOUDSYNC_DIST", &dist).env("LD_PRELOAD", runtime);
     // The interpreter keeps what it took; an error in the library ends the process at once.
     command.env("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=1").env("PYTHONMALLOC", "malloc");
