@@ -1,6 +1,7 @@
 """`python -m torture`: scripts from one seed after the other, until the time is over or one fails."""
 
 import argparse
+import json
 import os
 import pathlib
 import shutil
@@ -85,6 +86,10 @@ def main():
     refused = sum(campaign.unusable for campaign in campaigns)
     failed = sum(map(len, failures.values()))
     print(f"{seeds} seeds ({refused} with schemas that SQLite refuses): {report}; {failed} failed")
+    # For the page of figures.
+    counts = {"seeds": seeds, "seeds failed": failed, "unusable": refused}
+    counts |= {f"statements in {campaign.binding.version}": campaign.statements for campaign in campaigns}
+    print(f"totals {json.dumps(counts)}", flush=True)
     for kind, seeds_failed in failures.items():
         print(f"  {kind}: {len(seeds_failed)} seeds, {seeds_failed[:12]}")
     return 1 if failures else 0

@@ -106,6 +106,15 @@ fn main() -> Result<ExitCode> {
         }
     }
     print!("{stats}");
+    if options.totals {
+        let mut more = vec![("seeds", passed + failed), ("seeds failed", failed)];
+        if options.marks {
+            let counts = marks::counts()?;
+            more.push(("marks", counts.len() as u64));
+            more.push(("marks reached", counts.values().filter(|count| **count > 0).count() as u64));
+        }
+        println!("{}", stats.totals(&more));
+    }
     if options.marks
         && let Err(error) = marks::report()
     {

@@ -14,6 +14,7 @@ pub(crate) const HELP: &str = "usage: cargo xtask sim [--seed N] [--seconds S | 
   --dense          has everything go wrong in each history, and often; most leave some of it out
   --no-shrink      does not look for a shorter history of a seed that fails
   --marks          counts how often the rare branches were reached, and fails when one never was
+  --totals         prints what was counted as JSON, for the page of figures
   --trace          prints what happens
   --hash           prints a hash of each history: of all messages and all changes of disks
   --watch ROW      prints the clock of a row whenever it changes; ROW is table:key, the packed key in hexadecimal
@@ -131,6 +132,7 @@ pub(crate) struct Options {
     pub(crate) case: Case,
     pub(crate) shrinks: bool,
     pub(crate) marks: bool,
+    pub(crate) totals: bool,
     limit: Limit,
 }
 
@@ -143,7 +145,7 @@ impl Options {
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>> {
         let (mut seed, mut runs, mut seconds) = (None, None, None);
         let mut case = Case::default();
-        let (mut shrinks, mut marks) = (true, false);
+        let (mut shrinks, mut marks, mut totals) = (true, false, false);
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} wants a value\n{HELP}"));
             let number = |text: String| -> Result<u64> {
@@ -165,6 +167,7 @@ impl Options {
                 "--dense" => case.dense = true,
                 "--no-shrink" => shrinks = false,
                 "--marks" => marks = true,
+                "--totals" => totals = true,
                 "--trace" => case.trace = true,
                 "--hash" => case.hashes = true,
                 "--watch" => case.watched = Some(value()?),
@@ -179,7 +182,7 @@ impl Options {
         };
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         case.seed = seed.unwrap_or(elapsed.as_millis() as u64 % 1_000_000_000_000);
-        Ok(Some(Self { case, shrinks, marks, limit }))
+        Ok(Some(Self { case, shrinks, marks, totals, limit }))
     }
 
     pub(crate) fn goes_on(&self, done: u64) -> bool {

@@ -49,6 +49,23 @@ impl Stats {
         }
     }
 
+    /// The counts as the line of JSON that `cargo xtask` keeps for the page of figures; `more` are others of this run.
+    pub(crate) fn totals(&self, more: &[(&str, u64)]) -> String {
+        let own = [
+            ("simulated_ms", self.simulated_ms),
+            ("device_ms", self.device_ms),
+            ("core_ms", (processor_minutes() * 60_000.0) as u64),
+            ("rounds", self.rounds),
+            ("rows", self.rows),
+            ("events", self.events),
+            ("steps", self.steps),
+            ("sweeps", self.sweeps_max as u64),
+        ];
+        let counts = own.iter().chain(more).map(|(name, count)| format!("\"{name}\":{count}"));
+        let faults = self.faults.iter().map(|(kind, count)| format!("\"fault: {kind}\":{count}"));
+        format!("totals {{{}}}", counts.chain(faults).collect::<Vec<_>>().join(","))
+    }
+
     fn hours(&self) -> f64 {
         self.simulated_ms as f64 / MS_PER_HOUR
     }
@@ -86,5 +103,22 @@ impl fmt::Display for Stats {
         )?;
         let faults = self.faults.iter().map(|(kind, count)| format!("{kind} {count}"));
         writeln!(out, "faults: {}", faults.collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_one_line_of_json() {
+        let mut stats = Stats { rounds: 3, ..Stats::default() };
+        stats.fault("torn write");
+        let line = stats.totals(&[("seeds", 2)]);
+        assert!(
+            line.starts_with("totals {\"simulated_ms\":0,") && line.ends_with(",\"fault: torn write\":1}"),
+            "{line}"
+        );
+        assert!(line.contains("\"rounds\":3,") && line.contains("\"seeds\":2,"), "{line}");
     }
 }

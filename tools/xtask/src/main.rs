@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod demo;
 mod docs;
+mod faults;
 mod fuzz;
 mod install;
 mod process;
@@ -16,6 +17,7 @@ mod server;
 mod sim;
 mod test;
 mod torture;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -90,6 +92,18 @@ const COMMANDS: &[Command] = &[
         args: "[--minutes N] [--seed S] [--every-sqlite]",
         about: "random schemas and statements with and without tracking, over the shipped library",
         run: torture::run,
+    },
+    Command {
+        name: "faults",
+        args: "",
+        about: "memory and files that fail at every call of everything that a device does",
+        run: faults::run,
+    },
+    Command {
+        name: "trust",
+        args: "",
+        about: "writes docs/trust.md from what the long commands counted",
+        run: trust::run,
     },
 ];
 

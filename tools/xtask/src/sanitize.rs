@@ -11,6 +11,8 @@ use crate::install;
 use crate::process;
 use crate::project::Project;
 use crate::python;
+use crate::test::Tally;
+use crate::trust::Totals;
 
 /// What the shell runs under valgrind.
 const SCRIPT: &str = "tests/sanitize/shell.sql";
@@ -33,19 +35,18 @@ const TESTS: &[&str] = &[
 ];
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
-    match args.first().map(String::as_str) {
-        Some("valgrind") => valgrind(project),
-        Some("address") => address(project, &args[1..]),
-        None => {
-            valgrind(project)?;
-            address(project, &[])
-        }
+    let mut totals = Totals::begin("sanitize", args);
+    let outcome = match args.first().map(String::as_str) {
+        Some("valgrind") => valgrind(project, &mut totals),
+        Some("address") => address(project, &args[1..], &mut totals),
+        None => valgrind(project, &mut totals).and_then(|()| address(project, &[], &mut totals)),
         Some(other) => bail!("`{other}` is not valgrind or address"),
-    }
+    };
+    totals.end(project, outcome)
 }
 
 /// The script in the `sqlite3` shell, and many connections one after the other.
-fn valgrind(project: &Project) -> Result<()> {
+fn valgrind(project: &Project, totals: &mut Totals) -> Result<()> {
     install::ensure_program("valgrind", "valgrind")?;
     install::ensure_program("sqlite3", "sqlite3")?;
     let folder = project.target().join("sanitize");
@@ -67,7 +68,10 @@ fn valgrind(project: &Project) -> Result<()> {
         let errors = watch(&folder, &input)?;
         let statements = text.lines().filter(|line| line.contains(';') || line.starts_with(".open")).count();
         println!("valgrind: {name}: {statements} lines, {errors} errors, nothing lost");
+        totals.add("valgrind lines", statements as u64);
+        totals.add("valgrind errors", errors as u64);
         if errors > 0 {
+            totals.add_failed(1);
             bail!("valgrind found errors: {}", folder.join("valgrind.txt").display());
         }
     }
@@ -91,7 +95,7 @@ fn watch(folder: &Path, input: &Path) -> Result<usize> {
 }
 
 /// Builds the library with AddressSanitizer and runs the black-box tests over it, with the ordinary server.
-fn address(project: &Project, tests: &[String]) -> Result<()> {
+fn address(project: &Project, tests: &[String], totals: &mut Totals) -> Result<()> {
     let runtime = runtime()?;
     // The server must be of the same version.
     build::compile(project)?;
@@ -121,7 +125,15 @@ fn address(project: &Project, tests: &[String]) -> Result<()> {
     command.current_dir(project.root()).env("CLOUDSYNC_DIST", &dist).env("LD_PRELOAD", runtime);
     // The interpreter keeps what it took; an error in the library ends the process at once.
     command.env("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=1").env("PYTHONMALLOC", "malloc");
-    process::run(&mut command)?;
+    let mut tally = Tally::default();
+    let outcome = totals.run_reading(&mut command, |_, line| {
+        if line.contains(" passed") && line.contains(" in ") {
+            tally = Tally::parse(line.trim_matches('='));
+        }
+    });
+    totals.add("address passed", tally.passed);
+    totals.add("address failed", tally.failed);
+    outcome?;
     println!("address: no error in the library under these tests");
     Ok(())
 }

@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 
-use crate::process;
 use crate::project::Project;
+use crate::trust::Totals;
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     let mut command = project.cargo();
@@ -15,6 +15,8 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     if args.iter().any(|arg| arg == "--marks") {
         command.args(["--features", "coverage"]);
     }
-    command.arg("--").args(args);
-    process::run(&mut command)
+    command.args(["--", "--totals"]).args(args);
+    let mut totals = Totals::begin("sim", args);
+    let outcome = totals.run(&mut command);
+    totals.end(project, outcome)
 }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::process;
 use crate::project::Project;
 use crate::python;
+use crate::trust::Totals;
 
 /// The source of the oldest supported SQLite, as its crate carries it.
 const OLDEST_CRATE: &str = "libsqlite3-sys";
@@ -43,13 +44,15 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
         }
     }
     let minutes = wanted.minutes / runs.len() as f64;
+    let mut totals = Totals::begin("torture", args);
     let mut failed = Vec::new();
     for (name, mut run) in runs {
         run.args(["--minutes", &minutes.to_string()]).args(&wanted.rest);
-        if process::run(&mut run).is_err() {
+        if totals.run(&mut run).is_err() {
             failed.push(name);
         }
     }
+    totals.record(project)?;
     if failed.is_empty() { Ok(()) } else { bail!("a seed failed in {}", failed.join(", ")) }
 }
 

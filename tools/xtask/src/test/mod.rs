@@ -12,8 +12,9 @@ use anyhow::{Result, bail};
 
 use crate::progress::{Progress, format_seconds};
 use crate::project::Project;
+use crate::trust::Totals;
 use suites::{SUITES, Suite};
-use tally::Tally;
+pub(crate) use tally::Tally;
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     if args.iter().any(|argument| argument == "--list") {
@@ -34,7 +35,17 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
         });
         rows.push((suite.name, tally, start.elapsed().as_secs()));
     }
-    report(&rows, &progress)
+    let mut total = Tally::default();
+    rows.iter().for_each(|(_, tally, _)| total += *tally);
+    if args.is_empty() {
+        let mut totals = Totals::begin("test", args);
+        totals.add("passed", total.passed);
+        totals.add("failed", total.failed);
+        totals.add("skipped", total.skipped);
+        totals.add_failed(total.failed);
+        totals.record(project)?;
+    }
+    report(&rows, total, &progress)
 }
 
 /// The named suites in the order of the table, or all of them.
@@ -46,13 +57,11 @@ fn select(names: &[String]) -> Result<Vec<&'static Suite>> {
     Ok(SUITES.iter().filter(selected).collect())
 }
 
-fn report(rows: &[(&str, Tally, u64)], progress: &Progress) -> Result<()> {
-    let mut total = Tally::default();
+fn report(rows: &[(&str, Tally, u64)], total: Tally, progress: &Progress) -> Result<()> {
     println!("\n{:<10}{:>8}{:>8}{:>8}{:>9}", "suite", "passed", "failed", "skipped", "elapsed");
     for (name, tally, seconds) in rows {
         let Tally { passed, failed, skipped } = tally;
         println!("{name:<10}{passed:>8}{failed:>8}{skipped:>8}{:>9}", format_seconds(*seconds));
-        total += *tally;
     }
     println!("total time {}\n", progress.elapsed());
     println!("{total}");

@@ -1,0 +1,57 @@
+//! `cargo xtask trust`: `docs/trust.md`, from what the long commands counted.
+//!
+//! Nothing is measured here. [`Totals`] says how a command keeps its counts, `page` which of them the page shows.
+
+mod figures;
+mod page;
+mod totals;
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::project::Project;
+use figures::Runs;
+pub(crate) use totals::Totals;
+
+const FILE: &str = "docs/trust.md";
+
+pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
+    if let Some(argument) = args.first() {
+        bail!("trust takes nothing, and there is `{argument}`");
+    }
+    let page = page::render(|kind| Runs::read(project, kind))?;
+    fs::write(project.root().join(FILE), page).with_context(|| format!("cannot write {FILE}"))?;
+    println!("{FILE} written from {}", project.target().join(totals::FOLDER).display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use super::*;
+
+    /// The page that is checked in has what the command would write, but for the figures.
+    #[test]
+    fn the_page_has_every_section() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(FILE);
+        let page = fs::read_to_string(file).unwrap();
+        for section in page::SECTIONS {
+            assert!(page.contains(&section.heading()), "{}: run `cargo xtask trust`", section.title);
+        }
+        assert!(page.contains("\n## Known limits\n"));
+    }
+
+    #[test]
+    fn what_has_not_run_is_said() {
+        let line = r#"{"at":1,"commit":"abc","seconds":5,"failed":0,"counts":{"seeds":7,"fault: lost":3}}"#;
+        let read = |kind: &str| Runs::parse(if kind == "sim" { line } else { "" });
+        let text = page::render(read).unwrap();
+        assert_eq!(text, page::render(read).unwrap());
+        assert!(text.contains("| seeds | 7 |\n| fault: lost | 3 |\n"), "{text}");
+        assert!(text.contains("Not run here. The command: `cargo xtask mutants`"));
+    }
+}
