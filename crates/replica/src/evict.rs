@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::filter::PrivateRows;
 use crate::kept;
 use crate::pick::RowKey;
+use crate::repair;
 use crate::replica::Replica;
 use crate::scrub;
 use crate::storage;
@@ -130,6 +131,7 @@ impl Applier {
             let sql = format!("DELETE FROM main.{journal} WHERE tbl = ?1 COLLATE NOCASE AND pk = ?2");
             self.db.prepare(&sql)?.run(&[Value::from(table.name.as_str()), Value::Blob(key)])?;
         }
+        repair::forget_row(&self.db, row)?;
         self.applied.rows += u64::from(was_here);
         if let Some(written) = &mut self.written {
             written.insert(pk.to_vec());

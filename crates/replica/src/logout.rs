@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::filter::WITHHELD;
 use crate::guard;
 use crate::pieces;
+use crate::repair;
 use crate::replica::Replica;
 use crate::scrub::SCRUB_DUE;
 use crate::snapshot::Scan;
@@ -254,6 +255,7 @@ impl Replica {
         for name in FORGOTTEN.iter().chain(buried) {
             self.clear_table(&format!("main.{name}"))?;
         }
+        repair::forget(&self.db)?;
         self.drop_credential()?;
         forget_state(&self.db)?;
         self.take_new_site()?;

@@ -127,6 +127,15 @@ pub(crate) fn forget(db: &Connection) -> Result<()> {
     if exists(db)? { Ok(db.execute("DELETE FROM main.cloudsync_repairs")?) } else { Ok(()) }
 }
 
+/// Forgets what was repaired of a row that may no longer be known here.
+pub(crate) fn forget_row(db: &Connection, (table, key): &RowKey) -> Result<()> {
+    if !exists(db)? {
+        return Ok(());
+    }
+    let sql = "DELETE FROM main.cloudsync_repairs WHERE tbl = ?1 COLLATE NOCASE AND pk = ?2";
+    Ok(db.prepare(sql)?.run(&[Value::from(table.name.as_str()), Value::Blob(key)])?)
+}
+
 /// What was repaired, for people: how many rows ever, when last, and of what the listed ones.
 fn describe(db: &Connection, now_ms: u64) -> Result<Json> {
     let rows = storage::get_u64(db, REPAIRED_ROWS)?;
@@ -277,14 +286,17 @@ impl Replica {
         absorbed: &mut Absorbed,
     ) -> Result<u64> {
         let Plan { rows, notes, filled, lost, fetches } = plan;
+        let mut unlisted = 0;
         let (mut list, mut refusals, mut surplus) = (Vec::new(), Vec::new(), Vec::new());
         for (refusal, damage) in rows.into_values() {
             match damage {
                 Damage::Surplus => {
-                    if self.may_keep(refusal.row())? {
-                        self.reject(refusal.row(), "repaired: the server does not have this row any more")?;
-                    }
                     surplus.push(refusal.row().clone());
+                    if !self.may_keep(refusal.row())? {
+                        unlisted += 1;
+                        continue;
+                    }
+                    self.reject(refusal.row(), "repaired: the server does not have this row any more")?;
                 }
                 Damage::Large => self.reject(refusal.row(), "repaired: the server has another row")?,
                 _ => {}
@@ -326,8 +338,8 @@ impl Replica {
             storage::set(&self.db, "refetch", Value::Integer(1))?;
             absorbed.more = true;
         }
-        self.list_repairs(&list)?;
-        Ok(list.len() as u64)
+        self.list_repairs(&list, unlisted)?;
+        Ok(list.len() as u64 + unlisted)
     }
 
     /// What was repaired here, as a JSON object: rows ever, when last, and what it was; null if nothing.
@@ -349,8 +361,9 @@ impl Replica {
         Ok(clock.is_some_and(|clock| wrote_all(&clock, own)))
     }
 
-    fn list_repairs(&self, list: &[(RowKey, Damage)]) -> Result<()> {
-        if list.is_empty() {
+    /// Lists what was repaired, beside rows of which not even the key may stay.
+    fn list_repairs(&self, list: &[(RowKey, Damage)], unlisted: u64) -> Result<()> {
+        if list.is_empty() && unlisted == 0 {
             return Ok(());
         }
         self.db.execute(CREATE)?;
@@ -369,7 +382,7 @@ impl Replica {
             now_ms.saturating_sub(LISTED_AGE_MS_MAX),
         )?;
         storage::set_u64(&self.db, REPAIRED_AT, now_ms)?;
-        storage::count_up(&self.db, REPAIRED_ROWS, list.len() as u64)
+        storage::count_up(&self.db, REPAIRED_ROWS, list.len() as u64 + unlisted)
     }
 }
 

@@ -87,6 +87,15 @@ fn a_value_that_was_changed_behind_the_triggers_is_put_right_and_kept_aside() {
 }
 
 #[test]
+fn what_was_repaired_is_forgotten_with_its_user() {
+    let mut b = is_repaired("UPDATE notes SET title = 'X' WHERE id = 'b'", "1 changed behind the triggers");
+    assert_eq!(b.get::<i64>("SELECT count(*) FROM cloudsync_repairs"), 1);
+    b.replica.logout(true).unwrap();
+    assert_eq!(b.get::<i64>("SELECT count(*) FROM cloudsync_repairs"), 0);
+    assert_eq!(repairs(&mut b), (0, String::new()));
+}
+
+#[test]
 fn kinds_and_bits_of_values_count() {
     for value in ["2.0", "'2'", "-0.0", "NULL", "x'32'"] {
         let table = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, rank)";

@@ -8,6 +8,11 @@ use cloudsync_protocol::message::{Answer, Request};
 use cloudsync_protocol::range::{Checked, Finding};
 use cloudsync_server::store::Store;
 
+/// The server forgets who holds what.
+// language=SQLite
+pub(crate) const LOSE_LEDGER: &str =
+    "DELETE FROM cloudsync_server_ledger; UPDATE cloudsync_server_downloads SET granted = x'', evicted = x''";
+
 /// Runs SQL on a device without its triggers noticing.
 pub(crate) fn behind_the_triggers(device: &Device, sql: &str) {
     let off = rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
@@ -107,6 +112,55 @@ fn a_copy_of_a_users_device_loses_what_it_may_not_have_and_keeps_nothing_of_it()
     }
 }
 
+/// The bytes of a file and of what SQLite keeps beside it.
+fn bytes_of(folder: &Folder, name: &str) -> Vec<u8> {
+    let beside = ["", "-wal", "-journal"].map(|end| std::fs::read(folder.file(&format!("{name}{end}"))));
+    beside.into_iter().flatten().flatten().collect()
+}
+
+#[test]
+fn after_the_scrub_nothing_is_left_of_what_a_check_or_a_piece_brought() {
+    let folder = Folder::new();
+    let (team, mut alice) = notes();
+    team.run("INSERT INTO notes VALUES('key-of-damaged', 'alice', 'secret-of-damaged'), ('key-of-ghost', 'alice', 'secret-of-ghost')");
+    team.sync(&mut alice);
+    let mut other = copy(&team, &alice, &folder, "copy.db", 7);
+    drop(alice);
+    team.assert_settled(&mut [&mut other]);
+    // A row that was repaired before it went, one that the ledger takes away, and one that a check finds.
+    behind_the_triggers(&other.device, "UPDATE notes SET body = 'X' WHERE id = 'key-of-damaged'");
+    team.sync(&mut other);
+    assert_eq!(other.repaired, 1);
+    team.run(LOSE_LEDGER);
+    team.run("UPDATE notes SET owner = 'bob' WHERE id = 'key-of-ghost'");
+    team.sync(&mut other);
+    assert_eq!((other.got, other.repaired), ([0; 3], 1));
+    team.run("UPDATE notes SET owner = 'bob' WHERE id = 'key-of-damaged'");
+    team.sync(&mut other);
+    assert_eq!(other.device.dump("notes").len(), 4);
+    // A row of which only pieces came.
+    team.run("INSERT INTO notes VALUES('key-of-pieces', 'alice', randomblob(3000000))");
+    let part = "SELECT substr(body, 1000, 32) FROM notes WHERE id = 'key-of-pieces'";
+    let part: Vec<u8> = team.server.shell().query_row(part, [], |row| row.get(0)).unwrap();
+    team.sync_with(&mut other, &mut |turn| if turn == 2 { Fate::Ends } else { Fate::Arrives });
+    assert!(other.pieces >= 2);
+    let before = bytes_of(&folder, "copy.db");
+    let has = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|bytes| bytes == part);
+    assert!(has(&before, &part));
+    team.run("UPDATE notes SET owner = 'bob' WHERE id = 'key-of-pieces'");
+    for _ in 0..2 {
+        team.sync(&mut other);
+    }
+    assert!(other.device.replica.scrub().unwrap());
+    let after = bytes_of(&folder, "copy.db");
+    assert!(!has(&after, &part));
+    for id in ["damaged", "ghost", "pieces"] {
+        assert!(!has(&after, format!("secret-of-{id}").as_bytes()), "{id}");
+        assert!(!has(&after, format!("key-of-{id}").as_bytes()), "{id}");
+    }
+    other.device.check();
+}
+
 #[test]
 fn a_restored_device_of_a_user_loses_what_went_meanwhile() {
     let folder = Folder::new();
@@ -185,7 +239,7 @@ fn findings_are_the_same_whatever_there_is_that_cannot_be_seen() {
 #[test]
 fn rows_that_come_with_findings_are_in_the_ledger() {
     let (team, mut alice) = notes();
-    team.run("DELETE FROM cloudsync_server_ledger; UPDATE cloudsync_server_downloads SET granted = x'', evicted = x''");
+    team.run(LOSE_LEDGER);
     behind_the_triggers(&alice.device, "DELETE FROM notes WHERE id = 'n04'");
     team.sync(&mut alice);
     assert_eq!(alice.repaired, 1);
@@ -198,7 +252,7 @@ fn rows_that_come_with_findings_are_in_the_ledger() {
 #[test]
 fn what_a_lost_ledger_does_not_take_away_is_found() {
     let (team, mut alice) = notes();
-    team.run("DELETE FROM cloudsync_server_ledger; UPDATE cloudsync_server_downloads SET granted = x'', evicted = x''");
+    team.run(LOSE_LEDGER);
     team.run("UPDATE notes SET owner = 'bob' WHERE id = 'n07'");
     team.sync(&mut alice);
     assert_eq!((alice.got, alice.repaired, alice.device.dump("notes").len()), ([0; 3], 1, 3));

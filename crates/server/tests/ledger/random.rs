@@ -1,7 +1,7 @@
 //! Somebody who knows everything beside a random run of writes, memberships, policies and faults.
 
 use crate::bench::Folder;
-use crate::checks::{behind_the_triggers, copy};
+use crate::checks::{LOSE_LEDGER, behind_the_triggers, copy};
 use crate::team::{Fate, Member, Team};
 
 // language=SQLite
@@ -98,7 +98,6 @@ impl Harm {
         let table = chance.of(&["notes", "tasks"]);
         let row = format!("{}{id}", &table[..1]);
         let device = &members[at].device;
-        let on_server = "DELETE FROM cloudsync_server_ledger; UPDATE cloudsync_server_downloads SET granted = x'', evicted = x''";
         match chance.below(10) {
             0 => behind_the_triggers(
                 device,
@@ -111,7 +110,7 @@ impl Harm {
             ),
             3 => behind_the_triggers(device, &format!("DELETE FROM cloudsync_clocks WHERE pk LIKE '%{row}'")),
             4 => behind_the_triggers(device, &format!("DELETE FROM {table}; DELETE FROM cloudsync_clocks")),
-            5 => team.run(on_server),
+            5 => team.run(LOSE_LEDGER),
             6 if members.len() < 7 => {
                 let copy = self.copy(team, &members[at], seed);
                 members.push(copy);
@@ -122,7 +121,10 @@ impl Harm {
                     members[at] = member;
                 }
             }
-            _ => {}
+            _ => {
+                let large = format!("UPDATE {table} SET body = hex(randomblob(600000)) WHERE id = '{row}'");
+                if chance.below(2) == 0 { team.run(&large) } else { members[at].run(&large) }
+            }
         }
     }
 
