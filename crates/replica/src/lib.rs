@@ -101,7 +101,7 @@ pub use judge::Judgement;
 pub use judged::{Chunks as RoundChunks, Deed, NOT_ALLOWED, RowJudge, Sight};
 pub use position::{Inside, Position};
 pub use progress::Progress;
-pub use range_answer::{CheckAnswer, Viewer};
+pub use range_answer::{CheckAnswer, Sight as TableSight, Viewer};
 pub use replica::Replica;
 pub use status::{SETTINGS, Setting, TEXT_SETTINGS, TextSetting};
 pub use storage::quote_identifier;

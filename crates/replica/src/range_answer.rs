@@ -38,11 +38,11 @@ pub struct CheckAnswer {
 
 /// Somebody who may not see all, for whom a check is answered: of the rows that they see and of no others.
 pub trait Viewer {
-    /// Hands over the packed keys of the rows of a table that they see, in any order. False where that cannot be told.
+    /// Hands over the packed keys of the rows of a table that they see, in any order.
     ///
     /// # Errors
     /// When the file cannot be read.
-    fn each_seen(&mut self, rows: &TableRows, each: &mut dyn FnMut(Vec<u8>)) -> Result<bool>;
+    fn each_seen(&mut self, rows: &TableRows, each: &mut dyn FnMut(Vec<u8>)) -> Result<Sight>;
 
     /// Whether they may hold the row of that number.
     ///
@@ -51,12 +51,23 @@ pub trait Viewer {
     fn may_hold(&mut self, ordinal: u64) -> Result<bool>;
 }
 
+/// Whether it can be told what somebody sees of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// All of it was told.
+    Told,
+    /// Not with this check, which has taken too much work already.
+    Later,
+    /// It takes too much work.
+    Unknown,
+}
+
 /// For whom a check is answered.
 enum Asker<'v> {
     /// They see everything; and may write, or not.
     Trusted { may_write: bool },
     /// They see a part of it, by the numbers of the tables.
-    Viewer { viewer: &'v mut dyn Viewer, seen: HashMap<i64, Option<Seen>> },
+    Viewer { viewer: &'v mut dyn Viewer, seen: HashMap<i64, std::result::Result<Seen, Sight>> },
 }
 
 /// What is left of the work that one check may cost.
@@ -183,8 +194,9 @@ impl Replica {
         let seen = match asker {
             Asker::Trusted { .. } => None,
             Asker::Viewer { seen, .. } => match seen.get(&table.id) {
-                Some(Some(seen)) => Some(seen),
-                _ => return unknown,
+                Some(Ok(seen)) => Some(seen),
+                Some(Err(Sight::Later)) => return Ok(Found::Is(Finding::Later)),
+                Some(Err(Sight::Told | Sight::Unknown)) | None => return unknown,
             },
         };
         let mut reader = RowReader::open(&self.db, &table)?;
@@ -300,13 +312,13 @@ struct Span {
 }
 
 impl Seen {
-    /// `None` where it cannot be told what they see.
+    /// What they see, where that can be told.
     fn of(
         db: Connection,
         table: &Rc<Table>,
         check: &Check<'_>,
         viewer: &mut dyn Viewer,
-    ) -> Result<Option<Self>> {
+    ) -> Result<std::result::Result<Self, Sight>> {
         let is_here = |range: &&Range<'_>| range.table.eq_ignore_ascii_case(&table.name);
         let mut ranges: Vec<_> = check.ranges.iter().filter(is_here).collect();
         ranges.sort_unstable_by_key(|range| range.after);
@@ -332,7 +344,7 @@ impl Seen {
             }
         }
         let (mut bytes, mut is_too_much) = (0, false);
-        let is_told = viewer.each_seen(&TableRows::new(db, Rc::clone(table)), &mut |key| {
+        let sight = viewer.each_seen(&TableRows::new(db, Rc::clone(table)), &mut |key| {
             let at = spans.partition_point(|(span, ..)| span.after < key);
             let Some((span, most, keys)) = at.checked_sub(1).and_then(|at| spans.get_mut(at)) else { return };
             if !span.until.is_empty() && span.until < key || span.end.as_ref().is_some_and(|end| *end <= key)
@@ -352,11 +364,11 @@ impl Seen {
                 span.end = Some(last);
             }
         })?;
-        if !is_told || is_too_much {
-            return Ok(None);
+        if sight != Sight::Told || is_too_much {
+            return Ok(Err(if is_too_much { Sight::Unknown } else { sight }));
         }
         let spans = spans.into_iter().map(|(span, _, keys)| Span { keys: keys.into_sorted_vec(), ..span });
-        Ok(Some(Self { spans: spans.collect() }))
+        Ok(Ok(Self { spans: spans.collect() }))
     }
 
     /// The span in which a range lies.

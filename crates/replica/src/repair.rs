@@ -262,6 +262,7 @@ impl Replica {
                     until
                 }
                 (Finding::Large { key, digest }, Some(table)) => {
+                    finder.before(self, &mut plan, &table, &range.after, key)?;
                     finder.large(self, &mut plan, &table, key, *digest)?;
                     key
                 }
@@ -511,6 +512,27 @@ impl Finder<'_> {
         let clock = target.clock(group, at, replica)?;
         let row = Row::new(replica.db, group, &target, key, at);
         Ok(Some(reader.incoming(&row, &clock, replica.sites.ids())))
+    }
+
+    /// Compares what is here before a row that the server has there as the first one.
+    fn before(
+        &mut self,
+        replica: &Replica,
+        plan: &mut Plan,
+        table: &Rc<Table>,
+        after: &[u8],
+        key: &[u8],
+    ) -> Result<()> {
+        if !table.is_key(key) {
+            return Ok(());
+        }
+        let pk = clocks::pk(table.id, key);
+        let is_added = self.skipped.insert(pk.clone());
+        self.differing(replica, plan, table, after, key)?;
+        if is_added {
+            self.skipped.remove(&pk);
+        }
+        Ok(())
     }
 
     /// Looks whether a row that is too large to come is here what it is there.

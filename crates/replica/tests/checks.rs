@@ -87,6 +87,25 @@ fn a_value_that_was_changed_behind_the_triggers_is_put_right_and_kept_aside() {
 }
 
 #[test]
+fn what_stands_before_a_large_row_is_found() {
+    let (mut hub, mut a, mut b) = (Hub::new(NOTES), Device::new(1, NOTES), Device::new(2, NOTES));
+    a.run("INSERT INTO notes VALUES('lost', 'one', 1), ('m-large', hex(randomblob(400000)), 2)");
+    for device in [&mut a, &mut b] {
+        hub.sync(device);
+    }
+    behind_the_triggers(
+        &hub.server,
+        "DELETE FROM notes WHERE id = 'lost'; DELETE FROM cloudsync_clocks WHERE pk LIKE '%lost'",
+    );
+    behind_the_triggers(&b, "INSERT INTO notes VALUES('behind', 'two', 3)");
+    assert_eq!(check(&mut hub, &mut b).rows_repaired, 2);
+    hub.sync(&mut b);
+    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+    assert_same(&mut hub.server, &mut b, "notes");
+    assert_eq!(b.column::<String>("SELECT id FROM notes ORDER BY id"), ["behind", "m-large"]);
+}
+
+#[test]
 fn what_was_repaired_is_forgotten_with_its_user() {
     let mut b = is_repaired("UPDATE notes SET title = 'X' WHERE id = 'b'", "1 changed behind the triggers");
     assert_eq!(b.get::<i64>("SELECT count(*) FROM cloudsync_repairs"), 1);

@@ -12,7 +12,7 @@ use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::CHECK_STEPS_MAX;
 use cloudsync_protocol::range::Check;
-use cloudsync_replica::{CheckAnswer, Error, Replica, Rows, TableRows, Viewer};
+use cloudsync_replica::{CheckAnswer, Error, Replica, Rows, TableRows, TableSight, Viewer};
 use std::collections::HashSet;
 
 /// Compares ranges for a device of a user. What the answer brings is entered in `posting`. The caller holds a transaction in
@@ -53,9 +53,12 @@ struct Device<'p> {
 }
 
 impl Viewer for Device<'_> {
-    fn each_seen(&mut self, rows: &TableRows, each: &mut dyn FnMut(Vec<u8>)) -> Result<bool, Error> {
-        let Some(policy) = self.policies.select_of(rows.name()) else { return Ok(true) };
+    fn each_seen(&mut self, rows: &TableRows, each: &mut dyn FnMut(Vec<u8>)) -> Result<TableSight, Error> {
+        let Some(policy) = self.policies.select_of(rows.name()) else { return Ok(TableSight::Told) };
         let Self { work, looks, .. } = self;
+        if *looks <= 0 {
+            return Ok(TableSight::Later);
+        }
         let mut all = || -> Result<(), Error> {
             // Where it may fail each row is asked about by itself: of one that it fails for nothing is shown.
             let mut test = policy.may_fail().then(|| rows.test(policy.condition())).transpose()?;
@@ -76,9 +79,9 @@ impl Viewer for Device<'_> {
             Ok(())
         };
         match all() {
-            Ok(()) => Ok(true),
-            Err(Error::Sqlite(error)) if error.is_interrupt() => Ok(false),
-            Err(error) if is_wrong(&error) => Ok(false),
+            Ok(()) => Ok(TableSight::Told),
+            Err(Error::Sqlite(error)) if error.is_interrupt() => Ok(TableSight::Unknown),
+            Err(error) if is_wrong(&error) => Ok(TableSight::Unknown),
             Err(error) => Err(error),
         }
     }

@@ -192,6 +192,22 @@ fn several_large_rows_lost_answers_and_resets_leave_no_hole() {
     }
 }
 
+/// After some chunks a question is given up for a walk through the table: what came of the row stays of use.
+#[test]
+fn a_row_of_many_pieces_that_a_membership_shows_is_not_begun_anew() {
+    let team = projects(true);
+    put(&team, "a-row-of-q", "q", 10);
+    put(&team, "large-row", "p", 11 * MIB);
+    put(&team, "small-row", "p", 10);
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    join(&team, "p");
+    team.sync(&mut alice);
+    assert!(alice.pieces <= 12 && alice.turns <= 13, "{} pieces in {} turns", alice.pieces, alice.turns);
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM tasks"), ["'large-row'", "'small-row'"]);
+}
+
 /// Larger than any payload may be.
 #[test]
 fn a_row_larger_than_a_payload_goes_from_user_to_user() {
