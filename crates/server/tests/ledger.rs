@@ -352,6 +352,40 @@ fn lost_answers_and_restarts_leave_no_hole() {
     }
 }
 
+/// The server must not take the policies of an answer that was lost for those under which the device has its rows.
+#[test]
+fn an_answer_under_new_policies_that_was_lost_is_made_up_for() {
+    for (back, change) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut team = journals();
+        team.run("INSERT INTO notes VALUES('a', 'alice', 'x'), ('b', 'bob', 'x'), ('c', 'carol', 'x')");
+        let mut alice = team.member(1, "alice");
+        team.assert_settled(&mut [&mut alice]);
+        team.sees("notes", "owner = 'bob'");
+        team.sync_with(&mut alice, &mut |_| Fate::Ends);
+        assert_eq!(alice.got, [1, 0, 1]);
+        if back {
+            team.sees("notes", "owner = auth_userid()");
+        }
+        if change {
+            team.run("UPDATE notes SET body = 'y'");
+        }
+        // Without its check, which would find what is wrong.
+        team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+        assert_eq!(
+            alice.rows("SELECT id FROM notes"),
+            [if back { "'a'" } else { "'b'" }],
+            "{back}, {change}"
+        );
+        for owner in ["bob", "alice"] {
+            team.sees("notes", &format!("owner = '{owner}'"));
+            team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+            team.assert_settled(&mut [&mut alice]);
+            assert_eq!(alice.repaired, 0);
+        }
+        assert_eq!(alice.rows("SELECT value FROM cloudsync_settings WHERE key = 'repaired_rows'"), [""; 0]);
+    }
+}
+
 #[test]
 fn large_grants_come_in_chunks_and_may_be_begun_again() {
     let team = projects();

@@ -52,7 +52,7 @@ pub(crate) fn pull(
         Some(place) => place,
         None => Place {
             // A scan looks at everything anyway.
-            stamp: if request.cursor == 0 { stamp } else { known.stamp },
+            stamp: if request.cursor == 0 { stamp } else { known.stamp_of(standing) },
             seen: if request.cursor == 0 { head } else { request.cursor },
             tries: 0,
             walk: None,
@@ -305,10 +305,13 @@ impl<'a> Reader<'a> {
             && self.evicted_here.is_empty()
             && self.granted.is_empty()
             && self.evicted.is_empty();
-        let is_end_of_other = position.is_none() && known.stamp != stamp;
+        let before = known.stamp_of(standing);
+        let is_end_of_other = position.is_none() && before != stamp;
         // The next chunk could not tell any more that the record was taken in.
         let is_beginning = position.is_some() && standing == Standing::Taken;
-        let posting = if is_nothing_new && !self.doubts && !is_end_of_other && !is_beginning {
+        // What it did not take in must not count as taken in with the next cursor.
+        let is_void = matches!(standing, Standing::Again | Standing::Unrecorded) && known.has_rows();
+        let posting = if is_nothing_new && !self.doubts && !is_end_of_other && !is_beginning && !is_void {
             None
         } else {
             Some(Posting {
@@ -330,8 +333,9 @@ impl<'a> Reader<'a> {
                     stamp: match position {
                         None => stamp,
                         Some(_) if self.doubts => !stamp,
-                        Some(_) => known.stamp,
+                        Some(_) => before,
                     },
+                    base_stamp: if self.doubts { !stamp } else { before },
                 }),
             })
         };

@@ -1,5 +1,6 @@
 //! The record of a site's download: what was sent since the ledger was last sure, and the place that it was given.
 
+use super::audience::Standing;
 use super::holdings::{Pieces, decode_rows, encode_rows};
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_core::id::SiteId;
@@ -21,6 +22,9 @@ pub(super) struct Record {
     pub(super) evicted: RoaringTreemap,
     /// Under which policies and claims that was so.
     pub(super) stamp: i64,
+    /// The same of what the site had at `base`. It differs where the download took new ones into account: if its end does not
+    /// arrive, all rows must be looked at once more.
+    pub(super) base_stamp: i64,
 }
 
 impl Record {
@@ -29,13 +33,15 @@ impl Record {
         let sql = "SELECT base, cursor, position, granted, evicted, stamp FROM main.cloudsync_server_downloads WHERE site = ?1";
         db.query_row(sql, &[Value::Integer(i64::from(site.0))], |row| {
             let blob = |at| row.column(at).as_blob().unwrap_or_default();
+            let (stamp, base_stamp) = decode_stamps(row.column(5));
             Ok(Self {
                 base: row.column_i64(0) as u64,
                 cursor: row.column_i64(1) as u64,
                 position: blob(2).to_vec(),
                 granted: decode_rows(blob(3))?,
                 evicted: decode_rows(blob(4))?,
-                stamp: row.column_i64(5),
+                stamp,
+                base_stamp,
             })
         })
     }
@@ -52,6 +58,9 @@ impl Record {
                    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT(site) DO UPDATE SET \
                    base = ?2, cursor = ?3, position = ?4, granted = ?5, evicted = ?6, stamp = ?7";
         let (granted, evicted) = (encode_rows(&self.granted)?, encode_rows(&self.evicted)?);
+        let both = encode_stamps(self.stamp, self.base_stamp);
+        let stamps =
+            if self.stamp == self.base_stamp { Value::Integer(self.stamp) } else { Value::Blob(&both) };
         Ok(db.prepare(sql)?.run(&[
             Value::Integer(i64::from(site.0)),
             Value::Integer(self.base as i64),
@@ -59,8 +68,38 @@ impl Record {
             Value::Blob(&self.position),
             Value::Blob(&granted),
             Value::Blob(&evicted),
-            Value::Integer(self.stamp),
+            stamps,
         ])?)
+    }
+
+    /// Under which policies and claims the site has what it has.
+    pub(super) const fn stamp_of(&self, standing: Standing) -> i64 {
+        match standing {
+            Standing::Taken => self.stamp,
+            Standing::New | Standing::Again | Standing::Amid | Standing::Unrecorded | Standing::Back => {
+                self.base_stamp
+            }
+        }
+    }
+
+    /// Whether it tells of rows.
+    pub(super) fn has_rows(&self) -> bool {
+        !self.granted.is_empty() || !self.evicted.is_empty()
+    }
+}
+
+fn encode_stamps(stamp: i64, base_stamp: i64) -> [u8; 16] {
+    (u128::from(stamp as u64) << 64 | u128::from(base_stamp as u64)).to_le_bytes()
+}
+
+/// One number where both are the same.
+fn decode_stamps(value: Value<'_>) -> (i64, i64) {
+    match value.as_blob().and_then(|bytes| bytes.try_into().ok()).map(u128::from_le_bytes) {
+        Some(both) => ((both >> 64) as i64, both as i64),
+        None => {
+            let stamp = if let Value::Integer(stamp) = value { stamp } else { 0 };
+            (stamp, stamp)
+        }
     }
 }
 
