@@ -189,6 +189,13 @@ pub(crate) fn bump(db: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// Makes tables of ours. That is no change of the app's schema that must be followed.
+pub(crate) fn create_own(db: &Connection, sql: &str) -> Result<()> {
+    let followed = storage::get_i64(db, "schema_version")? == Some(schema_version(db)?);
+    db.execute(sql)?;
+    if followed { storage::set(db, "schema_version", Value::Integer(schema_version(db)?)) } else { Ok(()) }
+}
+
 /// SQLite's own count of schema changes.
 pub(crate) fn schema_version(db: &Connection) -> Result<i64> {
     Ok(db.query_i64("PRAGMA main.schema_version", &[])?.unwrap_or(0))

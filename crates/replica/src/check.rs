@@ -5,9 +5,9 @@
 //! begins anywhere. And a replica that cannot be sure of what it holds *reconciles*: it checks everything, and goes on
 //! where it stopped, because that place is in the file.
 //!
-//! What the server cannot have as it is here is left out: rows with unsent changes, those that wait in the quarantine,
-//! those too large to be sent, rows outside of their table's filter, tables in doubt, and tables that were written
-//! while they were disabled. A range ends before such a row, and the next one begins behind it.
+//! What the server cannot have as it is here is left out: rows with unsent changes, those that wait in the quarantine, rows
+//! outside of their table's filter, tables in doubt, and tables that were written while they were disabled. A range ends
+//! before such a row, and the next one begins behind it.
 //!
 //! Of somebody who may not see everything the living rows alone are compared: of deletions they hear only where they held
 //! the row, and nobody knows what became of the others.
@@ -264,8 +264,6 @@ impl Replica {
             })
         };
         add("SELECT tbl, pk FROM main.cloudsync_quarantine")?;
-        // What is too large to be sent has no bytes there.
-        add("SELECT tbl, pk FROM main.cloudsync_rejected WHERE length(change) = 0")?;
         self.db.prepare("SELECT pk FROM main.cloudsync_private")?.for_each(&[], |row| -> Result<()> {
             keys.extend(row.column(0).as_blob().map(<[u8]>::to_vec));
             Ok(())

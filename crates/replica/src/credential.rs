@@ -3,6 +3,7 @@
 //! It has a table of its own that exists while there is one. Dropped with `secure_delete` it leaves nothing on its
 //! page, where a row among the settings could leave copies in the gaps of pages that were split.
 
+use crate::catalog;
 use crate::error::Result;
 use crate::logout::SecureDelete;
 use crate::replica::Replica;
@@ -37,7 +38,7 @@ impl Replica {
         }
         self.forget_credential()?;
         self.transact(|replica| {
-            replica.db.execute(CREATE)?;
+            catalog::create_own(&replica.db, CREATE)?;
             // language=SQLite
             let sql = "INSERT INTO main.cloudsync_credential(server, secret) VALUES(?1, ?2)";
             Ok(replica.db.prepare(sql)?.run(&[Value::from(server), Value::from(secret)])?)

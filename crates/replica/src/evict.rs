@@ -132,6 +132,7 @@ impl Applier {
             self.db.prepare(&sql)?.run(&[Value::from(table.name.as_str()), Value::Blob(key)])?;
         }
         repair::forget_row(&self.db, row)?;
+        replica.forget_damaged(row)?;
         self.applied.rows += u64::from(was_here);
         if let Some(written) = &mut self.written {
             written.insert(pk.to_vec());

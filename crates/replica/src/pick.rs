@@ -42,10 +42,21 @@ impl Replica {
         row_bytes_max: usize,
         bytes_target: usize,
     ) -> Result<Picking> {
+        self.pick_of(keys, row_bytes_max, bytes_target, Filter::Everything)
+    }
+
+    /// The same, but of each row only what the filter lets through.
+    pub(crate) fn pick_of(
+        &mut self,
+        keys: &[RowKey],
+        row_bytes_max: usize,
+        bytes_target: usize,
+        filter: Filter,
+    ) -> Result<Picking> {
         let extraction = Extraction {
             from: Position::List { after: 0, skip: 0, compactions: 0 },
             last: 0,
-            filter: Filter::Everything,
+            filter,
             bytes_target,
         };
         let db = self.db;

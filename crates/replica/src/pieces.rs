@@ -8,6 +8,7 @@
 //! Nothing is taken from a set before all of it is there and has the name that was made from its bytes. So values of two
 //! versions are never mixed, whatever arrived, and how often.
 
+use crate::catalog;
 use crate::error::{Error, Result};
 use crate::replica::Replica;
 use cloudsync_protocol::limits::{HELD_BYTES_MAX, PIECES_MS_MAX};
@@ -26,7 +27,7 @@ CREATE TABLE IF NOT EXISTS main.cloudsync_held(
 
 /// Makes room for pieces.
 pub(crate) fn prepare(db: &Connection) -> Result<()> {
-    Ok(db.execute(CREATE)?)
+    catalog::create_own(db, CREATE)
 }
 
 fn exists(db: &Connection) -> Result<bool> {

@@ -11,6 +11,7 @@
 
 use crate::audience::wrote_all;
 use crate::capture;
+use crate::catalog;
 use crate::changes::Mask;
 use crate::check::{Asked, AskedRange};
 use crate::clocks::{self, ClockStore, pk_range, split_pk};
@@ -299,7 +300,7 @@ impl Replica {
                     }
                     self.reject(refusal.row(), "repaired: the server does not have this row any more")?;
                 }
-                Damage::Large => self.reject(refusal.row(), "repaired: the server has another row")?,
+                Damage::Large => self.keep_damaged(refusal.row())?,
                 _ => {}
             }
             if damage != Damage::Forgotten {
@@ -367,7 +368,7 @@ impl Replica {
         if list.is_empty() && unlisted == 0 {
             return Ok(());
         }
-        self.db.execute(CREATE)?;
+        catalog::create_own(&self.db, CREATE)?;
         let now_ms = self.server_now_ms()?;
         // language=SQLite
         let sql = "INSERT INTO main.cloudsync_repairs(tbl, pk, what, at) VALUES(?1, ?2, ?3, ?4)";

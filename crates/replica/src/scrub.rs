@@ -6,6 +6,7 @@
 //! idle, by a connection that has nothing else to do, in a file up to a size that the app may set. What is promised is
 //! therefore eventual; the status says whether a scrub is due.
 
+use crate::catalog::schema_version;
 use crate::changes::read_row;
 use crate::clocks;
 use crate::compaction::COMPACTIONS;
@@ -95,6 +96,12 @@ impl Replica {
             // Rows may have been evicted meanwhile, by another process.
             if storage::get_u64(&replica.db, EVICTIONS)? == evictions {
                 storage::unset(&replica.db, EVICTIONS)?;
+            }
+            // VACUUM counts as one change of the schema, and no other one may go unseen.
+            let seen = storage::get_i64(&replica.db, "schema_version")?;
+            let now = schema_version(&replica.db)?;
+            if seen == Some(now - 1) {
+                storage::set(&replica.db, "schema_version", Value::Integer(now))?;
             }
             Ok(true)
         })

@@ -55,7 +55,9 @@ fn repairs(device: &mut Device) -> (u64, String) {
 fn is_repaired(damage: &str, what: &str) -> Device {
     let (mut hub, mut a, mut b) = three();
     behind_the_triggers(&b, damage);
-    assert!(check(&mut hub, &mut b).rows_repaired > 0);
+    let found = check(&mut hub, &mut b);
+    assert!(found.rows_repaired > 0);
+    assert_eq!(b.replica.has_unsent().unwrap(), found.more, "a list of repairs is nothing to send");
     hub.sync(&mut b);
     assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
     hub.sync(&mut a);

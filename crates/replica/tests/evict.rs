@@ -248,7 +248,9 @@ fn nothing_is_left_in_the_file_after_the_scrub() {
         evict(&mut a, &rows);
         assert!(a.replica.is_scrub_due().unwrap());
         assert_eq!(a.replica.status().unwrap()["scrub_due"], true);
+        assert!(!a.replica.has_unsent().unwrap());
         assert!(a.replica.scrub().unwrap(), "{mode}");
+        assert!(!a.replica.has_unsent().unwrap(), "a scrub is nothing to send");
         assert!(!a.replica.is_scrub_due().unwrap());
         let bytes = bytes_of(&folder, "a.db");
         let found = String::from_utf8_lossy(&bytes);

@@ -3,9 +3,12 @@
 use crate::bench::{Device, Folder};
 use crate::server::BOTH;
 use crate::team::{Fate, Member, Team};
-use crate::{journals, projects};
+use crate::{NOTES, journals, projects};
 use cloudsync_protocol::message::{Answer, Request};
+use cloudsync_protocol::payload::Opened;
 use cloudsync_protocol::range::{Checked, Finding};
+use cloudsync_replica::Zstd;
+use cloudsync_server::policy::Verb;
 use cloudsync_server::store::Store;
 
 /// The server forgets who holds what.
@@ -28,6 +31,14 @@ pub(crate) fn copy(team: &Team, member: &Member, folder: &Folder, name: &str, se
     let mut copy = team.member_on(Device::open(&path, seed), &member.user);
     copy.is_copy_of(member);
     copy
+}
+
+/// A device whose file can be looked at.
+fn on_disk(path: &std::path::Path, schema: &str) -> Device {
+    let mut device = Device::open(path, 1);
+    device.run(schema);
+    device.init_all();
+    device
 }
 
 /// Notes of alice between those of bob, some of which are gone.
@@ -159,6 +170,78 @@ fn after_the_scrub_nothing_is_left_of_what_a_check_or_a_piece_brought() {
         assert!(!has(&after, format!("key-of-{id}").as_bytes()), "{id}");
     }
     other.device.check();
+}
+
+#[test]
+fn of_a_row_that_was_taken_away_only_what_its_user_wrote_is_kept() {
+    let folder = Folder::new();
+    let mut team =
+        Team::new("CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, owner TEXT, body TEXT, tag TEXT)");
+    team.shows("notes", Some("owner = auth_userid()"));
+    team.set("notes", Verb::Update, Some("NEW.tag <> 'forbidden'"));
+    for id in ["unsent", "refused", "deleted"] {
+        team.run(&format!("INSERT INTO notes VALUES('{id}', 'alice', 'words-of-others-{id}', 'tag')"));
+    }
+    let path = folder.file("device.db");
+    let schema = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, owner TEXT, body TEXT, tag TEXT)";
+    let mut alice = team.member_on(on_disk(&path, schema), "alice");
+    team.sync(&mut alice);
+    alice.run(
+        "UPDATE notes SET tag = 'forbidden' WHERE id = 'refused'; DELETE FROM notes WHERE id = 'deleted'",
+    );
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("notes").len(), 3);
+    alice.run("UPDATE notes SET tag = 'my own' WHERE id = 'unsent'");
+    team.run("UPDATE notes SET owner = 'bob'");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.device.dump("notes"), [""; 0]);
+    let kept =
+        alice.device.column::<String>("SELECT ifnull(\"row\", '-') FROM cloudsync_rejected ORDER BY id");
+    let expected =
+        ["{\"id\":\"refused\",\"tag\":\"forbidden\"}", "-", "{\"id\":\"unsent\",\"tag\":\"my own\"}"];
+    let sorted = |mut list: Vec<String>| {
+        list.sort();
+        list
+    };
+    assert_eq!(sorted(kept), sorted(expected.map(String::from).to_vec()));
+    for change in alice.device.column::<Vec<u8>>("SELECT change FROM cloudsync_rejected") {
+        let opened = Opened::open(&change, &Zstd).unwrap();
+        let columns =
+            opened.payload().unwrap().groups().iter().flat_map(|group| group.columns().to_vec()).count();
+        assert!(columns <= 1, "{columns} columns");
+    }
+    assert!(alice.device.replica.scrub().unwrap());
+    let left = bytes_of(&folder, "device.db");
+    assert!(!left.windows(15).any(|bytes| bytes == b"words-of-others"));
+}
+
+#[test]
+fn a_large_row_that_was_lost_and_fetched_is_compared_as_any_other() {
+    let folder = Folder::new();
+    let team = journals();
+    team.run(
+        "INSERT INTO notes VALUES('key-of-large', 'alice', hex(randomblob(400000))), ('small', 'alice', 'x')",
+    );
+    let mut alice = team.member_on(on_disk(&folder.file("device.db"), NOTES), "alice");
+    team.assert_settled(&mut [&mut alice]);
+    for damage in
+        ["DELETE FROM notes WHERE id = 'key-of-large'", "UPDATE notes SET owner = 'X' WHERE body <> 'x'"]
+    {
+        behind_the_triggers(&alice.device, damage);
+        (0..2).for_each(|_| team.sync(&mut alice));
+        team.assert_settled(&mut [&mut alice]);
+    }
+    // What was damaged is kept, but for the row that was gone.
+    assert_eq!(alice.rows("SELECT json_extract(\"row\", '$.owner') FROM cloudsync_rejected"), ["'X'"]);
+    team.run(LOSE_LEDGER);
+    team.run("UPDATE notes SET owner = 'bob' WHERE id = 'key-of-large'");
+    team.sync(&mut alice);
+    assert_eq!(alice.repaired, 1);
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM notes"), ["'small'"]);
+    assert!(alice.device.replica.scrub().unwrap());
+    let left = bytes_of(&folder, "device.db");
+    assert!(!left.windows(12).any(|bytes| bytes == b"key-of-large"));
 }
 
 #[test]
