@@ -93,7 +93,8 @@ pub(super) struct Busy(Activity);
 pub(super) struct InHand(Activity);
 
 impl Activity {
-    fn new(peer: IpAddr) -> Self {
+    /// Nothing is done yet for a caller at this address.
+    pub(super) fn new(peer: IpAddr) -> Self {
         let zero = || AtomicUsize::new(0);
         Self(Arc::new(Counts { peer, busy: zero(), in_hand: zero(), heads: zero() }))
     }

@@ -20,17 +20,17 @@ mod tokens;
 
 use std::any::Any;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::HeaderValue;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::{Extension, Router};
 use cloudsync_protocol::message::PROTOCOL_VERSION;
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -191,6 +191,11 @@ pub async fn serve(
         _ = served => {}
         () = too_late => tracing::warn!(waited_ms = stop_max.as_millis() as u64, "requests still ran: their callers are cut off"),
     }
+}
+
+/// The doors without sockets, for callers in the same process; all of them come from one address.
+pub fn in_process(server: Server, peer: IpAddr) -> Router {
+    router(Arc::new(server)).layer(Extension(ConnectInfo(Activity::new(peer))))
 }
 
 fn router(server: Arc<Server>) -> Router {
