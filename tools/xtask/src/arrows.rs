@@ -23,7 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Tools may depend on anything, and nothing depends on them.
-const TOOLS: &[&str] = &["xtask", "cloudsync-bench", "cloudsync-sim"];
+const TOOLS: &[&str] = &["xtask", "cloudsync-bench", "cloudsync-sim", "cloudsync-fuzz"];
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     if let Some(argument) = args.first() {

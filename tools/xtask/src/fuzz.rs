@@ -1,28 +1,254 @@
-//! `cargo xtask fuzz`: the tests of `crates/extension/tests/mutations.rs`, for longer.
+//! `cargo xtask fuzz`: the targets of `tools/fuzz`, driven by libFuzzer, or by changes from a seed.
+//!
+//! libFuzzer wants everything compiled with counters at each branch and with AddressSanitizer. Flags and folders are those of
+//! `cargo fuzz`, which works too; this command needs the project's own compiler only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::process;
 use crate::project::Project;
 
-/// Targets among those tests; each has its share of the time.
-const TARGETS: f64 = 6.0;
+const MANIFEST: &str = "fuzz/Cargo.toml";
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const FLAGS: &[&str] = &[
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Cllvm-args=-sanitizer-coverage-stack-depth",
+    "-Cllvm-args=-simplifycfg-branch-fold-threshold=0",
+    "-Zsanitizer=address",
+    "-Ccodegen-units=1",
+    "--cfg",
+    "fuzzing",
+];
+/// Longest input, in bytes.
+const INPUT_BYTES_MAX: u64 = 16 << 10;
+/// Most files, and bytes of them, that `--keep` leaves of a target in the repository.
+const KEPT_FILES_MAX: usize = 300;
+const KEPT_BYTES_MAX: u64 = 128 << 10;
+
+/// What `cargo xtask fuzz` was asked for.
+struct Wanted {
+    minutes: f64,
+    seed: u32,
+    targets: Vec<String>,
+    /// Without libFuzzer.
+    seeded: bool,
+    keep: bool,
+}
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
-    let (mut minutes, mut seed) = (1.0, std::process::id().to_string());
+    let mut wanted = parse(args)?;
+    if wanted.targets.is_empty() {
+        wanted.targets = targets(project)?;
+    }
+    println!("seed {}", wanted.seed);
+    if wanted.seeded { seeded(project, &wanted) } else { guided(project, &wanted) }
+}
+
+fn parse(args: &[String]) -> Result<Wanted> {
+    let seed = std::process::id();
+    let mut wanted = Wanted { minutes: 1.0, seed, targets: Vec::new(), seeded: false, keep: false };
     let mut args = args.iter();
     while let Some(argument) = args.next() {
-        let value = args.next().with_context(|| format!("{argument} wants a number"))?;
+        let mut value = || args.next().with_context(|| format!("{argument} wants a value"));
         match argument.as_str() {
-            "--minutes" => minutes = value.parse::<f64>().with_context(|| format!("{value} is no number"))?,
-            "--seed" => seed.clone_from(value),
-            other => bail!("`{other}` is not --minutes or --seed"),
+            "--minutes" => wanted.minutes = value()?.parse().context("--minutes wants a number")?,
+            "--seed" => wanted.seed = value()?.parse().context("--seed wants a number")?,
+            "--target" => wanted.targets.push(value()?.clone()),
+            "--seeded" => wanted.seeded = true,
+            "--keep" => wanted.keep = true,
+            other => bail!("`{other}` is not --minutes, --seed, --target, --seeded or --keep"),
         }
     }
+    Ok(wanted)
+}
+
+/// The names of all targets: the programs of the manifest.
+fn targets(project: &Project) -> Result<Vec<String>> {
+    let mut list = project.cargo();
+    let printed =
+        process::capture(list.args(["run", "--quiet", "--package", "cloudsync-fuzz", "--", "list"]))?;
+    Ok(printed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+}
+
+/// Changes from a seed, by a program as everybody compiles it.
+fn seeded(project: &Project, wanted: &Wanted) -> Result<()> {
     let mut command = project.cargo();
-    command.args(["test", "--package", "cloudsync-extension", "--test", "mutations", "--", "--nocapture"]);
-    command.arg("--test-threads=1").env("CLOUDSYNC_FUZZ_SEED", &seed);
-    command.env("CLOUDSYNC_FUZZ_SECONDS", format!("{:.0}", (minutes * 60.0 / TARGETS).max(1.0)));
-    println!("seed {seed}");
+    command.args(["run", "--quiet", "--package", "cloudsync-fuzz", "--", "run"]);
+    let at_once = at_once().min(wanted.targets.len());
+    let seconds = seconds_each(wanted.minutes, wanted.targets.len(), at_once);
+    command.args(["--seconds", &seconds.to_string(), "--seed", &wanted.seed.to_string()]);
+    command.args(wanted.targets.iter().flat_map(|target| ["--target", target]));
     process::run(&mut command)
+}
+
+fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Whole seconds of each target, so that all of them take so many minutes.
+fn seconds_each(minutes: f64, targets: usize, at_once: usize) -> u64 {
+    let turns = targets.div_ceil(at_once.max(1)).max(1);
+    (minutes * 60.0 / turns as f64).round().max(1.0) as u64
+}
+
+/// libFuzzer, on as many targets at a time as there are cores.
+fn guided(project: &Project, wanted: &Wanted) -> Result<()> {
+    let programs = build(project, &wanted.targets)?;
+    let waiting = Mutex::new(programs.iter().zip(&wanted.targets).rev().collect::<Vec<_>>());
+    let (failed, at_once) = (Mutex::new(Vec::new()), at_once().min(wanted.targets.len()));
+    let seconds = seconds_each(wanted.minutes, wanted.targets.len(), at_once);
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let next = waiting.lock().ok().and_then(|mut waiting| waiting.pop());
+                    let Some((program, target)) = next else { return };
+                    let ended = Guided { project, program, target }.run(seconds, wanted);
+                    if let Err(error) = ended
+                        && let Ok(mut failed) = failed.lock()
+                    {
+                        failed.push(format!("{error:#}"));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_default();
+    failed.iter().for_each(|text| eprintln!("error: {text}"));
+    if failed.is_empty() { Ok(()) } else { bail!("{} targets failed", failed.len()) }
+}
+
+/// Compiles the targets; gives their programs.
+fn build(project: &Project, targets: &[String]) -> Result<Vec<PathBuf>> {
+    let folder = project.target().join("fuzz");
+    let mut build = project.cargo();
+    build.args(["build", "--release", "--locked", "--target", TARGET, "--manifest-path", MANIFEST]);
+    build.args(targets.iter().flat_map(|target| ["--bin", target]));
+    build.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", FLAGS.join(" ")).env("CARGO_TARGET_DIR", &folder);
+    process::run(&mut build)?;
+    Ok(targets.iter().map(|target| folder.join(TARGET).join("release").join(target)).collect())
+}
+
+/// One target that libFuzzer drives.
+struct Guided<'g> {
+    project: &'g Project,
+    program: &'g Path,
+    target: &'g str,
+}
+
+impl Guided<'_> {
+    fn run(&self, seconds: u64, wanted: &Wanted) -> Result<()> {
+        let (target, kept) = (self.target, self.kept());
+        let found = self.project.target().join("fuzz").join("corpus").join(target);
+        let crashers = self.project.root().join("fuzz").join("crashers").join(target);
+        for folder in [&kept, &found, &crashers] {
+            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let before = count_files(&crashers)?;
+        let mut fuzz = self.command();
+        fuzz.arg(format!("-max_total_time={seconds}")).arg(format!("-seed={}", wanted.seed));
+        fuzz.arg(format!("-max_len={INPUT_BYTES_MAX}")).args(["-timeout=30", "-rss_limit_mb=3072"]);
+        fuzz.arg(format!("-artifact_prefix={}/", crashers.display())).arg("-print_final_stats=1");
+        fuzz.args([&found, &kept, &crashers]);
+        let log = self.project.target().join("fuzz").join(format!("{target}.log"));
+        let output = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let status = fuzz.stdout(Stdio::null()).stderr(output).status();
+        let status = status.with_context(|| format!("cannot run {}", self.program.display()))?;
+        let said = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
+        let executions = stat(&said, "stat::number_of_executed_units:").unwrap_or(0);
+        let coverage = said.lines().rev().find_map(|line| stat(line, " cov: ")).unwrap_or(0);
+        let crashes = count_files(&crashers)?.saturating_sub(before);
+        println!("{target:<12}{executions:>10} executions, {coverage:>6} edges covered, {crashes} crashers");
+        println!("totals {{\"executions: {target}\":{executions},\"crashers\":{crashes}}}");
+        if wanted.keep && status.success() {
+            self.keep(&found)?;
+        }
+        if status.success() {
+            return Ok(());
+        }
+        bail!("{target}: {status}; the input is in {}, the report in {}", crashers.display(), log.display())
+    }
+
+    fn kept(&self) -> PathBuf {
+        self.project.root().join("fuzz").join("corpus").join(self.target)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.program);
+        command.stdin(Stdio::null()).current_dir(self.project.target().join("fuzz"));
+        // What a target keeps between executions is no leak; leaks are looked for by the tests of opens and closes.
+        command.env("ASAN_OPTIONS", "detect_leaks=0:detect_odr_violation=0");
+        command
+    }
+
+    /// Adds what was found to the inputs in the repository, as far as it reaches code that the others do not; small ones first.
+    fn keep(&self, found: &Path) -> Result<()> {
+        let merged = self.project.target().join("fuzz").join("merged").join(self.target);
+        let _ = fs::remove_dir_all(&merged);
+        fs::create_dir_all(&merged).with_context(|| format!("cannot make {}", merged.display()))?;
+        let mut merge = self.command();
+        merge.arg("-merge=1").args([&merged, &self.kept(), found]);
+        let status = merge.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !status.context("cannot merge")?.success() {
+            bail!("{}: what was found cannot be merged", self.target);
+        }
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&merged)? {
+            let entry = entry?;
+            files.push((entry.metadata()?.len(), entry.path()));
+        }
+        files.sort();
+        fs::remove_dir_all(self.kept())?;
+        fs::create_dir_all(self.kept())?;
+        let (mut bytes, mut count) = (0, 0);
+        for (length, path) in files.iter().take(KEPT_FILES_MAX) {
+            bytes += length;
+            if bytes > KEPT_BYTES_MAX {
+                break;
+            }
+            fs::copy(path, self.kept().join(path.file_name().context("a file without a name")?))?;
+            count += 1;
+        }
+        println!("{}: {count} inputs of {} are kept", self.target, files.len());
+        Ok(())
+    }
+}
+
+fn count_files(folder: &Path) -> Result<u64> {
+    Ok(fs::read_dir(folder).with_context(|| folder.display().to_string())?.count() as u64)
+}
+
+/// The number behind a word, in a text that says it.
+fn stat(text: &str, word: &str) -> Option<u64> {
+    let rest = &text[text.rfind(word)? + word.len()..];
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_shared_by_targets_that_run_side_by_side() {
+        assert_eq!(seconds_each(6.0, 12, 2), 60);
+        assert_eq!(seconds_each(1.0, 1, 1), 60);
+        assert_eq!(seconds_each(0.0, 3, 2), 1);
+    }
+
+    #[test]
+    fn numbers_are_found_in_what_libfuzzer_says() {
+        let said =
+            "#2\tINITED cov: 5 ft: 6\n#9\tNEW    cov: 17 ft: 20\nstat::number_of_executed_units: 1234\n";
+        assert_eq!(stat(said, "stat::number_of_executed_units:"), Some(1234));
+        assert_eq!(said.lines().rev().find_map(|line| stat(line, " cov: ")), Some(17));
+    }
 }

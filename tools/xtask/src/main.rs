@@ -77,8 +77,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "fuzz",
-        args: "[--minutes N] [--seed S]",
-        about: "bytes and texts from outside, changed at random, on real databases",
+        args: "[--minutes N] [--target T] [--seed S] [--seeded] [--keep]",
+        about: "bytes and texts from outside, by libFuzzer, or --seeded by chance alone",
         run: fuzz::run,
     },
     Command {

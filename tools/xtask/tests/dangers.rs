@@ -27,7 +27,7 @@ fn functions(folder: &Path, found: &mut BTreeSet<String>) {
 fn every_test_that_the_page_of_dangers_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut known = BTreeSet::new();
-    for folder in ["crates", "tests/py", "tools/sim"] {
+    for folder in ["crates", "tests/py", "tools/sim", "tools/fuzz"] {
         functions(&root.join(folder), &mut known);
     }
     let page = std::fs::read_to_string(root.join("docs/dangers.md")).unwrap();

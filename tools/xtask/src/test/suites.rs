@@ -41,6 +41,7 @@ pub(super) const SUITES: &[Suite] = &[
     Suite { name: "load", about: "the measurements of server and policies run, with tiny counts", run: load },
     Suite { name: "deny", about: "licences, sources and bans of the dependencies", run: deny },
     Suite { name: "sim", about: "replicas and server over a hostile network", run: sim },
+    Suite { name: "fuzz", about: "bytes and texts from outside, a fixed number for each target", run: fuzz },
     Suite { name: "oldest", about: "the extension in the oldest supported SQLite", run: oldest },
     Suite { name: "py", about: "the shipped files, from Python, in two versions of SQLite", run: py },
     Suite { name: "demo", about: "two devices, the real shell, a public data set", run: demo },
@@ -116,6 +117,19 @@ fn sim(project: &Project) -> Result<Tally> {
         all += tally.judged_by(status);
     }
     Ok(all)
+}
+
+/// Without libFuzzer: to compile everything for it takes minutes.
+fn fuzz(project: &Project) -> Result<Tally> {
+    let mut command = project.cargo();
+    command.args(["run", "--quiet", "--package", "cloudsync-fuzz", "--", "run"]);
+    let mut tally = Tally::default();
+    let status = process::run_lines(&mut command, |line| {
+        if line.contains(" passed, ") {
+            tally += Tally::parse(line);
+        }
+    })?;
+    Ok(tally.judged_by(status))
 }
 
 fn oldest(project: &Project) -> Result<Tally> {
