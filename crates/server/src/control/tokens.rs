@@ -124,13 +124,15 @@ impl Control {
         })
     }
 
-    /// The users of a database that have tokens, with the claims of their last ones.
+    /// The users of a database that have tokens, with the claims of their last ones; those of a revoked one count only where
+    /// there is no other.
     ///
     /// # Errors
     /// [`Error::Control`] when SQLite fails.
     pub fn known_users(&self, database: &DatabaseName) -> Result<Vec<User>> {
-        let tokens = self.tokens(Some(database))?.into_iter();
-        let users: BTreeMap<_, _> = tokens.map(|token| (token.user, token.claims)).collect();
+        let mut tokens = self.tokens(Some(database))?;
+        tokens.sort_by_key(|token| token.revoked.is_none());
+        let users: BTreeMap<_, _> = tokens.into_iter().map(|token| (token.user, token.claims)).collect();
         Ok(users.into_iter().map(|(id, claims)| User { id, claims }).collect())
     }
 
@@ -220,6 +222,24 @@ mod tests {
         assert!(matches!(other, Err(Error::NoCredential(_))));
         assert_eq!(control.revoke_token(Some(&one), token.prefix(), 6).unwrap(), id);
         assert_eq!(control.token_principal(&token, Some(&one), 7).unwrap(), None);
+    }
+
+    #[test]
+    fn users_are_known_by_their_last_tokens_that_are_good() {
+        let (_temp, _folder, control) = control();
+        let one = name("one");
+        control.create_database(&one, 0).unwrap();
+        let mint = |team: i64| {
+            let claims = Map::from_iter([("team".to_owned(), Value::from(team))]);
+            let user = User { claims, ..alice() };
+            control.mint_token(&NewToken { database: &one, user, expires_ms: 1_000 }, 5).unwrap().1
+        };
+        let team = || control.known_users(&one).unwrap()[0].claims["team"].clone();
+        let tokens = [mint(1), mint(2), mint(3)];
+        for (token, after) in tokens.iter().rev().zip([2, 1, 3]) {
+            control.revoke_token(Some(&one), token.prefix(), 6).unwrap();
+            assert_eq!(team(), after);
+        }
     }
 
     #[test]

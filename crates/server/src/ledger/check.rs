@@ -1,8 +1,9 @@
 //! Range checks for a device of a user: what it sees is compared with what it holds.
 //!
 //! The policy of a table is evaluated for all of its rows, whatever the ranges are: neither what is found nor how long it takes
-//! tells of parts of the table that the user does not see. Where that takes too many steps nothing is told of the table. The ledger is not asked which rows are to be compared, so what it has wrong is found,
-//! too; rows that go with the findings are entered in it.
+//! tells of parts of the table that the user does not see. Where that takes too many steps nothing is told of the table. The
+//! ledger is not asked which rows are to be compared, so what it has wrong is found, too; rows that go with the findings are
+//! entered in it.
 
 use super::holdings::Pieces;
 use super::record::{Posting, Record};
@@ -10,7 +11,6 @@ use super::regard::is_wrong;
 use crate::policy::{Policies, Work};
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_core::id::SiteId;
-use cloudsync_protocol::limits::CHECK_STEPS_MAX;
 use cloudsync_protocol::range::Check;
 use cloudsync_replica::{CheckAnswer, Error, Replica, Rows, TableRows, TableSight, Viewer};
 use std::collections::HashSet;
@@ -25,8 +25,7 @@ pub(crate) fn check(
     posting: &mut Option<Posting>,
 ) -> Result<CheckAnswer, Error> {
     let db = replica.connection();
-    let mut device =
-        Device { policies, work, looks: Work::of(CHECK_STEPS_MAX), pieces: Pieces::new(db, ordinal) };
+    let mut device = Device { policies, work, looks: work.of_check(), pieces: Pieces::new(db, ordinal) };
     let answer = replica.answer_check_for(asked, &mut device)?;
     if answer.given.is_empty() {
         return Ok(answer);

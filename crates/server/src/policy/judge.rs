@@ -55,7 +55,7 @@ impl<'p> Judge<'p> {
         work: &'p Work,
         prepared: &'p mut Prepared,
     ) -> Self {
-        let looks = Work::of_round();
+        let looks = work.of_round();
         Self { connection, db, policies, work, looks, prepared, ready: HashSet::new() }
     }
 

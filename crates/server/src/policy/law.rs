@@ -4,7 +4,7 @@ use cloudsync_sqlite_ffi::Connection as Handle;
 use rusqlite::Connection;
 
 use super::judge::{Judge, Prepared};
-use super::{Assumed, Identity, Policies, PolicyError, Work, attach};
+use super::{Assumed, Identity, Policies, PolicyError, PolicySteps, Work, attach};
 use crate::auth::User;
 
 /// A connection with its policies, compiled when they are first needed and whenever they or the schema changed.
@@ -22,10 +22,18 @@ impl Law {
     ///
     /// # Errors
     /// When SQLite fails.
-    pub fn new(mut connection: Connection) -> rusqlite::Result<Self> {
+    pub fn new(connection: Connection) -> rusqlite::Result<Self> {
+        Self::within(connection, PolicySteps::default())
+    }
+
+    /// The same with other bounds.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn within(mut connection: Connection, steps: PolicySteps) -> rusqlite::Result<Self> {
         attach(&connection)?;
         let identity = Identity::register(&connection)?;
-        let work = Work::register(&mut connection)?;
+        let work = Work::register(&mut connection, steps)?;
         Ok(Self { prepared: Prepared::default(), policies: Policies::default(), identity, work, connection })
     }
 

@@ -34,7 +34,7 @@ pub use law::Law;
 pub use plan::{Known, PLANNED_USERS_MAX, Plan, Shift, plan};
 pub use probe::{Attempt, Probe, Probed, SHOWN_ROWS_MAX, probe};
 pub use twin::attach;
-pub use work::Work;
+pub use work::{PolicySteps, Work};
 
 use std::collections::BTreeMap;
 

@@ -7,9 +7,14 @@ use crate::{NOTES, journals, projects};
 use cloudsync_protocol::message::{Answer, Request};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_protocol::range::{Checked, Finding};
-use cloudsync_replica::Zstd;
-use cloudsync_server::policy::Verb;
+use cloudsync_replica::{Environment, Zstd};
+use cloudsync_server::policy::{PolicySteps, Verb};
 use cloudsync_server::store::Store;
+use cloudsync_server::store::sqlite::{FileId, Host, SqliteStore, SystemHost};
+use cloudsync_sqlite_ffi::Connection as Handle;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
 
 /// The server forgets who holds what.
 // language=SQLite
@@ -34,7 +39,7 @@ pub(crate) fn copy(team: &Team, member: &Member, folder: &Folder, name: &str, se
 }
 
 /// A device whose file can be looked at.
-fn on_disk(path: &std::path::Path, schema: &str) -> Device {
+fn on_disk(path: &Path, schema: &str) -> Device {
     let mut device = Device::open(path, 1);
     device.run(schema);
     device.init_all();
@@ -374,6 +379,66 @@ fn a_policy_that_fails_for_a_row_does_not_keep_the_others_from_being_checked() {
     assert_eq!(alice.repaired, 2);
     team.assert_settled(&mut [&mut alice]);
     assert_eq!(alice.device.dump("notes").len(), 1);
+}
+
+/// This machine, with less patience.
+struct Bounded(PolicySteps);
+
+impl Host for Bounded {
+    fn environment(&self, db: Handle) -> Rc<dyn Environment> {
+        SystemHost.environment(db)
+    }
+
+    fn file_id(&self, path: &Path) -> std::io::Result<FileId> {
+        SystemHost.file_id(path)
+    }
+
+    fn policy_steps(&self) -> PolicySteps {
+        self.0
+    }
+}
+
+/// A policy that takes some 20,000 steps for each row.
+// language=SQLite
+const SLOW: &str = "owner = auth_userid() AND (SELECT count(*) FROM many WHERE n > length(notes.body)) > 0";
+
+#[test]
+fn a_policy_that_takes_too_much_work_is_not_evaluated_for_checks_and_refuses_rounds() {
+    let (mut team, mut alice) = notes();
+    team.run(
+        "CREATE TABLE many(n);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) INSERT INTO many SELECT i FROM n",
+    );
+    team.sees("notes", SLOW);
+    team.assert_settled(&mut [&mut alice]);
+    let open = |team: &mut Team, round, check| {
+        let host = Arc::new(Bounded(PolicySteps { round, check }));
+        team.server.store = SqliteStore::open_on(&team.server.path, host).unwrap();
+    };
+    open(&mut team, 10_000_000, 50_000);
+    behind_the_triggers(&alice.device, "UPDATE notes SET body = 'X' WHERE id = 'own'");
+    for _ in 0..2 {
+        team.sync(&mut alice);
+        assert_eq!(alice.repaired, 0);
+    }
+    alice.run("UPDATE notes SET body = 'y' WHERE id = 'n04'");
+    team.sync(&mut alice);
+    assert_eq!(team.server.rows("SELECT body FROM notes WHERE id = 'n04'"), ["'y'"]);
+    open(&mut team, 50_000, 10_000_000);
+    team.sync(&mut alice);
+    assert_eq!(alice.repaired, 1);
+    alice.run("UPDATE notes SET body = body || '!'");
+    let request = alice.device.replica.prepare(BOTH, false).unwrap();
+    let now = alice.device.world.now.get();
+    let answer = team.server.store.turn(&Request::decode(&request).unwrap(), &alice.asker(), now).unwrap();
+    let Answer::Refusal(refusal) = Answer::decode(&answer).unwrap() else { panic!("it was taken") };
+    assert!(refusal.text.contains("\"notes\" take more work"), "{}", refusal.text);
+    assert!(alice.device.replica.mend(&refusal).is_err());
+    assert_eq!(team.server.rows("SELECT count(*) FROM notes WHERE body LIKE '%!'"), ["0"]);
+    // Nothing of it is lost.
+    open(&mut team, 10_000_000, 10_000_000);
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(team.server.rows("SELECT count(*) FROM notes WHERE body LIKE '%!'"), ["4"]);
 }
 
 #[test]

@@ -137,9 +137,10 @@ impl Harm {
         }
     }
 
-    /// Until everybody knows who they are, and what was damaged is repaired.
+    /// Until everybody knows who they are, and what was damaged is repaired: a check goes no further than the first large
+    /// row that is damaged.
     fn heal(&self, team: &Team, members: &mut [Member]) {
-        for _ in 0..3 {
+        for _ in 0..6 {
             for member in &mut *members {
                 team.sync(member);
                 let sql = "SELECT count(*) FROM sqlite_master WHERE name = 'cloudsync_repairs'";

@@ -72,7 +72,8 @@ impl Wrapped {
         let db = handle(&owner)?;
         let environment = file.host.environment(db);
         let replica = Replica::open(db, environment)?;
-        Ok(Self { replica, db, glance: None, law: Law::new(owner)?, watch: Watch::default() })
+        let law = Law::within(owner, file.host.policy_steps())?;
+        Ok(Self { replica, db, glance: None, law, watch: Watch::default() })
     }
 
     /// Makes the table in which policies are stored.

@@ -1,5 +1,6 @@
 //! What a store needs of the world beside its file: time, randomness, and which file it is. A simulation brings its own.
 
+use crate::policy::PolicySteps;
 use cloudsync_replica::{Environment, SystemEnvironment};
 use cloudsync_sqlite_ffi::Connection;
 use std::io;
@@ -20,6 +21,10 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// When there is none, or it cannot be looked up.
     fn file_id(&self, path: &Path) -> io::Result<FileId>;
+    /// How much work policies may cause.
+    fn policy_steps(&self) -> PolicySteps {
+        PolicySteps::default()
+    }
 }
 
 /// A file and the world around it.
