@@ -3,11 +3,13 @@
 mod arrows;
 mod bench;
 mod build;
+mod crash;
 mod demo;
 mod docs;
 mod faults;
 mod fuzz;
 mod install;
+mod mutants;
 mod process;
 mod progress;
 mod project;
@@ -94,10 +96,22 @@ const COMMANDS: &[Command] = &[
         run: torture::run,
     },
     Command {
+        name: "crash",
+        args: "[--cycles N] [--seed S] [--phase NAME]",
+        about: "kills devices and servers in every phase, and looks that nothing is lost",
+        run: crash::run,
+    },
+    Command {
         name: "faults",
         args: "",
         about: "memory and files that fail at every call of everything that a device does",
         run: faults::run,
+    },
+    Command {
+        name: "mutants",
+        args: "[--minutes N] [--survivors] [--list] [AREA...]",
+        about: "plants mistakes in merge, fold and ledger, and looks whether a test fails; goes on where it stopped",
+        run: mutants::run,
     },
     Command {
         name: "trust",

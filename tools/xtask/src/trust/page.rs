@@ -139,7 +139,9 @@ pub(super) const SECTIONS: &[Section] = &[
             ("equivalent, by a reason that is written down", Figure::Last("equivalent")),
             ("survived", Figure::Last("survived")),
             ("not tried yet", Figure::Last("left")),
-            ("score of ", Figure::Each("score of ")),
+            ("score of merge", Figure::Share("merge caught", "merge counted")),
+            ("score of fold", Figure::Share("fold caught", "fold counted")),
+            ("score of ledger", Figure::Share("ledger caught", "ledger counted")),
         ],
     },
     Section {
