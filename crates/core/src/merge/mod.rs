@@ -254,6 +254,9 @@ fn merge_cells(stored: &RowClock, later: &[(ColumnNumber, Clock)]) -> Vec<(Colum
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::tests::{SITES, any_row};

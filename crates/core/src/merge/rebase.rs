@@ -194,6 +194,12 @@ mod tests {
         let decision = keep_unsent(&stored, &incoming, Unsent::Cells(&later), OWN, &SITES).unwrap();
         assert_eq!(decision.action, Action::Update([ColumnNumber(0)].into_iter().collect()));
         assert_eq!(decision.clock, Some(row(3, &[(0, 7, OTHER), (1, 8, OWN)])));
+        // What it has by file of somebody else is not its own to move; the server will have that from its author.
+        let mixed = row(1, &[(0, 6, OTHER), (1, 8, OWN)]);
+        let own = row(3, &[(0, 5, OWN), (1, 5, OWN)]);
+        let decision = keep_unsent(&mixed, &own, Unsent::Cells(&later), OWN, &SITES).unwrap();
+        assert_eq!(decision.clock, Some(row(3, &[(0, 5, OWN), (1, 8, OWN)])));
+        assert_eq!(decision.action, Action::Update([ColumnNumber(0)].into_iter().collect()));
         // It has deleted the row since.
         let deleted = RowClock::tombstone(2, at(9, OWN));
         let decision = keep_unsent(&deleted, &incoming, Unsent::Whole, OWN, &SITES).unwrap();
@@ -204,6 +210,30 @@ mod tests {
         assert_eq!(decision, Decision::adopt(Action::Keep, &RowClock { life: 3, ..stored.clone() }));
         assert_eq!(keep_unsent(&stored, &dead, Unsent::Whole, OWN, &SITES), None);
         assert_eq!(keep_unsent(&stored, &dead, Unsent::Cells(&later), OWN, &SITES), None);
+    }
+
+    #[test]
+    fn only_what_is_new_is_written() {
+        // Column 0 is as it was, 1 was written here since, 2 comes from somebody else, 3 is unknown to the server.
+        let stored = row(1, &[(0, 5, OWN), (1, 8, OWN), (2, 5, OWN), (3, 5, OWN)]);
+        let incoming = row(3, &[(0, 5, OWN), (1, 5, OWN), (2, 6, OTHER)]);
+        let later = [ColumnNumber(1)].into_iter().collect();
+        let decision = keep_unsent(&stored, &incoming, Unsent::Cells(&later), OWN, &SITES).unwrap();
+        assert_eq!(decision.action, Action::Update([ColumnNumber(2)].into_iter().collect()));
+        assert_eq!(decision.clock, Some(row(3, &[(0, 5, OWN), (1, 8, OWN), (2, 6, OTHER), (3, 5, OWN)])));
+    }
+
+    #[test]
+    fn an_insertion_that_may_have_arrived_is_moved_unless_the_deletion_may_have_seen_it() {
+        let stored = row(1, &[(0, 5, OWN), (1, 7, OWN)]);
+        let kept = |incoming: &RowClock| {
+            keep_unsent(&stored, incoming, Unsent::Offered, OWN, &SITES)?.clock.map(|row| row.life)
+        };
+        assert_eq!(kept(&RowClock::tombstone(2, at(4, OTHER))), Some(3), "older than all of it");
+        for seen in [6, 9] {
+            assert_eq!(kept(&RowClock::tombstone(2, at(seen, OTHER))), None, "it may have seen a part");
+        }
+        assert_eq!(kept(&row(3, &[(0, 9, OTHER), (1, 9, OTHER)])), Some(3), "a row that lives takes it in");
     }
 
     proptest! {
