@@ -43,3 +43,20 @@ impl fmt::Display for Algorithm {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString as _;
+
+    #[test]
+    fn algorithms_have_names_of_their_own() {
+        let all = [Algorithm::Cls, Algorithm::Dws, Algorithm::Aws, Algorithm::Gos];
+        assert_eq!(all.map(|algorithm| algorithm.to_string()), ["cls", "dws", "aws", "gos"]);
+        for algorithm in all {
+            assert_eq!(Algorithm::named(&algorithm.to_string()), Some(algorithm));
+        }
+        assert_eq!(Algorithm::named("lww"), None);
+        assert_eq!(Algorithm::named(""), None);
+    }
+}

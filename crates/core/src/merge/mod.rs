@@ -390,5 +390,12 @@ mod tests {
             decide(Algorithm::Cls, None, &incoming, true, &SITES, &mut never).action,
             Action::RefuseJump
         );
+        // The longest step that one change may take, and one that is longer.
+        let stored = RowClock::alive(1, clock(1, 0), ColumnSet::first(1));
+        for (step, action) in [(LIFE_JUMP_MAX, Action::Replace), (LIFE_JUMP_MAX + 2, Action::RefuseJump)] {
+            let incoming = RowClock::alive(1 + step, clock(1, 0), ColumnSet::first(1));
+            let decision = decide(Algorithm::Cls, Some(&stored), &incoming, true, &SITES, &mut never);
+            assert_eq!(decision.action, action);
+        }
     }
 }
