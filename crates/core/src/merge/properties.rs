@@ -70,6 +70,17 @@ proptest! {
         prop_assert_eq!(moved.deletion(), deletion);
     }
 
+    /// A write on top leaves the row in its one form: marks that say less than the cells are gone.
+    #[test]
+    fn what_is_written_on_top_leaves_one_form(row in any_marked_row(), column in 0..5u16, time in 1..9u64) {
+        let algorithm = if row.boundary().is_some() { Algorithm::Dws } else { Algorithm::Aws };
+        let at = clock(time, 1).after(row.cell(ColumnNumber(column)));
+        let written = overlay(&row, &[(ColumnNumber(column), at)], &SITES);
+        prop_assert_eq!(written.cell(ColumnNumber(column)), Some(at));
+        prop_assert_eq!(written.boundary(), row.boundary());
+        prop_assert_eq!(arrive(algorithm, &written), Some(written.clone()));
+    }
+
     #[test]
     fn every_mark_is_mapped(row in any_marked_row()) {
         let marks = row.marks.as_deref().copied().unwrap_or_default();
