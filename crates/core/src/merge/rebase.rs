@@ -204,6 +204,8 @@ mod tests {
         let deleted = RowClock::tombstone(2, at(9, OWN));
         let decision = keep_unsent(&deleted, &incoming, Unsent::Whole, OWN, &SITES).unwrap();
         assert_eq!(decision, Decision::adopt(Action::Keep, &RowClock::tombstone(4, at(9, OWN))));
+        // A deletion is whole, whatever was noted of it.
+        assert_eq!(keep_unsent(&deleted, &incoming, Unsent::Cells(&later), OWN, &SITES), Some(decision));
         // It hears of the deletion before it has sent the insertion.
         let dead = RowClock::tombstone(2, at(9, OTHER));
         let decision = keep_unsent(&stored, &dead, Unsent::Inserted, OWN, &SITES).unwrap();
