@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::process;
 use crate::project::Project;
+use crate::trust::Totals;
 
 const MANIFEST: &str = "fuzz/Cargo.toml";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -50,7 +51,13 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
         wanted.targets = targets(project)?;
     }
     println!("seed {}", wanted.seed);
-    if wanted.seeded { seeded(project, &wanted) } else { guided(project, &wanted) }
+    let mut totals = Totals::begin("fuzz", args);
+    let outcome = if wanted.seeded {
+        totals.run(&mut seeded(project, &wanted))
+    } else {
+        guided(project, &wanted, &mut totals)
+    };
+    totals.end(project, outcome)
 }
 
 fn parse(args: &[String]) -> Result<Wanted> {
@@ -80,14 +87,14 @@ fn targets(project: &Project) -> Result<Vec<String>> {
 }
 
 /// Changes from a seed, by a program as everybody compiles it.
-fn seeded(project: &Project, wanted: &Wanted) -> Result<()> {
+fn seeded(project: &Project, wanted: &Wanted) -> Command {
     let mut command = project.cargo();
     command.args(["run", "--quiet", "--package", "cloudsync-fuzz", "--", "run"]);
     let at_once = at_once().min(wanted.targets.len());
     let seconds = seconds_each(wanted.minutes, wanted.targets.len(), at_once);
     command.args(["--seconds", &seconds.to_string(), "--seed", &wanted.seed.to_string()]);
     command.args(wanted.targets.iter().flat_map(|target| ["--target", target]));
-    process::run(&mut command)
+    command
 }
 
 fn at_once() -> usize {
@@ -101,30 +108,39 @@ fn seconds_each(minutes: f64, targets: usize, at_once: usize) -> u64 {
 }
 
 /// libFuzzer, on as many targets at a time as there are cores.
-fn guided(project: &Project, wanted: &Wanted) -> Result<()> {
+fn guided(project: &Project, wanted: &Wanted, totals: &mut Totals) -> Result<()> {
     let programs = build(project, &wanted.targets)?;
     let waiting = Mutex::new(programs.iter().zip(&wanted.targets).rev().collect::<Vec<_>>());
-    let (failed, at_once) = (Mutex::new(Vec::new()), at_once().min(wanted.targets.len()));
+    let at_once = at_once().min(wanted.targets.len());
     let seconds = seconds_each(wanted.minutes, wanted.targets.len(), at_once);
-    std::thread::scope(|scope| {
-        for _ in 0..at_once {
-            scope.spawn(|| {
-                loop {
-                    let next = waiting.lock().ok().and_then(|mut waiting| waiting.pop());
-                    let Some((program, target)) = next else { return };
-                    let ended = Guided { project, program, target }.run(seconds, wanted);
-                    if let Err(error) = ended
-                        && let Ok(mut failed) = failed.lock()
-                    {
-                        failed.push(format!("{error:#}"));
-                    }
-                }
-            });
+    let ended = Mutex::new(Vec::new());
+    let take_turns = || {
+        loop {
+            let next = waiting.lock().ok().and_then(|mut waiting| waiting.pop());
+            let Some((program, target)) = next else { return };
+            let outcome = Guided { project, program, target }.run(seconds, wanted);
+            if let Ok(mut ended) = ended.lock() {
+                ended.push((target, outcome));
+            }
         }
-    });
-    let failed = failed.into_inner().unwrap_or_default();
-    failed.iter().for_each(|text| eprintln!("error: {text}"));
-    if failed.is_empty() { Ok(()) } else { bail!("{} targets failed", failed.len()) }
+    };
+    std::thread::scope(|scope| (0..at_once).for_each(|_| drop(scope.spawn(take_turns))));
+    let mut failed = 0;
+    for (target, outcome) in ended.into_inner().unwrap_or_default() {
+        match outcome {
+            Ok(Outcome { executions, crashers }) => {
+                totals.add(&format!("executions: {target}"), executions);
+                totals.add("crashers", crashers);
+                failed += u64::from(crashers > 0);
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                failed += 1;
+            }
+        }
+    }
+    totals.add_failed(failed);
+    if failed == 0 { Ok(()) } else { bail!("{failed} targets failed") }
 }
 
 /// Compiles the targets; gives their programs.
@@ -138,6 +154,12 @@ fn build(project: &Project, targets: &[String]) -> Result<Vec<PathBuf>> {
     Ok(targets.iter().map(|target| folder.join(TARGET).join("release").join(target)).collect())
 }
 
+/// What libFuzzer did.
+struct Outcome {
+    executions: u64,
+    crashers: u64,
+}
+
 /// One target that libFuzzer drives.
 struct Guided<'g> {
     project: &'g Project,
@@ -146,7 +168,7 @@ struct Guided<'g> {
 }
 
 impl Guided<'_> {
-    fn run(&self, seconds: u64, wanted: &Wanted) -> Result<()> {
+    fn run(&self, seconds: u64, wanted: &Wanted) -> Result<Outcome> {
         let (target, kept) = (self.target, self.kept());
         let found = self.project.target().join("fuzz").join("corpus").join(target);
         let crashers = self.project.root().join("fuzz").join("crashers").join(target);
@@ -166,16 +188,23 @@ impl Guided<'_> {
         let said = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
         let executions = stat(&said, "stat::number_of_executed_units:").unwrap_or(0);
         let coverage = said.lines().rev().find_map(|line| stat(line, " cov: ")).unwrap_or(0);
-        let crashes = count_files(&crashers)?.saturating_sub(before);
-        println!("{target:<12}{executions:>10} executions, {coverage:>6} edges covered, {crashes} crashers");
-        println!("totals {{\"executions: {target}\":{executions},\"crashers\":{crashes}}}");
-        if wanted.keep && status.success() {
+        let crashers_found = count_files(&crashers)?.saturating_sub(before);
+        println!(
+            "{target:<12}{executions:>10} executions, {coverage:>6} edges covered, {crashers_found} crashers"
+        );
+        if !status.success() {
+            eprintln!(
+                "{target}: {status}; inputs are in {}, the report is {}",
+                crashers.display(),
+                log.display()
+            );
+            // Also where it fails without an input of its own.
+            return Ok(Outcome { executions, crashers: crashers_found.max(1) });
+        }
+        if wanted.keep {
             self.keep(&found)?;
         }
-        if status.success() {
-            return Ok(());
-        }
-        bail!("{target}: {status}; the input is in {}, the report in {}", crashers.display(), log.display())
+        Ok(Outcome { executions, crashers: crashers_found })
     }
 
     fn kept(&self) -> PathBuf {

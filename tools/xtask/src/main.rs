@@ -3,12 +3,14 @@
 mod arrows;
 mod bench;
 mod build;
+mod coverage;
 mod crash;
 mod demo;
 mod docs;
 mod faults;
 mod fuzz;
 mod install;
+mod miri;
 mod mutants;
 mod process;
 mod progress;
@@ -84,10 +86,22 @@ const COMMANDS: &[Command] = &[
         run: fuzz::run,
     },
     Command {
+        name: "coverage",
+        args: "[--report] [FILE...]",
+        about: "lines, regions and branches of core, protocol and replica that the tests run",
+        run: coverage::run,
+    },
+    Command {
         name: "sanitize",
-        args: "[valgrind | address [TEST...]]",
-        about: "the library under valgrind, and one with AddressSanitizer under the black-box tests",
+        args: "[valgrind | address [TEST...] | miri]",
+        about: "the library under valgrind and with AddressSanitizer; core and protocol in Miri",
         run: sanitize::run,
+    },
+    Command {
+        name: "miri",
+        args: "[ARGS...]",
+        about: "the tests of core and protocol in an interpreter that finds undefined behaviour",
+        run: miri::run,
     },
     Command {
         name: "torture",

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::build;
 use crate::install;
+use crate::miri;
 use crate::process;
 use crate::project::Project;
 use crate::python;
@@ -35,12 +36,15 @@ const TESTS: &[&str] = &[
 ];
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
+    if args.first().is_some_and(|what| what == "miri") {
+        return miri::run(project, &args[1..]);
+    }
     let mut totals = Totals::begin("sanitize", args);
     let outcome = match args.first().map(String::as_str) {
         Some("valgrind") => valgrind(project, &mut totals),
         Some("address") => address(project, &args[1..], &mut totals),
         None => valgrind(project, &mut totals).and_then(|()| address(project, &[], &mut totals)),
-        Some(other) => bail!("`{other}` is not valgrind or address"),
+        Some(other) => bail!("`{other}` is not valgrind, address or miri"),
     };
     totals.end(project, outcome)
 }
