@@ -97,22 +97,25 @@ pub(crate) fn find_triggers(
     cells: &[&Column],
     filter: Option<&RowFilter>,
 ) -> Result<Triggers> {
+    let ours = trigger_names(owner);
     let (mut names, mut stored) = (Vec::new(), Vec::new());
     // language=SQLite
-    let sql = "SELECT name, sql, name LIKE 'cloudsync\\_%' ESCAPE '\\' FROM main.sqlite_master \
+    let sql = "SELECT name, sql FROM main.sqlite_master \
                WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE ORDER BY rowid";
     let mut is_preceded = false;
     db.prepare(sql)?.for_each(&[Value::from(definition.name.as_str())], |row| -> Result<()> {
-        if row.column_i64(2) == 0 {
+        // Others may be the app's, or those by which a server watches what policies read.
+        let name = row.column(0).as_str().unwrap_or_default();
+        if !ours.iter().any(|ours| ours == name) {
             // The newest trigger of a table runs first.
             is_preceded |= !names.is_empty() && row.column(1).as_str().is_some_and(may_ignore);
             return Ok(());
         }
-        names.extend(row.column(0).as_str().map(str::to_owned));
+        names.push(name.to_owned());
         stored.extend(row.column(1).as_str().map(str::to_owned));
         Ok(())
     })?;
-    if !trigger_names(owner).iter().take(NOTE_TRIGGERS).all(|name| names.contains(name)) {
+    if !ours.iter().take(NOTE_TRIGGERS).all(|name| names.contains(name)) {
         return Ok(Triggers::Lost);
     }
     // SQLite stores the text without the name of the database.

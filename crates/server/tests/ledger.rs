@@ -18,6 +18,7 @@ mod team;
 
 use bench::NOW;
 use cloudsync_server::policy::Verb;
+use cloudsync_server::store::sqlite::checkup;
 use team::{Fate, Team};
 
 // language=SQLite
@@ -427,6 +428,19 @@ fn what_changes_while_a_table_is_gone_through_is_not_missed() {
     assert_eq!(alice.device.dump("tasks").len(), 40);
     team.run("DELETE FROM members WHERE id = 'b'");
     team.assert_settled(&mut [&mut alice]);
+}
+
+#[test]
+fn triggers_that_watch_a_synced_table_are_nothing_wrong_with_it() {
+    let team = projects();
+    let mut alice = team.member(1, "alice");
+    team.run("INSERT INTO members VALUES('m', 'p', 'alice')");
+    team.assert_settled(&mut [&mut alice]);
+    let watched =
+        "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'cloudsync_watch_%members'";
+    assert_ne!(team.server.rows(watched), ["0"]);
+    let (found, _) = checkup(&team.server.path, 100, &mut |_| {}).unwrap();
+    assert!(found.iter().all(|table| table.triggers.is_none()), "{found:?}");
 }
 
 #[test]
