@@ -147,12 +147,15 @@ fn damage_and_what_is_no_database() {
     let connection = Connection::open(&path).unwrap();
     connection
         .execute_batch(
-            "INSERT INTO plain SELECT randomblob(900) FROM t, t, t, t, t; PRAGMA wal_checkpoint(TRUNCATE)",
+            "PRAGMA foreign_keys = OFF; CREATE TABLE child(id INTEGER PRIMARY KEY, of BLOB REFERENCES plain(a));
+             INSERT INTO plain SELECT randomblob(900) FROM t, t, t, t, t; PRAGMA wal_checkpoint(TRUNCATE)",
         )
         .unwrap();
     drop(connection);
     damage(Path::new(&path));
-    assert!(found(&place, &[&path]).0.contains(&"damaged".to_owned()));
+    let (codes, _, report) = found(&place, &[&path]);
+    assert!(codes.contains(&"damaged".to_owned()) && !codes.contains(&"foreign_keys".to_owned()), "{report}");
+    assert!(report.to_string().contains("a device may also begin with a new file"), "{report}");
     assert!(!found(&place, &["--quick", &path]).0.contains(&"damaged".to_owned()));
     let rubbish = place.data.join("rubbish");
     std::fs::write(&rubbish, vec![7; 5000]).unwrap();

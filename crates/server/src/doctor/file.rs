@@ -15,6 +15,7 @@ use cloudsync_replica::{Checkup, quote_identifier};
 
 /// A WAL of more bytes is not put into its file, for some reason.
 const WAL_BYTES_LARGE: u64 = 256 << 20;
+const DAMAGE_REMEDY: &str = "restore a backup of the file; a device may also begin with a new file, and fetch from the server what was synced";
 /// The tables in which things wait for people, with what they mean.
 const JOURNALS: [(&str, &str, &str); 3] = [
     (
@@ -64,9 +65,8 @@ pub(super) fn examine(path: &Path, name: &str, examination: &mut Examination<'_>
             synced(path, name, &connection, examination, report, &mut facts);
         }
         Ok(Some(faults)) => {
-            let remedy = "restore a backup of the file; a device may also begin with a new file, and fetch from the server what was synced";
             for fault in faults {
-                report.add(Severity::Error, "internals", name, fault, remedy);
+                report.add(Severity::Error, "internals", name, fault, DAMAGE_REMEDY);
             }
         }
         Ok(None) if tables > 0 => {
@@ -83,8 +83,9 @@ pub(super) fn examine(path: &Path, name: &str, examination: &mut Examination<'_>
 /// Reads all of the file.
 fn whole(connection: &Connection, name: &str, report: &mut Report) {
     if let Err(why) = check(connection) {
-        let remedy = "restore a backup; devices bring it up to date";
-        report.add(Severity::Error, "damaged", name, why, remedy);
+        report.add(Severity::Error, "damaged", name, why, DAMAGE_REMEDY);
+        // What else is read of it says nothing.
+        return;
     }
     // language=SQLite
     let orphans = "SELECT count(*), min(\"table\") FROM pragma_foreign_key_check";
