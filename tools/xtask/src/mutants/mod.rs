@@ -318,12 +318,17 @@ fn report(
             caught += u64::from(name.starts_with("caught"));
         }
         totals.add("left", left);
+        totals.add(&format!("{} left", area.name), left);
         totals.add("caught", caught);
         totals.add("counted", counted);
         totals.add(&format!("{} caught", area.name), caught);
         totals.add(&format!("{} counted", area.name), counted);
-        let score = caught as f64 / counted.max(1) as f64 * 100.0;
-        println!("{}: {caught} of {counted} caught ({score:.1} %), {left} not tried yet", area.name);
+        let score = if counted == 0 {
+            String::new()
+        } else {
+            format!(" ({:.1} %)", caught as f64 / counted as f64 * 100.0)
+        };
+        println!("{}: {caught} of {counted} caught{score}, {left} not tried yet", area.name);
     }
 }
 

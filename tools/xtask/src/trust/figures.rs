@@ -121,7 +121,8 @@ impl Runs {
     fn share(&self, part: &str, whole: &str) -> Option<String> {
         self.0.iter().rev().find_map(|run| {
             let (part, whole) = (run["counts"][part].as_u64()?, run["counts"][whole].as_u64()?);
-            let share = if whole == 0 { 100.0 } else { part as f64 / whole as f64 * 100.0 };
+            // Of nothing there is no share.
+            let share = (whole > 0).then(|| part as f64 / whole as f64 * 100.0)?;
             // Rounded down: what is not whole never looks so.
             Some(format!("{:.1} % ({} of {})", (share * 10.0).floor() / 10.0, grouped(part), grouped(whole)))
         })
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
 
     const RUNS: &str = r#"
-{"at":951868800,"commit":"bbb","seconds":300,"failed":1,"counts":{"ms":7200000,"core":60000,"seen":2,"all":3,"f: b":1}}
+{"at":951868800,"commit":"bbb","seconds":300,"failed":1,"counts":{"ms":7200000,"core":60000,"seen":2,"all":3,"none":0,"f: b":1}}
 {"at":951782400,"commit":"aaa","seconds":90,"failed":0,"counts":{"ms":3600000,"core":60000,"seen":9,"all":9,"f: a":1200,"f: b":4}}
 "#;
 
@@ -198,6 +199,7 @@ mod tests {
         let each = rows(&Figure::Each("f: "));
         assert_eq!(each, [("x a".to_owned(), "1,200".to_owned()), ("x b".to_owned(), "5".to_owned())]);
         assert!(rows(&Figure::Sum("never counted")).is_empty());
+        assert!(rows(&Figure::Share("none", "none")).is_empty(), "a share of nothing");
     }
 
     #[test]

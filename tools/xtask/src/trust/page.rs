@@ -140,8 +140,11 @@ pub(super) const SECTIONS: &[Section] = &[
             ("survived", Figure::Last("survived")),
             ("not tried yet", Figure::Last("left")),
             ("score of merge", Figure::Share("merge caught", "merge counted")),
+            ("score of merge: not tried yet", Figure::Last("merge left")),
             ("score of fold", Figure::Share("fold caught", "fold counted")),
+            ("score of fold: not tried yet", Figure::Last("fold left")),
             ("score of ledger", Figure::Share("ledger caught", "ledger counted")),
+            ("score of ledger: not tried yet", Figure::Last("ledger left")),
         ],
     },
     Section {
