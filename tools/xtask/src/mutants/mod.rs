@@ -222,7 +222,8 @@ impl Work {
         }
         let files: BTreeSet<&str> = batch.iter().filter_map(|mutant| mutant.name.split(':').next()).collect();
         files.iter().for_each(|file| _ = command.args(["--file", file]));
-        command.arg("--").args(stage.args.split_whitespace());
+        // For building and testing alike; what stands behind `--` is left out when the tests are built.
+        stage.args.split_whitespace().for_each(|word| _ = command.arg(format!("--cargo-arg={word}")));
         // The exit status tells whether any survived, and so does the file.
         let status = command.status().with_context(|| format!("cannot run {}", self.program.display()))?;
         let path = output.join("mutants.out").join("outcomes.json");
