@@ -3,6 +3,7 @@
 use crate::disk::{self, disks};
 use crate::host::{self, Machine};
 use crate::random::Dice;
+use crate::users::Holder;
 use crate::workload;
 use anyhow::{Context, Result, bail};
 use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session, Totals};
@@ -133,7 +134,11 @@ impl Process {
             }
             Answer::Refusal(refusal) => {
                 self.refused = format!("{:?}: {}", refusal.reason, refusal.text);
-                if matches!(refusal.reason, Reason::SchemaConflict | Reason::BadPayload | Reason::Denied) {
+                // Users wait until somebody else has brought a column.
+                let waits = refusal.text.contains("may not add it");
+                if matches!(refusal.reason, Reason::SchemaConflict | Reason::BadPayload | Reason::Denied)
+                    && !waits
+                {
                     bail!("the server refused for {:?}: {}", refusal.reason, refusal.text);
                 }
                 match self.take(Event::Refused(refusal.reason))? {
@@ -227,6 +232,8 @@ pub(crate) struct Device {
     begun: usize,
     has_triggers: bool,
     pub(crate) processes: Vec<Process>,
+    /// Whose token it has; `None` has a key, which sees all.
+    pub(crate) holder: Option<Holder>,
     /// What the file was at some time.
     backup: Option<Vec<(&'static str, Vec<u8>)>>,
 }
@@ -245,13 +252,19 @@ impl Device {
             begun: 0,
             has_triggers,
             processes: Vec::new(),
+            holder: None,
             backup: None,
         }
     }
 
     /// A device with empty tables that sync.
-    pub(crate) fn create(name: String, machine: Rc<Machine>, dice: &mut Dice) -> Result<Self> {
-        let mut device = Self::empty(name, machine, dice);
+    pub(crate) fn create(
+        name: String,
+        machine: Rc<Machine>,
+        dice: &mut Dice,
+        holder: Option<Holder>,
+    ) -> Result<Self> {
+        let mut device = Self { holder, ..Self::empty(name, machine, dice) };
         device.add_process()?;
         device.set_up()?;
         Ok(device)
@@ -260,6 +273,14 @@ impl Device {
     /// Makes what is missing of the tables, as apps do when they start: the power may have gone right after.
     fn set_up(&mut self) -> Result<()> {
         let process = &mut self.processes[0];
+        // Nothing else goes on until the bracket is closed.
+        let sql = "SELECT 1 FROM sqlite_schema WHERE name = 'cloudsync_alters'";
+        if process.db.prepare(sql)?.exists([])? {
+            let sql = "SELECT count(*) FROM cloudsync_alters";
+            if process.db.query_row(sql, [], |row| row.get::<_, i64>(0))? > 0 {
+                process.replica.commit_alter("notes")?;
+            }
+        }
         for table in workload::TABLES {
             let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
             if !process.db.prepare(sql)?.exists([table.name])? {
@@ -269,13 +290,10 @@ impl Device {
                 process.replica.init(table.name, table.algorithm, 0)?;
             }
         }
-        let sql = "SELECT count(*) FROM cloudsync_alters";
-        if process.db.query_row(sql, [], |row| row.get::<_, i64>(0))? > 0 {
-            process.replica.commit_alter("notes")?;
-        }
         if self.has_triggers {
             process.db.execute_batch(workload::TRIGGERS)?;
         }
+        process.replica.set_sees_part(self.holder.is_some())?;
         host::compact_often(&process.db)
     }
 
@@ -285,11 +303,27 @@ impl Device {
 
     /// Another machine with a copy of this device's file, which goes on under the same site id.
     pub(crate) fn copy(&self, name: String, machine: Rc<Machine>, dice: &mut Dice) -> Result<Self> {
-        let mut copy = Self::empty(name, machine, dice);
+        let mut copy = Self { holder: self.holder.clone(), ..Self::empty(name, machine, dice) };
         copy.put(&self.files());
         copy.add_process()?;
         copy.set_up()?;
         Ok(copy)
+    }
+
+    /// The user goes, and another one comes: everything of the first one leaves the file. Gives true unless another process
+    /// keeps what is left of it from being removed.
+    pub(crate) fn change_user(&mut self) -> Result<bool> {
+        // What is on its way is not waited for.
+        self.processes.iter_mut().for_each(Process::give_up);
+        self.backup = None;
+        let replica = &mut self.processes[0].replica;
+        replica.logout(true)?;
+        Ok(!replica.is_scrub_due()?)
+    }
+
+    /// Everything that lies on the disk of this device's file.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.files().into_iter().flat_map(|(_, bytes)| bytes).collect()
     }
 
     /// The file and what belongs to it, as they are.

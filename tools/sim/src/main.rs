@@ -2,6 +2,7 @@
 //!
 //! Time, randomness, disks and the network come from the seed, so a failure happens again under the same seed.
 
+mod checker;
 mod damage;
 mod device;
 mod disk;
@@ -17,6 +18,7 @@ mod server;
 mod settle;
 mod shrink;
 mod stats;
+mod users;
 mod workload;
 mod world;
 
@@ -114,6 +116,12 @@ fn main() -> Result<ExitCode> {
             more.push(("marks reached", counts.values().filter(|count| **count > 0).count() as u64));
         }
         println!("{}", stats.totals(&more));
+    }
+    if options.busy
+        && let Some(why) = stats.idleness()
+    {
+        println!("{why}");
+        failed += 1;
     }
     if options.marks
         && let Err(error) = marks::report()

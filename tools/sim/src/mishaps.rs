@@ -56,6 +56,9 @@ impl World {
         if dice.chance(plan.couriers) {
             self.carry(at, dice)?;
         }
+        if dice.chance(plan.user_changes) {
+            self.change_user(at, dice)?;
+        }
         Ok(())
     }
 
@@ -91,6 +94,10 @@ impl World {
     /// Somebody carries what changed on a device to another one, as files.
     fn carry(&mut self, from: usize, dice: &mut Dice) -> Result<()> {
         let to = dice.below(self.devices.len() as u64) as usize;
+        // A file knows nothing of who may see what.
+        if self.devices[from].holder.is_some() || self.devices[to].holder.is_some() {
+            return Ok(());
+        }
         let since = if dice.chance(500) { 0 } else { self.now().saturating_sub(dice.below(600_000)) };
         self.stats.fault("payload file");
         let outcome = self.guarded(from, 0, |process| {
@@ -182,7 +189,7 @@ impl World {
     }
 
     /// A device's file is what it was before: what only it had is lost.
-    fn forget(&mut self, at: usize) -> Result<()> {
+    pub(crate) fn forget(&mut self, at: usize) -> Result<()> {
         self.rename(at);
         self.miss_nothing_that_is_nowhere()
     }

@@ -13,6 +13,8 @@ pub(crate) const HELP: &str = "usage: cargo xtask sim [--seed N] [--seconds S | 
   --runs N         runs that many seeds
   --dense          has everything go wrong in each history, and often; most leave some of it out
   --no-shrink      does not look for a shorter history of a seed that fails
+  --busy           fails unless the world was busy: 5 devices at once, each with 60 rows and 12 syncs in an hour, and
+                   something going wrong in 1 % of the steps
   --marks          counts how often the rare branches were reached, and fails when one never was
   --totals         prints what was counted as JSON, for the page of figures
   --trace          prints what happens
@@ -23,7 +25,8 @@ what a shortened case consists of:
   --until T        ends after so many steps
   --skip A-B,C     leaves these steps out
   --without KIND   leaves out crashes, power, disks, server-disks, jumps, copies, restores, server-restores, joins,
-                   alterations, couriers, processes or server-writes; may be given several times";
+                   alterations, couriers, processes, users, policies, claims, user-changes or server-writes; may be
+                   given several times";
 
 /// What can be left out of a case.
 pub(crate) const KINDS: &[&str] = &[
@@ -39,6 +42,10 @@ pub(crate) const KINDS: &[&str] = &[
     "alterations",
     "couriers",
     "processes",
+    "policies",
+    "claims",
+    "user-changes",
+    "users",
     "server-writes",
 ];
 
@@ -97,6 +104,10 @@ impl Case {
                 "alterations" => plan.alterations = 0,
                 "couriers" => plan.couriers = 0,
                 "processes" => plan.processes = 0,
+                "policies" => plan.policy_changes = 0,
+                "claims" => plan.claim_changes = 0,
+                "user-changes" => plan.user_changes = 0,
+                "users" => plan.users = 0,
                 _ => plan.server_writes = false,
             }
         }
@@ -132,6 +143,7 @@ pub(crate) struct Options {
     pub(crate) case: Case,
     pub(crate) shrinks: bool,
     pub(crate) marks: bool,
+    pub(crate) busy: bool,
     pub(crate) totals: bool,
     limit: Limit,
 }
@@ -145,7 +157,7 @@ impl Options {
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>> {
         let (mut seed, mut runs, mut seconds) = (None, None, None);
         let mut case = Case::default();
-        let (mut shrinks, mut marks, mut totals) = (true, false, false);
+        let (mut shrinks, mut marks, mut totals, mut busy) = (true, false, false, false);
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} wants a value\n{HELP}"));
             let number = |text: String| -> Result<u64> {
@@ -167,6 +179,7 @@ impl Options {
                 "--dense" => case.dense = true,
                 "--no-shrink" => shrinks = false,
                 "--marks" => marks = true,
+                "--busy" => busy = true,
                 "--totals" => totals = true,
                 "--trace" => case.trace = true,
                 "--hash" => case.hashes = true,
@@ -182,7 +195,7 @@ impl Options {
         };
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         case.seed = seed.unwrap_or(elapsed.as_millis() as u64 % 1_000_000_000_000);
-        Ok(Some(Self { case, shrinks, marks, totals, limit }))
+        Ok(Some(Self { case, shrinks, marks, busy, totals, limit }))
     }
 
     pub(crate) fn goes_on(&self, done: u64) -> bool {

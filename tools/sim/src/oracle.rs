@@ -182,19 +182,33 @@ fn read_rows(
 
 /// All rows, or none in a file that has no tables yet.
 pub(crate) fn rows_if_any(db: &Connection) -> Result<Rows> {
-    let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'gos_notes'";
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'diaries'";
     let there: i64 = db.query_row(sql, [], |row| row.get(0))?;
     if there > 0 { rows(db) } else { Ok(Rows::new()) }
 }
 
 /// All rows of the synced tables.
 pub(crate) fn rows(db: &Connection) -> Result<Rows> {
+    rows_where(db, |_| Some("1"))
+}
+
+/// The rows for which a condition holds, which each table has for itself; none where there is no condition.
+pub(crate) fn rows_where<'c>(
+    db: &Connection,
+    condition: impl Fn(&'static TableSpec) -> Option<&'c str>,
+) -> Result<Rows> {
     let mut all = Rows::new();
     for table in TABLES {
-        let rows = read_rows(db, table, "1", &[])?;
+        let Some(condition) = condition(table) else { continue };
+        let rows = read_rows(db, table, condition, &[])?;
         all.extend(rows.into_iter().map(|(key, values)| ((table.name, key), values)));
     }
     Ok(all)
+}
+
+/// True when policies say who sees which rows of the table.
+pub(crate) fn is_guarded(name: &RowName) -> bool {
+    spec(name).is_some_and(TableSpec::is_guarded)
 }
 
 /// Clocks by table and packed key in hexadecimal, as `--watch` takes it.

@@ -22,6 +22,12 @@ pub(crate) struct Plan {
     pub(crate) alterations: u64,
     pub(crate) couriers: u64,
     pub(crate) processes: u64,
+    /// Devices at the start that belong to users.
+    pub(crate) users: u64,
+    /// Policies, claims and users change so often.
+    pub(crate) policy_changes: u64,
+    pub(crate) claim_changes: u64,
+    pub(crate) user_changes: u64,
     pub(crate) server_writes: bool,
     pub(crate) skew_ms_max: i64,
 }
@@ -46,9 +52,19 @@ impl Plan {
             alterations: *dice.pick(&[0, 0, 15]),
             couriers: *dice.pick(&[0, 0, 30]),
             processes: *dice.pick(&[0, 0, 20]),
+            users: 0,
+            policy_changes: 0,
+            claim_changes: 0,
+            user_changes: 0,
             server_writes: dice.chance(700),
             skew_ms_max: *dice.pick(&[0, 3_000, 50_000, 4_000_000]),
         };
+        if dice.chance(500) {
+            plan.users = 1 + dice.below(3);
+        }
+        plan.policy_changes = *dice.pick(&[0, 30, 100]);
+        plan.claim_changes = *dice.pick(&[0, 30, 100]);
+        plan.user_changes = *dice.pick(&[0, 0, 10]);
         case.limit(&mut plan);
         plan
     }
@@ -68,9 +84,13 @@ impl Plan {
             (&mut self.alterations, 15),
             (&mut self.couriers, 30),
             (&mut self.processes, 20),
+            (&mut self.policy_changes, 60),
+            (&mut self.claim_changes, 60),
+            (&mut self.user_changes, 10),
         ] {
             *rate = often;
         }
+        self.users = self.users.max(2);
         self.server_writes = true;
     }
 }

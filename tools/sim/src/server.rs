@@ -4,12 +4,15 @@ use crate::disk::{self, disks};
 use crate::host::{self, Machine, ServerHost};
 use crate::oracle::{self, Clocks};
 use crate::random::Dice;
+use crate::users::{self, Policies};
+use crate::workload;
 use crate::world::Outcome;
 use anyhow::{Context, Result, anyhow, bail};
 use cloudsync_protocol::message::Request;
 use cloudsync_replica::{Environment, Replica};
-use cloudsync_server::store::sqlite::SqliteStore;
-use cloudsync_server::store::{Rights, Store};
+use cloudsync_server::auth::User;
+use cloudsync_server::store::sqlite::{SqliteStore, epoch};
+use cloudsync_server::store::{Asker, Rights, Store};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +20,7 @@ use std::sync::Arc;
 /// The name of its machine.
 pub(crate) const SERVER: &str = "server";
 const PATH: &str = "/sim/server/main/server.db";
+const ADMINS_PATH: &str = "/sim/server/admin/server.db";
 const OWNERS_PATH: &str = "/sim/server/owner/server.db";
 
 /// The server of one run.
@@ -27,6 +31,10 @@ pub(crate) struct Server {
     owner: Option<rusqlite::Connection>,
     /// A connection that nothing befalls.
     eye: Option<rusqlite::Connection>,
+    /// For whom the functions of policies speak on that connection.
+    asks: users::Asking,
+    /// What the policies show; `None` if they may be others by now.
+    policies: Option<Rc<Policies>>,
     /// What was acknowledged, as clocks: none of it may ever go back.
     acknowledged: Clocks,
 }
@@ -44,9 +52,15 @@ pub(crate) struct Backup {
     acknowledged: Clocks,
 }
 
+/// Opens a file in all ways in which this world will.
+pub(crate) fn warm_up() -> Result<()> {
+    drop(host::open(OWNERS_PATH, "")?);
+    epoch(Path::new(ADMINS_PATH)).map(drop).map_err(|error| anyhow!("warming up: {error}"))
+}
+
 impl Server {
     /// A server without tables: the first device brings them.
-    pub(crate) fn create(mut dice: Dice, is_safe: bool) -> Result<Self> {
+    pub(crate) fn create(mut dice: Dice, is_safe: bool, has_users: bool) -> Result<Self> {
         disks().equip(SERVER, true, is_safe);
         disk::run_with_skew(0);
         let machine = Machine::new(0, dice.fork());
@@ -56,11 +70,20 @@ impl Server {
             #[allow(unsafe_code)]
             let connection = unsafe { host::wrap(&db)? };
             // So the server's site id comes from the seed.
-            Replica::open(connection, machine as Rc<dyn Environment>)?.create()?;
+            let mut replica = Replica::open(connection, machine as Rc<dyn Environment>)?;
+            replica.create()?;
+            if has_users {
+                // Users bring no tables, so the owner has made them.
+                for table in workload::TABLES {
+                    db.execute_batch(table.create)?;
+                    replica.init(table.name, table.algorithm, 0)?;
+                }
+            }
         }
         host::compact_often(&db)?;
         let (host, acknowledged) = (ServerHost::new(dice), Clocks::new());
-        let mut server = Self { store: None, host, owner: Some(db), eye: None, acknowledged };
+        let (asks, policies) = (users::Asking::default(), None);
+        let mut server = Self { store: None, host, owner: Some(db), eye: None, asks, policies, acknowledged };
         server.open_store()?;
         Ok(server)
     }
@@ -69,8 +92,42 @@ impl Server {
         disk::run_with_skew(0);
         let store = SqliteStore::open_on(Path::new(PATH), Arc::clone(&self.host) as Arc<_>);
         self.store = Some(store.map_err(|error| anyhow!("the store does not open: {error}"))?);
-        self.eye = Some(host::open(&format!("/sim/{SERVER}/{}/server.db", disk::faults::EYE), "")?);
+        let eye = host::open(&format!("/sim/{SERVER}/{}/server.db", disk::faults::EYE), "")?;
+        self.asks.register(&eye)?;
+        self.eye = Some(eye);
+        self.policies = None;
         Ok(())
+    }
+
+    /// What users see of each table: the SELECT policies. Nothing else is seen by users.
+    pub(crate) fn policies(&mut self) -> Result<Rc<Policies>> {
+        if let Some(policies) = &self.policies {
+            return Ok(Rc::clone(policies));
+        }
+        let policies = Rc::new(users::policies(self.eye()?)?);
+        self.policies = Some(Rc::clone(&policies));
+        Ok(policies)
+    }
+
+    /// From here on policies that are evaluated on the connection that nothing befalls speak of this user.
+    pub(crate) fn speak_of(&self, user: &User) {
+        self.asks.speak_of(user);
+    }
+
+    /// Somebody who administers the server does something on the file, by a connection of the product's.
+    pub(crate) fn administer<T>(&mut self, act: impl FnOnce(&Path) -> Result<T>) -> Result<Outcome<T>> {
+        disk::run_with_skew(0);
+        let before = disks().failures(SERVER);
+        let outcome = act(Path::new(ADMINS_PATH));
+        self.policies = None;
+        if disks().has_dead(SERVER) {
+            return Ok(Outcome::Died);
+        }
+        match outcome {
+            Ok(done) => Ok(Outcome::Done(done)),
+            Err(_) if disks().failures(SERVER) > before => Ok(Outcome::Failed),
+            Err(error) => Err(error).context("the administrator"),
+        }
     }
 
     /// The connection of the owner.
@@ -84,13 +141,14 @@ impl Server {
     }
 
     /// Takes one request and gives the answer.
-    pub(crate) fn turn(&mut self, request: &[u8]) -> Result<Outcome<Vec<u8>>> {
+    pub(crate) fn turn(&mut self, request: &[u8], user: Option<&User>) -> Result<Outcome<Vec<u8>>> {
         disk::run_with_skew(0);
         let request = Request::decode(request)?;
         let store = self.store.as_ref().context("no store")?;
         let before = disks().failures(SERVER);
-        let rights = Rights { read: true, write: true, schema: true };
-        let answer = store.turn(&request, &rights.into(), disk::now_ms());
+        let rights = Rights { read: true, write: true, schema: user.is_none() };
+        let asker = Asker { rights, user: user.cloned().map(Arc::new) };
+        let answer = store.turn(&request, &asker, disk::now_ms());
         if disks().is_dead(SERVER, "main") {
             return Ok(Outcome::Died);
         }

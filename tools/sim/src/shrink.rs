@@ -108,7 +108,7 @@ mod tests {
         };
         let best = shrink(&case, "lost: row 0", Duration::from_secs(60), &mut run);
         let shown =
-            "--seed 7 --devices 3 --until 311 --skip 1-99,101-310 --without alterations --without copies";
+            "--seed 7 --devices 3 --until 311 --skip 1-99,101-310 --without alterations --without claims";
         assert!(best.to_string().starts_with(shown), "{best}");
         assert!(!best.without.contains("disks"));
         assert!(runs < 200, "{runs}");

@@ -13,6 +13,8 @@ pub(crate) struct Stats {
     pub(crate) steps: u64,
     /// Syncs that devices began.
     pub(crate) rounds: u64,
+    /// Answers to users that were read for what they must not tell.
+    pub(crate) answers_to_users: u64,
     /// Rows that apps wrote.
     pub(crate) rows: u64,
     pub(crate) simulated_ms: u64,
@@ -41,6 +43,7 @@ impl Stats {
         self.steps += other.steps;
         self.rounds += other.rounds;
         self.rows += other.rows;
+        self.answers_to_users += other.answers_to_users;
         self.simulated_ms += other.simulated_ms;
         self.device_ms += other.device_ms;
         self.sweeps_max = self.sweeps_max.max(other.sweeps_max);
@@ -59,11 +62,32 @@ impl Stats {
             ("rows", self.rows),
             ("events", self.events),
             ("steps", self.steps),
+            ("answers to users", self.answers_to_users),
             ("sweeps", self.sweeps_max as u64),
         ];
         let counts = own.iter().chain(more).map(|(name, count)| format!("\"{name}\":{count}"));
         let faults = self.faults.iter().map(|(kind, count)| format!("\"fault: {kind}\":{count}"));
         format!("totals {{{}}}", counts.chain(faults).collect::<Vec<_>>().join(","))
+    }
+
+    /// What a world must be to count as busy: how many devices there are at once, rows and syncs of each in an hour, and steps
+    /// of a hundred in which something goes wrong.
+    fn bustle(&self) -> [(&'static str, f64, f64); 4] {
+        let per = |count: f64, of: f64| if of > 0.0 { count / of } else { 0.0 };
+        let device_hours = self.device_ms as f64 / MS_PER_HOUR;
+        let faults: u64 = self.faults.values().sum();
+        [
+            ("devices at once", per(device_hours, self.hours()), 5.0),
+            ("rows of a device in an hour", per(self.rows as f64, device_hours), 60.0),
+            ("syncs of a device in an hour", per(self.rounds as f64, device_hours), 12.0),
+            ("% of the steps faulty", 100.0 * per(faults as f64, self.events as f64), 1.0),
+        ]
+    }
+
+    /// Says in what the world was not busy.
+    pub(crate) fn idleness(&self) -> Option<String> {
+        let too_little = self.bustle().into_iter().find(|(_, found, wanted)| found < wanted);
+        too_little.map(|(what, found, wanted)| format!("not busy: {found:.1} {what}, and not {wanted}"))
     }
 
     fn hours(&self) -> f64 {
@@ -101,6 +125,8 @@ impl fmt::Display for Stats {
             rate(self.rounds as f64),
             rate(self.rows as f64)
         )?;
+        let bustle = self.bustle().map(|(what, found, _)| format!("{found:.1} {what}"));
+        writeln!(out, "{}; {} answers to users were read", bustle.join(", "), self.answers_to_users)?;
         let faults = self.faults.iter().map(|(kind, count)| format!("{kind} {count}"));
         writeln!(out, "faults: {}", faults.collect::<Vec<_>>().join(", "))
     }
@@ -109,6 +135,24 @@ impl fmt::Display for Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_world_is_busy_or_says_in_what_it_is_not() {
+        let hour = MS_PER_HOUR as u64;
+        let mut stats = Stats {
+            simulated_ms: hour,
+            device_ms: 6 * hour,
+            rows: 360,
+            rounds: 72,
+            events: 90,
+            ..Stats::default()
+        };
+        assert_eq!(stats.idleness().unwrap(), "not busy: 0.0 % of the steps faulty, and not 1");
+        stats.fault("crash");
+        assert_eq!(stats.idleness(), None);
+        stats.rows -= 1;
+        assert!(stats.idleness().unwrap().contains("59.8 rows of a device in an hour, and not 60"));
+    }
 
     #[test]
     fn totals_are_one_line_of_json() {

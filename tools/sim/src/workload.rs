@@ -2,6 +2,7 @@
 
 use crate::oracle::{self, Written};
 use crate::random::Dice;
+use crate::users;
 use anyhow::Result;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
@@ -29,6 +30,8 @@ enum KeyKind {
     Pair,
     NoCase,
     Any,
+    /// A text that names the table, so that it is recognised wherever it turns up.
+    Named,
 }
 
 /// Every shape of key and row that syncs differently.
@@ -146,6 +149,47 @@ pub(crate) const TABLES: &[TableSpec] = &[
         collides: false,
         kind: KeyKind::Text,
     },
+    // Who may see these is said by policies, where there are users; each row bears a text that is in no other one.
+    TableSpec {
+        name: "members",
+        create: "CREATE TABLE members(id TEXT PRIMARY KEY NOT NULL, project TEXT, member TEXT, secret TEXT)",
+        algorithm: "cls",
+        key: &["id"],
+        cells: &["project", "member", "secret"],
+        later: None,
+        collides: false,
+        kind: KeyKind::Named,
+    },
+    TableSpec {
+        name: "projects",
+        create: "CREATE TABLE projects(id TEXT PRIMARY KEY NOT NULL, project TEXT, owner TEXT, secret TEXT)",
+        algorithm: "cls",
+        key: &["id"],
+        cells: &["project", "owner", "secret"],
+        later: None,
+        collides: false,
+        kind: KeyKind::Named,
+    },
+    TableSpec {
+        name: "tasks",
+        create: "CREATE TABLE tasks(id TEXT PRIMARY KEY NOT NULL, project TEXT, secret TEXT)",
+        algorithm: "cls",
+        key: &["id"],
+        cells: &["project", "secret"],
+        later: None,
+        collides: false,
+        kind: KeyKind::Named,
+    },
+    TableSpec {
+        name: "diaries",
+        create: "CREATE TABLE diaries(id TEXT PRIMARY KEY NOT NULL, owner TEXT, team TEXT, secret TEXT)",
+        algorithm: "cls",
+        key: &["id"],
+        cells: &["owner", "team", "secret"],
+        later: None,
+        collides: false,
+        kind: KeyKind::Named,
+    },
 ];
 
 /// Keys that everybody uses, per table.
@@ -154,6 +198,11 @@ const SHARED_KEYS: u64 = 6;
 const PRIVATE_KEYS: u64 = 3;
 
 impl TableSpec {
+    /// True when policies say who sees which of its rows.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.kind == KeyKind::Named
+    }
+
     /// SQL that shows a value with its type and every byte.
     pub(crate) fn show(column: &str) -> String {
         format!("quote({column}) || CASE typeof({column}) WHEN 'text' THEN hex({column}) ELSE '' END")
@@ -166,7 +215,7 @@ impl TableSpec {
             KeyKind::Any => format!(
                 "CASE WHEN typeof({column}) IN ('integer', 'real') THEN quote({column} + 0.0) ELSE quote({column}) END"
             ),
-            KeyKind::Text | KeyKind::Pair => format!("quote({column})"),
+            KeyKind::Text | KeyKind::Pair | KeyKind::Named => format!("quote({column})"),
         });
         shown.collect::<Vec<_>>().join(" || ',' || ")
     }
@@ -180,6 +229,7 @@ impl TableSpec {
         let text = Value::Text(format!("{prefix}-{number}"));
         match self.kind {
             KeyKind::Text => vec![text],
+            KeyKind::Named => vec![Value::Text(format!("{}-{prefix}-{number}", self.name))],
             KeyKind::Pair => vec![text, Value::Integer(dice.between(0, 1))],
             KeyKind::NoCase if dice.chance(300) => {
                 vec![Value::Text(format!("{prefix}-{number}").to_ascii_uppercase())]
@@ -235,6 +285,10 @@ pub(crate) fn value_of(dice: &mut Dice, column: &str) -> Value {
     match column {
         "slot" if dice.chance(100) => Value::Null,
         "slot" => Value::Integer(dice.between(0, 7)),
+        "project" => Value::Text(format!("p{}", dice.below(4))),
+        "member" | "owner" => Value::Text((*dice.pick(users::NAMES)).to_owned()),
+        "team" => Value::Text((*dice.pick(users::TEAMS)).to_owned()),
+        "secret" => Value::Text(format!("secret {:010x}", dice.below(1 << 40))),
         _ => value(dice),
     }
 }
@@ -256,11 +310,16 @@ pub(crate) fn rebuild(db: &Connection) -> Result<()> {
     let columns = spec.settable(db)?.join(", ");
     let create = spec.create.replace("TABLE notes(", "TABLE notes_new(");
     let later = if spec.has_later(db)? { "ALTER TABLE notes_new ADD COLUMN later;" } else { "" };
-    Ok(db.execute_batch(&format!(
+    let outcome = db.execute_batch(&format!(
         "BEGIN IMMEDIATE; {create}; {later}
         INSERT INTO notes_new(id, {columns}) SELECT id, {columns} FROM notes;
         DROP TABLE notes; ALTER TABLE notes_new RENAME TO notes; COMMIT"
-    ))?)
+    ));
+    if !db.is_autocommit() {
+        // SQLite may be unable to; then it undoes it when the file is opened next.
+        let _ = db.execute_batch("ROLLBACK");
+    }
+    Ok(outcome?)
 }
 
 /// Rows that a statement may have touched.

@@ -8,9 +8,10 @@ use crate::options::Case;
 use crate::oracle::{self, Model};
 use crate::plan::Plan;
 use crate::random::Dice;
-use crate::server::{Backup, Server};
+use crate::server::{self, Backup, Server};
 use crate::stats::Stats;
-use crate::workload;
+use crate::users::{Holder, Users};
+use crate::{checker, workload};
 use anyhow::{Context, Result};
 use cloudsync_protocol::client::{Goal, Retry};
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub(crate) struct World {
     pub(crate) owner: String,
     pub(crate) devices: Vec<Device>,
     names: usize,
+    pub(crate) users: Users,
     pub(crate) model: Model,
     pub(crate) ticks: u64,
     pub(crate) stats: Stats,
@@ -54,11 +56,15 @@ impl World {
         let mut dice = Dice::new(case.seed);
         disk::register();
         disk::renew(dice.fork());
+        // What a process does at its first use of SQLite draws from its generator, in the first world alone.
+        server::warm_up()?;
+        disk::renew(dice.fork());
         disk::set_now_ms(START_MS);
         let plan = Plan::draw(&mut dice, case);
         let faults = Faults::draw(&mut dice);
         let network = Network::new(faults, dice.fork());
-        let server = Server::create(dice.fork(), dice.chance(700))?;
+        let server = Server::create(dice.fork(), dice.chance(700), plan.users > 0)?;
+        let users = Users::draw(&mut dice);
         let mut world = Self {
             case: case.clone(),
             network,
@@ -69,16 +75,20 @@ impl World {
             shown: BTreeMap::new(),
             devices: Vec::new(),
             names: 0,
+            users,
             model: Model::default(),
             ticks: 0,
             stats: Stats::default(),
             history: 0,
         };
         world.note(|| format!("{plan:?} {faults:?}"));
+        if plan.users > 0 {
+            world.begin_policies(&mut dice)?;
+        }
         for _ in 0..plan.devices {
             world.join(&mut dice)?;
         }
-        if plan.server_writes {
+        if plan.server_writes || plan.users > 0 {
             world.network.plan(START_MS + 500, Event::ServerTick);
         }
         Ok(world)
@@ -136,8 +146,14 @@ impl World {
     pub(crate) fn join(&mut self, dice: &mut Dice) -> Result<()> {
         let name = self.name();
         let machine = Machine::new(self.skew(dice), dice.fork());
-        self.note(|| format!("{name} joins, skew {}", machine.skew_ms.get()));
-        let device = Device::create(name, machine, dice)?;
+        // The first devices are those of users; of later ones, some.
+        let is_users = match self.devices.len() < self.plan.devices {
+            true => (self.devices.len() as u64) < self.plan.users,
+            false => self.plan.users > 0 && dice.chance(300),
+        };
+        let holder = is_users.then(|| Holder::new(self.devices.len() % 3));
+        self.note(|| format!("{name} joins, skew {}, as {holder:?}", machine.skew_ms.get()));
+        let device = Device::create(name, machine, dice, holder)?;
         self.add(device, dice);
         Ok(())
     }
@@ -158,10 +174,10 @@ impl World {
         match event {
             Event::Tick { device } => self.tick(device),
             Event::ServerTick => self.server_tick(),
-            Event::Request { from, attempt, bytes, is_copy } => {
+            Event::Request { from, attempt, bytes, holder, is_copy } => {
                 self.remember(&bytes);
                 self.note(|| format!("server takes {from:?} #{attempt}, copy: {is_copy}"));
-                if let Some(answer) = self.ask(&bytes)? {
+                if let Some(answer) = self.ask(&bytes, holder.as_ref())? {
                     self.remember(&answer);
                     self.network.answer(self.now(), from, attempt, answer);
                 }
@@ -176,9 +192,16 @@ impl World {
     }
 
     /// Asks the server, which may come to harm by it.
-    fn ask(&mut self, request: &[u8]) -> Result<Option<Vec<u8>>> {
-        match self.server.turn(request)? {
-            Outcome::Done(answer) => Ok(Some(answer)),
+    pub(crate) fn ask(&mut self, request: &[u8], holder: Option<&Holder>) -> Result<Option<Vec<u8>>> {
+        let user = holder.map(|holder| self.users.of(holder));
+        match self.server.turn(request, user)? {
+            Outcome::Done(answer) => {
+                if let (Some(holder), Some(user)) = (holder, user) {
+                    checker::check(&mut self.server, user, holder, request, &answer)?;
+                    self.stats.answers_to_users += 1;
+                }
+                Ok(Some(answer))
+            }
             Outcome::Failed => {
                 self.note(|| "the server fails".to_owned());
                 Ok(None)
@@ -216,7 +239,10 @@ impl World {
         match self.guarded(at, process, act)? {
             Outcome::Done(wish) => {
                 let attempt = match wish {
-                    Wish::Send(bytes) => Some(self.network.send(now, address, bytes)),
+                    Wish::Send(bytes) => {
+                        let holder = self.devices[at].holder.clone();
+                        Some(self.network.send(now, address, bytes, holder))
+                    }
                     Wish::Pause(pause_ms) => Some(self.network.pause(now, address, pause_ms)),
                     Wish::Over { received, sent, failed } => {
                         self.note(|| {
@@ -292,8 +318,14 @@ impl World {
             self.guarded(at, process, |process| workload::write(&process.db, dice, &name, &mut written))?;
         self.note(|| format!("{name} writes: {outcome:?}"));
         self.stats.rows += written.len() as u64;
+        let holder = &self.devices[at].holder;
+        if let Some(holder) = holder {
+            checker::know(&holder.knew, written.iter().map(|(name, _)| name.clone()));
+        }
+        // What users write may be refused.
+        let is_trusted = holder.is_none();
         match outcome {
-            Outcome::Done(true) => self.model.wrote(&name, written, true),
+            Outcome::Done(true) => self.model.wrote(&name, written, is_trusted),
             Outcome::Done(false) => {}
             Outcome::Failed => self.model.wrote(&name, written, false),
             Outcome::Died => {
@@ -334,7 +366,8 @@ impl World {
             return Ok(());
         }
         self.server_mishap(&mut dice)?;
-        if self.server.has_tables()? {
+        self.change_rights(&mut dice)?;
+        if self.plan.server_writes && self.server.has_tables()? {
             self.owner_writes(&mut dice)?;
         }
         Ok(())

@@ -1,0 +1,293 @@
+//! Users: who has a token of whom, what the policies show them, and how that changes.
+
+use crate::disk::disks;
+use crate::oracle::{self, RowName, Rows};
+use crate::random::Dice;
+use crate::workload::{TABLES, TableSpec};
+use crate::world::{Outcome, World};
+use anyhow::{Result, bail};
+use cloudsync_server::auth::User;
+use cloudsync_server::policy::{Change, Verb};
+use cloudsync_server::store::sqlite::change_policies;
+use rusqlite::Connection;
+use rusqlite::functions::FunctionFlags;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Users, and others who are nobody's.
+pub(crate) const NAMES: &[&str] = &["alice", "bob", "carol", "nobody"];
+/// How many of them have devices.
+const WITH_DEVICES: u64 = 3;
+/// What the claims of a user may name.
+pub(crate) const TEAMS: &[&str] = &["red", "blue"];
+
+/// Policies that a table may get.
+const TASKS: &[&str] = &[
+    "EXISTS (SELECT 1 FROM members WHERE members.project = tasks.project AND members.member = auth_userid())",
+    "project IN (SELECT project FROM members WHERE member = auth_userid())",
+    "project IN (SELECT project FROM projects WHERE owner = auth_userid()) OR \
+     EXISTS (SELECT 1 FROM members m WHERE m.project = tasks.project AND m.member = auth_userid())",
+    "EXISTS (SELECT 1 FROM members m JOIN projects p ON p.project = m.project \
+     WHERE p.project = tasks.project AND m.member = auth_userid())",
+    "project IN (SELECT project FROM members WHERE member = auth_userid()) \
+     AND NOT EXISTS (SELECT 1 FROM projects WHERE project = tasks.project AND owner = 'nobody')",
+];
+const DIARIES: &[&str] = &[
+    "owner = auth_userid()",
+    "owner = auth_userid() OR owner = 'nobody'",
+    "team = json_extract(auth_json(), '$.team')",
+    "owner = auth_userid() OR team = json_extract(auth_json(), '$.team')",
+];
+const MEMBERS: &[&str] = &["member = auth_userid()", "1"];
+const PROJECTS: &[&str] = &[
+    "owner = auth_userid()",
+    "EXISTS (SELECT 1 FROM members m WHERE m.project = projects.project AND m.member = auth_userid())",
+];
+
+/// What a user may have come to know: tables and keys as they are shown.
+pub(crate) type Known = Rc<RefCell<BTreeSet<RowName>>>;
+/// SELECT policies by table.
+pub(crate) type Policies = BTreeMap<&'static str, String>;
+
+/// Whose token a device has, and which rows ever were on it: on it, its copies, and what it is a copy of.
+#[derive(Debug, Clone)]
+pub(crate) struct Holder {
+    pub(crate) user: usize,
+    pub(crate) knew: Known,
+}
+
+impl Holder {
+    /// Somebody whose device is empty.
+    pub(crate) fn new(user: usize) -> Self {
+        Self { user, knew: Known::default() }
+    }
+}
+
+/// Everybody as their tokens name them.
+pub(crate) struct Users(Vec<User>);
+
+impl Users {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
+        let users = NAMES.iter().take(WITH_DEVICES as usize);
+        Self(users.map(|name| User { id: (*name).to_owned(), claims: claims(dice) }).collect())
+    }
+
+    pub(crate) fn of(&self, holder: &Holder) -> &User {
+        &self.0[holder.user]
+    }
+}
+
+fn claims(dice: &mut Dice) -> serde_json::Map<String, serde_json::Value> {
+    if dice.chance(200) {
+        return serde_json::Map::new();
+    }
+    std::iter::once(("team".to_owned(), (*dice.pick(TEAMS)).into())).collect()
+}
+
+/// For whom the functions of policies speak.
+#[derive(Default, Clone)]
+pub(crate) struct Asking(Arc<Mutex<(String, String)>>);
+
+impl Asking {
+    pub(crate) fn register(&self, db: &Connection) -> Result<()> {
+        let flags = FunctionFlags::SQLITE_UTF8;
+        let (id, claims) = (Arc::clone(&self.0), Arc::clone(&self.0));
+        let read =
+            |asking: &Mutex<(String, String)>| asking.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        db.create_scalar_function("auth_userid", 0, flags, move |_| Ok(read(&id).0))?;
+        db.create_scalar_function("auth_json", 0, flags, move |_| Ok(read(&claims).1))?;
+        Ok(())
+    }
+
+    pub(crate) fn speak_of(&self, user: &User) {
+        let claims = serde_json::Value::Object(user.claims.clone()).to_string();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (user.id.clone(), claims);
+    }
+}
+
+/// The SELECT policies that the server's file has.
+pub(crate) fn policies(db: &Connection) -> Result<Policies> {
+    let mut policies = Policies::new();
+    for table in TABLES {
+        let sql = "SELECT expression FROM cloudsync_server_policies \
+                   WHERE tbl = ?1 AND verb = 'SELECT' ORDER BY id DESC LIMIT 1";
+        let mut select = db.prepare(sql)?;
+        let text: Option<Option<String>> =
+            select.query_map([table.name], |row| row.get(0))?.next().transpose()?;
+        if let Some(text) = text.flatten() {
+            policies.insert(table.name, text);
+        }
+    }
+    Ok(policies)
+}
+
+fn changes(dice: &mut Dice, table: &'static TableSpec, now_ms: u64) -> Vec<Change<'static>> {
+    let (select, free) = match table.name {
+        "members" => (*dice.pick(MEMBERS), true),
+        "projects" => (*dice.pick(PROJECTS), true),
+        "tasks" => (*dice.pick(TASKS), false),
+        "diaries" => (*dice.pick(DIARIES), false),
+        _ => ("1", true),
+    };
+    let change = |verb, text| Change { table: table.name, verb, text: Some(text), by: "sim", now_ms };
+    let writes = if free || dice.chance(300) { "1" } else { select };
+    vec![
+        change(Verb::Select, select),
+        change(Verb::Insert, writes),
+        change(Verb::Update, if dice.chance(500) { "1" } else { "OLD.id = NEW.id" }),
+        change(Verb::Delete, writes),
+    ]
+}
+
+impl World {
+    /// Gives every table its policies; some are seen by nobody.
+    pub(crate) fn begin_policies(&mut self, dice: &mut Dice) -> Result<()> {
+        let now = self.now();
+        let tables = TABLES.iter().filter(|table| table.is_guarded() || dice.chance(800));
+        let tables: Vec<_> = tables.collect();
+        let wanted: Vec<_> = tables.into_iter().flat_map(|table| changes(dice, table, now)).collect();
+        let wanted: Vec<_> = wanted
+            .into_iter()
+            .map(|change| match change.table {
+                "members" | "projects" | "tasks" | "diaries" => change,
+                _ => Change { text: Some("1"), ..change },
+            })
+            .collect();
+        match self.server.administer(|path| Ok(change_policies(path, &wanted)?))? {
+            Outcome::Done(_) => Ok(()),
+            outcome => bail!("policies before any fault: {outcome:?}"),
+        }
+    }
+
+    /// What may become of policies, claims and devices of users at a step of the server.
+    pub(crate) fn change_rights(&mut self, dice: &mut Dice) -> Result<()> {
+        if self.plan.users == 0 {
+            return Ok(());
+        }
+        if dice.chance(self.plan.claim_changes) {
+            let user = dice.below(WITH_DEVICES) as usize;
+            self.users.0[user].claims = claims(dice);
+            let user = self.users.0[user].clone();
+            self.note(|| format!("{} has other claims: {:?}", user.id, user.claims));
+            self.stats.fault("claim change");
+        }
+        if dice.chance(self.plan.policy_changes) {
+            let guarded: Vec<_> = TABLES.iter().filter(|table| table.is_guarded()).collect();
+            let table: &'static TableSpec = dice.pick::<&TableSpec>(&guarded);
+            let wanted = changes(dice, table, self.now());
+            self.stats.fault("policy change");
+            let outcome = self.server.administer(|path| Ok(change_policies(path, &wanted)?))?;
+            self.note(|| format!("policies of {}: {:?}, {outcome:?}", table.name, wanted[0].text));
+            if matches!(outcome, Outcome::Died) {
+                self.server_recovers()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The device of a user gets another one.
+    pub(crate) fn change_user(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
+        if self.devices[at].holder.is_none() {
+            return Ok(());
+        }
+        let (secrets, user) = (self.secrets_on(at)?, dice.below(WITH_DEVICES) as usize);
+        let name = self.devices[at].name.clone();
+        self.stats.fault("change of user");
+        disks().disarm(&self.devices[at].place);
+        let is_clean = self.devices[at].change_user()?;
+        self.devices[at].holder = Some(Holder::new(user));
+        self.note(|| format!("{name} goes to {}, clean: {is_clean}", NAMES[user]));
+        if is_clean {
+            let bytes = self.devices[at].bytes();
+            if let Some(secret) = secrets.iter().find(|secret| contains(&bytes, secret.as_bytes())) {
+                bail!("device {name}: {secret:?} of the user before is still on the disk after a logout");
+            }
+        }
+        self.forget(at)
+    }
+
+    /// The texts by which rows of guarded tables are recognised that a device has.
+    fn secrets_on(&self, at: usize) -> Result<BTreeSet<String>> {
+        let mut secrets = BTreeSet::new();
+        let eye = self.devices[at].eye()?;
+        for table in TABLES.iter().filter(|table| table.is_guarded()) {
+            let mut select = eye.prepare(&format!("SELECT secret FROM {}", table.name))?;
+            let found = select.query_map([], |row| row.get::<_, Option<String>>(0))?;
+            secrets.extend(found.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten());
+        }
+        Ok(secrets)
+    }
+
+    /// The rows that a device must have in the end.
+    pub(crate) fn rows_for(&mut self, at: usize) -> Result<Rows> {
+        let Some(holder) = self.devices[at].holder.clone() else { return oracle::rows(self.server.eye()?) };
+        let policies = self.server.policies()?;
+        self.server.speak_of(self.users.of(&holder));
+        oracle::rows_where(self.server.eye()?, |table| policies.get(table.name).map(String::as_str))
+    }
+
+    /// How a device differs from what it must have; `None` if it does not.
+    pub(crate) fn difference(&mut self, at: usize) -> Result<Option<String>> {
+        let rows = self.rows_for(at)?;
+        let device = &self.devices[at];
+        let db = &device.processes[0].db;
+        let (mut known, clocks) = (oracle::clocks(self.server.eye()?)?, oracle::clocks(db)?);
+        if device.holder.is_some() {
+            // What else the server knows is not for users.
+            known.retain(|row, _| clocks.contains_key(row));
+        }
+        if let Some(difference) = oracle::difference(&known, &clocks) {
+            return Ok(Some(format!("in a clock: {difference}")));
+        }
+        let difference = oracle::difference(&rows, &oracle::rows(db)?);
+        Ok(difference.map(|difference| format!("in a row under equal clocks: {difference}")))
+    }
+
+    /// After evictions and the scrub nothing is left on the disk of what its user may not see, but what the user wrote
+    /// and was refused.
+    pub(crate) fn check_disk(&mut self, at: usize) -> Result<()> {
+        if self.devices[at].holder.is_none() {
+            return Ok(());
+        }
+        let hidden = self.hidden_from(at)?;
+        let device = &mut self.devices[at];
+        device.processes.truncate(1);
+        let process = &mut device.processes[0];
+        process.replica.scrub()?;
+        if process.replica.is_scrub_due()? {
+            return Ok(());
+        }
+        let sql =
+            "SELECT 1 FROM cloudsync_rejected WHERE instr(\"row\", ?1) OR instr(change, CAST(?1 AS BLOB))";
+        let bytes = device.bytes();
+        for text in hidden.iter().filter(|text| contains(&bytes, text.as_bytes())) {
+            if !device.processes[0].db.prepare(sql)?.exists([text])? {
+                bail!("device {}: {text:?} may not be seen and is on the disk after the scrub", device.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Secrets of rows that the user of a device may not see, and that are in no row which they see.
+    fn hidden_from(&mut self, at: usize) -> Result<BTreeSet<String>> {
+        let shown = self.rows_for(at)?;
+        let all = oracle::rows(self.server.eye()?)?;
+        let secrets = |rows: &Rows| -> BTreeSet<String> {
+            let guarded = rows.iter().filter(|(name, _)| oracle::is_guarded(name));
+            guarded.filter_map(|(_, cells)| secret_of(cells)).collect()
+        };
+        Ok(secrets(&all).difference(&secrets(&shown)).cloned().collect())
+    }
+}
+
+/// The secret among the shown cells of a row.
+fn secret_of(cells: &[String]) -> Option<String> {
+    let text = cells.last()?.strip_prefix('\'')?.split('\'').next()?;
+    text.starts_with("secret ").then(|| text.to_owned())
+}
+
+pub(crate) fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}
