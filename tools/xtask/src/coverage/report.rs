@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::AddAssign;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-/// How tests at the bottom of a file begin.
+/// What stands before a module of tests.
 const TESTS: &str = "#[cfg(test)]";
 /// What is listed branch by branch, each with a name of its own.
 const CLOSELY: &[(&str, &[&str])] =
@@ -72,10 +72,19 @@ impl Report {
     pub(super) fn read(root: &Path, exported: &Value) -> Result<Self> {
         let files = exported["data"][0]["files"].as_array().context("llvm-cov told of no files")?;
         let crates = root.join("crates");
-        let mut read = Vec::new();
+        let mut sources = Vec::new();
         for file in files {
             let name = file["filename"].as_str().context("a file without a name")?;
             let text = fs::read_to_string(name).with_context(|| format!("cannot read {name}"))?;
+            sources.push((name, text, file));
+        }
+        let of_tests: Vec<_> =
+            sources.iter().flat_map(|(name, text, _)| files_of_tests(name, text)).collect();
+        let mut read = Vec::new();
+        for (name, text, file) in sources {
+            if of_tests.iter().any(|path| path == Path::new(name)) {
+                continue;
+            }
             let path = Path::new(name).strip_prefix(&crates).unwrap_or(Path::new(name));
             read.push(File::read(path.to_string_lossy().into_owned(), &text, file));
         }
@@ -126,7 +135,7 @@ fn print_row(name: &str, counts: Counts) {
 
 impl File {
     fn read(path: String, text: &str, file: &Value) -> Self {
-        let tests = text.lines().position(|line| line == TESTS).map_or(u64::MAX, |at| at as u64 + 1);
+        let tests = first_test(text).unwrap_or(u64::MAX);
         let segments: Vec<Segment> = entries(&file["segments"]).filter_map(Segment::read).collect();
         let segments: Vec<_> = segments.into_iter().filter(|segment| segment.line < tests).collect();
         let regions = Part::of(segments.iter().filter(|it| it.begins()).map(|it| it.count > 0));
@@ -153,6 +162,24 @@ impl File {
             println!("    {}:{line}:{column} is never {outcome}", self.path);
         }
     }
+}
+
+/// The line at which tests at the bottom of a file begin.
+fn first_test(text: &str) -> Option<u64> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_module = |pair: &[&str]| matches!(pair, [TESTS, next] if next.ends_with('{'));
+    lines.windows(2).position(is_module).map(|at| at as u64 + 1)
+}
+
+/// The files in which tests of this one lie.
+fn files_of_tests(name: &str, text: &str) -> Vec<PathBuf> {
+    let path = Path::new(name);
+    let is_root = path.file_stem().is_some_and(|stem| stem == "mod" || stem == "lib");
+    let folder = if is_root { path.with_file_name("") } else { path.with_extension("") };
+    let lines: Vec<&str> = text.lines().collect();
+    let modules = lines.windows(2).filter(|pair| pair[0] == TESTS);
+    let modules = modules.filter_map(|pair| pair[1].strip_prefix("mod ")?.strip_suffix(';'));
+    modules.map(|module| folder.join(format!("{module}.rs"))).collect()
 }
 
 fn entries(list: &Value) -> impl Iterator<Item = &Value> {
@@ -232,6 +259,14 @@ mod tests {
         assert_eq!(file.uncovered, [(2, 8, true)]);
         assert_eq!(file.counts.regions, Part { covered: 1, all: 2 });
         assert_eq!(file.counts.lines, Part { covered: 3, all: 3 });
+    }
+
+    #[test]
+    fn modules_of_tests_in_files_of_their_own_are_left_out() {
+        let text = "mod a;\n#[cfg(test)]\nmod properties;\n\nfn f() {}\n\n#[cfg(test)]\nmod tests {\n}\n";
+        assert_eq!(files_of_tests("/c/merge/mod.rs", text), [Path::new("/c/merge/properties.rs")]);
+        assert_eq!(files_of_tests("/c/merge.rs", text), [Path::new("/c/merge/properties.rs")]);
+        assert_eq!(first_test(text), Some(7));
     }
 
     #[test]
