@@ -575,6 +575,44 @@ pub(crate) mod tests {
         ))));
         assert!(refused(alive().with_marks(with(Some(clock), Some(clock), None))));
         assert!(!refused(alive().with_marks(with(Some(clock), None, None))));
+        let dead = RowClock::tombstone(2, clock);
+        assert!(refused(dead.clone().with_marks(with(Some(clock), None, deletion))));
+        assert!(!refused(dead.with_marks(with(None, None, deletion))));
+    }
+
+    #[test]
+    fn a_row_that_could_be_stored_otherwise_is_refused() {
+        let clock = |time| Clock::new(Time(time), SiteOrdinal(0));
+        let columns = ColumnSet::first(3);
+        let decoded = |exceptions: &[u16], more: &[u8]| {
+            let exceptions = exceptions.iter().map(|column| (ColumnNumber(*column), clock(7))).collect();
+            let row =
+                RowClock { life: 1, common: clock(9), columns: columns.clone(), exceptions, marks: None };
+            let mut bytes = vec![];
+            row.encode(&mut bytes);
+            bytes.extend_from_slice(more);
+            RowClock::decode(&bytes).map(|read| assert_eq!(read, row))
+        };
+        assert_eq!(decoded(&[0, 2], &[]), Ok(()));
+        // In another order, one column twice, a column that the row does not have, something behind it.
+        for (exceptions, more) in [(&[2, 0][..], &[][..]), (&[1, 1], &[]), (&[3], &[]), (&[0], &[0])] {
+            assert_eq!(decoded(exceptions, more), Err(BytesError::OutOfBounds("row clock")));
+        }
+        // A bitmap with a zero at its end.
+        let mut bitmap = vec![];
+        crate::bytes::put_bytes(&mut bitmap, &[1, 0]);
+        let bitmap = ColumnSet::decode_bitmap(&mut Reader::new(&bitmap));
+        assert_eq!(bitmap, Err(BytesError::OutOfBounds("column bitmap")));
+    }
+
+    #[test]
+    fn the_largest_time_is_looked_for_everywhere() {
+        let clock = |time| Clock::new(Time(time), SiteOrdinal(0));
+        let cells = [(ColumnNumber(0), clock(5)), (ColumnNumber(1), clock(8))];
+        let row = RowClock::from_cells(1, clock(5), &cells, &SITES);
+        assert_eq!(row.time_max(), Time(8));
+        let boundary = Some(clock(11));
+        assert_eq!(row.with_marks(Marks { boundary, ..Marks::default() }).time_max(), Time(11));
     }
 
     #[test]
