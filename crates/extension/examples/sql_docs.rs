@@ -28,7 +28,7 @@ opens their keys. Times are milliseconds since 1970.
 | `cloudsync_changes` | a cell that was ever changed, or the insertion or deletion of a row | `tbl`, `pk`, `col_name`, `col_value`, `version`, `time`, `site_id`, `cl`, `seq` |
 | `cloudsync_quarantine` | a change that a constraint of this database does not let in yet; it is tried again after every apply | `tbl`, `pk`, `reason`, `at`; `origin` and `change` are internal |
 | `cloudsync_conflicts` | a value that was written here and lost against a change whose author had not seen it (`overwritten`), or a cell of a row that went with such a value (`deleted`) | `tbl`, `pk`, `col_name` (NULL: a row without cells), `col_value`, `time` and `site_id` of the value, `at`, `kind`, `winner_time`, `winner_site_id` |
-| `cloudsync_rejected` | a row of this device that the server refused, as it was when the server's took its place; or one that is too large to be sent | `tbl`, `pk`, `reason`, `at`, `row`: its values as JSON, NULL for a deletion; `change`: the same as a payload |
+| `cloudsync_rejected` | a row of this device that the server refused, as it was when the server's took its place, or that a check found to be damaged | `tbl`, `pk`, `reason`, `at`, `row`: its values as JSON, NULL for a deletion, with a token the key and what this device wrote; `change`: the same as a payload, empty beyond 32 MiB |
 
 The other tables whose names begin with `cloudsync_` are internal: do not write to them.
 
