@@ -196,3 +196,15 @@ fn versions_never_go_back_after_a_rollback() {
     assert!(a.replica.version().unwrap() > version);
     assert!(a.clocks("items").values().all(|clock| clock.starts_with("life 1 ")));
 }
+
+#[test]
+fn notes_in_a_layout_that_nobody_knows_are_dropped() {
+    let (mut a, mut b) = pair(ITEMS);
+    a.run(FOUR);
+    // As they come with a log that was copied by hand.
+    a.run("INSERT INTO cloudsync_log SELECT at, 4711, what, k0, o0 FROM cloudsync_log LIMIT 2");
+    assert_eq!(a.replica.fold().unwrap().rows, 4);
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_log"), 0);
+    sync_by_payload(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "items");
+}
