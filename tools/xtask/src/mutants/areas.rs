@@ -25,10 +25,11 @@ pub(super) const AREAS: &[Area] = &[
         name: "fold",
         files: &["crates/replica/src/fold.rs", "crates/replica/src/fold/**"],
         stages: &[
-            Stage { package: "cloudsync-replica", args: "--test capture" },
+            Stage { package: "cloudsync-replica", args: "--test capture --test filters --test algorithms" },
             Stage {
                 package: "cloudsync-replica",
-                args: "--test algorithms --test filters --test connections --test random --test unique --test merge",
+                args: "--lib --test connections --test random --test random_schema --test schema_changes --test unique \
+                       --test merge --test filters_random --test rounds",
             },
         ],
     },
