@@ -35,7 +35,10 @@ def drawn(rng, version, length, seed=None):
     script = Statements(rng, schema).script(length)
     if any("UTF-16" in text for text in schema.settings):
         # What an odd number of bytes is as a text in UTF-16 depends on where SQLite has it from.
-        schema.statements, schema.replica = ([even(text) for text in texts] for texts in (schema.statements, schema.replica))
+        # So is what a BLOB is as a text where it is stored: SQLite takes it for UTF-8 when it was bound to a parameter.
+        schema.statements, schema.replica = (
+            [even(text).replace(") STORED", ") VIRTUAL") for text in texts] for texts in (schema.statements, schema.replica)
+        )
         script = [(kind, even(text)) for kind, text in script]
     return Case(seed, schema, script)
 
