@@ -299,6 +299,10 @@ fn report(
     equivalent: &BTreeMap<String, String>,
     totals: &mut Totals,
 ) {
+    // Also what there is none of: the page shows the last count of each.
+    for name in ["caught by a test", "caught by time", "unviable", "equivalent", "survived"] {
+        totals.add(name, 0);
+    }
     for (area, mutants) in planted {
         let (mut caught, mut counted, mut left) = (0, 0, 0);
         for mutant in mutants {

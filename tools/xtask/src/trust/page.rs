@@ -21,8 +21,7 @@ pub(super) const SECTIONS: &[Section] = &[
         title: "Simulation",
         kind: "sim",
         about: "Real replicas, sessions and store over a network, disks and clocks that are simulated, everything drawn \
-                from one seed. After each history everybody must be in step, nothing may be lost, and nobody may have \
-                seen what they may not.",
+                from one seed. After each history everybody must be in step, and nothing may be lost.",
         command: "cargo xtask sim --minutes 10",
         figures: &[
             ("device-years", Figure::Years("device_ms")),
@@ -131,7 +130,7 @@ pub(super) const SECTIONS: &[Section] = &[
                 from the original is listed in `tools/xtask/src/mutants/equivalent.txt` with the reason, and does not count.",
         command: "cargo xtask mutants",
         figures: &[
-            ("score: caught of those that count", Figure::Share("caught", "counted")),
+            ("score: caught of those that were tried and count", Figure::Share("caught", "counted")),
             ("planted", Figure::Last("tried")),
             ("caught by a test", Figure::Last("caught by a test")),
             ("caught because a test did not end", Figure::Last("caught by time")),
@@ -191,7 +190,11 @@ pub(super) fn render(mut read: impl FnMut(&str) -> anyhow::Result<Runs>) -> anyh
         let _ = write!(page, "\n{}", section.heading());
         let runs = read(section.kind)?;
         if runs.is_empty() {
-            let _ = writeln!(page, "Not run here. The command: `{}`", section.command);
+            let _ = writeln!(
+                page,
+                "Not run here: nothing is recorded in `target/trust/`. The command: `{}`",
+                section.command
+            );
             continue;
         }
         let _ = writeln!(page, "`{}`: {}.\n\n| figure | |\n| --- | ---: |", section.command, runs.summary());
