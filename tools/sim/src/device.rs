@@ -281,14 +281,23 @@ impl Device {
                 process.replica.commit_alter("notes")?;
             }
         }
+        let names: Vec<String> = process
+            .db
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?
+            .query_map([], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut fresh = Vec::new();
         for table in workload::TABLES {
-            let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
-            if !process.db.prepare(sql)?.exists([table.name])? {
+            if !names.iter().any(|name| name == table.name) {
                 process.db.execute_batch(table.create)?;
             }
             if process.replica.is_enabled(table.name).is_err() {
-                process.replica.init(table.name, table.algorithm, 0)?;
+                fresh.push((table.name, table.algorithm));
             }
+        }
+        // Some apps name each table by itself, most all at once.
+        for tables in fresh.chunks(if self.has_triggers { 1 } else { fresh.len().max(1) }) {
+            process.replica.init_each(tables, 0)?;
         }
         if self.has_triggers {
             process.db.execute_batch(workload::TRIGGERS)?;

@@ -9,6 +9,7 @@ use crate::server::SERVER;
 use crate::workload;
 use crate::world::{Outcome, World};
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 
 impl World {
     /// Draws what befalls a device in this step.
@@ -195,9 +196,10 @@ impl World {
     }
 
     fn miss_nothing_that_is_nowhere(&mut self) -> Result<()> {
-        let mut left = vec![oracle::rows_if_any(self.server.eye()?)?];
+        let mut left = BTreeSet::new();
+        oracle::add_names(self.server.eye()?, &mut left)?;
         for device in &self.devices {
-            left.push(oracle::rows_if_any(&device.eye()?)?);
+            oracle::add_names(&device.eye()?, &mut left)?;
         }
         self.model.forget(&left);
         Ok(())
@@ -223,7 +225,7 @@ impl World {
             drop(eye);
             return self.forget(at);
         }
-        self.model.check_own(&device.name, &oracle::rows_if_any(&eye)?).context("after a crash")
+        self.model.check_own(&device.name, &oracle::own_rows(&eye, &device.name)?).context("after a crash")
     }
 
     /// Draws what befalls the server.
@@ -273,7 +275,7 @@ impl World {
         disks().lost_power(SERVER);
         self.server.restart().context("the server, after its end")?;
         self.model
-            .check_own(&self.owner, &oracle::rows_if_any(self.server.eye()?)?)
+            .check_own(&self.owner, &oracle::own_rows(self.server.eye()?, &self.owner)?)
             .context("the server, after its end")
     }
 }

@@ -5,14 +5,17 @@ use crate::workload::{TABLES, TableSpec};
 use anyhow::{Context, Result, bail};
 use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{Clock, RowClock};
-use rusqlite::types::Value;
+use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, params_from_iter};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
+use std::fmt::{Debug, Write};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// Differences that are shown of two maps.
 const DIFFERENCES_MAX: usize = 12;
+/// Longest value that is shown as it is, in bytes.
+const SHOWN_BYTES_MAX: usize = 64;
 
 /// Rows as a transaction left them; `None` are gone.
 pub(crate) type Written = Vec<(RowName, Option<Vec<String>>)>;
@@ -71,8 +74,8 @@ impl Model {
     }
 
     /// A file was lost, or became what it was before: what is nowhere else any more is not missed.
-    pub(crate) fn forget(&mut self, left: &[Rows]) {
-        self.alive.retain(|name| left.iter().any(|rows| rows.contains_key(name)));
+    pub(crate) fn forget(&mut self, left: &BTreeSet<RowName>) {
+        self.alive.retain(|name| left.contains(name));
     }
 
     /// The rows that only this writer has are in its file as it left them.
@@ -166,25 +169,72 @@ fn read_rows(
     values: &[Value],
 ) -> Result<Vec<(String, Vec<String>)>> {
     let is_there = table.has_later(db)?;
-    let show = |cell: &&str| {
-        if is_there || table.later != Some(*cell) { TableSpec::show(cell) } else { "'NULL'".to_owned() }
-    };
-    let shown: Vec<_> = table.cells.iter().map(show).collect();
-    let shown = std::iter::once(table.show_key()).chain(shown).collect::<Vec<_>>().join(", ");
-    let mut select = db.prepare(&format!("SELECT {shown} FROM {} WHERE {condition}", table.name))?;
+    let column = |cell: &&'static str| if is_there || table.later != Some(*cell) { *cell } else { "NULL" };
+    let columns: Vec<_> = table.cells.iter().map(column).collect();
+    let columns = std::iter::once(&*table.show_key()).chain(columns).collect::<Vec<_>>().join(", ");
+    let mut select = db.prepare(&format!("SELECT {columns} FROM {} WHERE {condition}", table.name))?;
     let rows = select.query_map(params_from_iter(values), |row| {
-        let cells =
-            (0..table.cells.len()).map(|i| row.get(i + 1)).collect::<rusqlite::Result<Vec<String>>>()?;
-        Ok((row.get(0)?, cells))
+        let cells = (0..table.cells.len()).map(|i| Ok(show(row.get_ref(i + 1)?)));
+        Ok((row.get(0)?, cells.collect::<rusqlite::Result<Vec<_>>>()?))
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// All rows, or none in a file that has no tables yet.
-pub(crate) fn rows_if_any(db: &Connection) -> Result<Rows> {
+/// A value with its type and every bit: two are shown alike only if they are the same. Of long ones a hash is shown.
+fn show(value: ValueRef<'_>) -> String {
+    let long = |kind, bytes: &[u8]| format!("{kind} of {} bytes, {:032x}", bytes.len(), xxh3_128(bytes));
+    let hex = |kind, bytes: &[u8]| {
+        bytes.iter().fold(format!("{kind}'"), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        }) + "'"
+    };
+    match value {
+        ValueRef::Null => "NULL".to_owned(),
+        ValueRef::Integer(number) => number.to_string(),
+        // With a point or an exponent, and enough digits to give the same bits back.
+        ValueRef::Real(number) => format!("{number:?}"),
+        ValueRef::Text(bytes) if bytes.len() > SHOWN_BYTES_MAX => long("text", bytes),
+        ValueRef::Text(bytes) if bytes.is_ascii() && !bytes.contains(&b'\'') && !bytes.contains(&0) => {
+            format!("'{}'", String::from_utf8_lossy(bytes))
+        }
+        ValueRef::Text(bytes) => hex("T", bytes),
+        ValueRef::Blob(bytes) if bytes.len() > SHOWN_BYTES_MAX => long("blob", bytes),
+        ValueRef::Blob(bytes) => hex("X", bytes),
+    }
+}
+
+/// True when the file has the tables.
+fn has_tables(db: &Connection) -> Result<bool> {
     let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'diaries'";
     let there: i64 = db.query_row(sql, [], |row| row.get(0))?;
-    if there > 0 { rows(db) } else { Ok(Rows::new()) }
+    Ok(there > 0)
+}
+
+/// The rows whose keys say that only this writer uses them, or none in a file that has no tables yet.
+pub(crate) fn own_rows(db: &Connection, writer: &str) -> Result<Rows> {
+    let mut all = Rows::new();
+    if has_tables(db)? {
+        for table in TABLES {
+            let rows = read_rows(db, table, &format!("{} LIKE '{writer}-%'", table.key[0]), &[])?;
+            all.extend(rows.into_iter().map(|(key, values)| ((table.name, key), values)));
+        }
+    }
+    Ok(all)
+}
+
+/// The names of all rows, added to those that are there.
+pub(crate) fn add_names(db: &Connection, names: &mut BTreeSet<RowName>) -> Result<()> {
+    if has_tables(db)? {
+        for table in TABLES {
+            let mut select = db.prepare(&format!("SELECT {} FROM {}", table.show_key(), table.name))?;
+            let mut keys = select.query([])?;
+            while let Some(row) = keys.next()? {
+                names.insert((table.name, row.get(0)?));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// All rows of the synced tables.
@@ -258,44 +308,99 @@ impl NamedClock {
     }
 }
 
-/// All clocks.
-pub(crate) fn clocks(db: &Connection) -> Result<Clocks> {
-    let pairs = |sql: &str| -> Result<BTreeMap<i64, String>> {
-        let mut select = db.prepare(sql)?;
-        let pairs = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(pairs.collect::<rusqlite::Result<_>>()?)
-    };
-    let tables = pairs("SELECT id, name FROM cloudsync_tables")?;
-    let sites = pairs("SELECT ordinal, hex(site_id) FROM cloudsync_sites")?;
-    let columns = pairs("SELECT table_id * 65536 + number, name FROM cloudsync_columns")?;
-    let mut select = db.prepare("SELECT pk, clock FROM cloudsync_clocks")?;
-    let stored = select.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
-    let mut all = BTreeMap::new();
-    for stored in stored {
-        let (pk, clock) = stored?;
-        let mut reader = Reader::new(&pk);
+/// What the numbers in stored clocks stand for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Names {
+    tables: BTreeMap<i64, String>,
+    sites: BTreeMap<i64, String>,
+    columns: BTreeMap<i64, String>,
+}
+
+impl Names {
+    fn read(db: &Connection) -> Result<Self> {
+        let pairs = |sql: &str| -> Result<BTreeMap<i64, String>> {
+            let mut select = db.prepare(sql)?;
+            let pairs = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(pairs.collect::<rusqlite::Result<_>>()?)
+        };
+        Ok(Self {
+            tables: pairs("SELECT id, name FROM cloudsync_tables")?,
+            sites: pairs("SELECT ordinal, hex(site_id) FROM cloudsync_sites")?,
+            columns: pairs("SELECT table_id * 65536 + number, name FROM cloudsync_columns")?,
+        })
+    }
+
+    /// A stored clock, and whose it is.
+    fn decode(&self, pk: &[u8], clock: &[u8]) -> Result<(String, NamedClock)> {
+        let mut reader = Reader::new(pk);
         let table = reader.varint()? as i64;
-        let clock = RowClock::decode(&clock)?;
+        let clock = RowClock::decode(clock)?;
         let named = |clock: Clock| -> Result<(u64, String)> {
-            let site = sites.get(&i64::from(clock.site.0)).context("a clock names an unknown site")?;
+            let site = self.sites.get(&i64::from(clock.site.0)).context("a clock names an unknown site")?;
             Ok((clock.time.0, site.clone()))
         };
         let mut cells = BTreeMap::new();
         for (column, clock) in clock.cells() {
-            let name = columns
-                .get(&(table * 65536 + i64::from(column.0)))
-                .context("a clock names an unknown column")?;
-            cells.insert(name.clone(), named(clock)?);
+            let name = self.columns.get(&(table * 65536 + i64::from(column.0)));
+            cells.insert(name.context("a clock names an unknown column")?.clone(), named(clock)?);
         }
         let row = if cells.is_empty() { Some(named(clock.common)?) } else { None };
         let marks = clock.marks.iter().flat_map(|marks| marks.clocks()).map(named);
         let marks = marks.collect::<Result<_>>()?;
-        let name = tables.get(&table).context("a clock names an unknown table")?;
+        let name = self.tables.get(&table).context("a clock names an unknown table")?;
         let key: String =
             pk[pk.len() - reader.remaining()..].iter().map(|byte| format!("{byte:02x}")).collect();
-        all.insert(format!("{name}:{key}"), NamedClock { life: clock.life, row, cells, marks });
+        Ok((format!("{name}:{key}"), NamedClock { life: clock.life, row, cells, marks }))
     }
-    Ok(all)
+}
+
+/// All clocks as a file has them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StoredClocks {
+    names: Names,
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl StoredClocks {
+    pub(crate) fn read(db: &Connection) -> Result<Self> {
+        let names = Names::read(db)?;
+        let mut select = db.prepare("SELECT pk, clock FROM cloudsync_clocks")?;
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Self { names, rows: rows.collect::<rusqlite::Result<_>>()? })
+    }
+
+    /// Fails when something of these clocks is lost in later ones. What has the same bytes under the same names is the same.
+    pub(crate) fn check_kept(&self, later: &Self) -> Result<()> {
+        if self.names == later.names {
+            for (pk, before) in &self.rows {
+                let now = later.rows.get(pk);
+                if now != Some(before) {
+                    let (row, before) = self.names.decode(pk, before)?;
+                    let now = now.map(|now| self.names.decode(pk, now)).transpose()?.map(|(_, now)| now);
+                    check_kept(&row, &before, now.as_ref())?;
+                }
+            }
+            return Ok(());
+        }
+        let (before, now) = (self.decode()?, later.decode()?);
+        before.iter().try_for_each(|(row, before)| check_kept(row, before, now.get(row)))
+    }
+
+    fn decode(&self) -> Result<Clocks> {
+        self.rows.iter().map(|(pk, clock)| self.names.decode(pk, clock)).collect()
+    }
+}
+
+fn check_kept(row: &str, before: &NamedClock, now: Option<&NamedClock>) -> Result<()> {
+    if now.is_some_and(|now| now.is_at_least(row, before)) {
+        return Ok(());
+    }
+    bail!("the server lost what it had acknowledged of {row}: {before:?} became {now:?}")
+}
+
+/// All clocks.
+pub(crate) fn clocks(db: &Connection) -> Result<Clocks> {
+    StoredClocks::read(db)?.decode()
 }
 
 /// The first difference of two maps, in words.

@@ -2,12 +2,12 @@
 
 use crate::disk::{self, disks};
 use crate::host::{self, Machine, ServerHost};
-use crate::oracle::{self, Clocks};
+use crate::oracle::{self, StoredClocks};
 use crate::random::Dice;
 use crate::users::{self, Policies};
 use crate::workload;
 use crate::world::Outcome;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use cloudsync_protocol::message::Request;
 use cloudsync_replica::{Environment, Replica};
 use cloudsync_server::auth::User;
@@ -36,7 +36,7 @@ pub(crate) struct Server {
     /// What the policies show; `None` if they may be others by now.
     policies: Option<Rc<Policies>>,
     /// What was acknowledged, as clocks: none of it may ever go back.
-    acknowledged: Clocks,
+    acknowledged: StoredClocks,
 }
 
 /// The disks may be another world's next.
@@ -49,7 +49,7 @@ impl Drop for Server {
 /// The server's file at some time, with what was acknowledged by then.
 pub(crate) struct Backup {
     files: Vec<(String, Vec<u8>)>,
-    acknowledged: Clocks,
+    acknowledged: StoredClocks,
 }
 
 /// Opens a file in all ways in which this world will.
@@ -81,7 +81,7 @@ impl Server {
             }
         }
         host::compact_often(&db)?;
-        let (host, acknowledged) = (ServerHost::new(dice), Clocks::new());
+        let (host, acknowledged) = (ServerHost::new(dice), StoredClocks::default());
         let (asks, policies) = (users::Asking::default(), None);
         let mut server = Self { store: None, host, owner: Some(db), eye: None, asks, policies, acknowledged };
         server.open_store()?;
@@ -184,19 +184,9 @@ impl Server {
 
     /// Whatever the server has by now is acknowledged, and not less than what was.
     pub(crate) fn remember(&mut self) -> Result<()> {
-        let clocks = oracle::clocks(self.eye()?)?;
-        self.compare(&clocks)?;
+        let clocks = StoredClocks::read(self.eye()?)?;
+        self.acknowledged.check_kept(&clocks)?;
         self.acknowledged = clocks;
-        Ok(())
-    }
-
-    fn compare(&self, clocks: &Clocks) -> Result<()> {
-        for (row, before) in &self.acknowledged {
-            let now = clocks.get(row);
-            if !now.is_some_and(|now| now.is_at_least(row, before)) {
-                bail!("the server lost what it had acknowledged of {row}: {before:?} became {now:?}");
-            }
-        }
         Ok(())
     }
 
@@ -206,7 +196,7 @@ impl Server {
         disks().restart(SERVER);
         self.start()?;
         oracle::check_integrity(self.eye()?, SERVER)?;
-        self.compare(&oracle::clocks(self.eye()?)?)
+        self.acknowledged.check_kept(&StoredClocks::read(self.eye()?)?)
     }
 
     fn stop(&mut self) {

@@ -110,7 +110,7 @@ impl fmt::Display for Stats {
         let rate = |count: f64| if minutes > 0.0 { count / minutes } else { 0.0 };
         writeln!(
             out,
-            "{hours:.1} simulated hours, {:.1} device-hours, {} rounds, {} rows, {} events; at rest after {} sweeps at most",
+            "{hours:.1} simulated hours, {:.1} device-hours, {} rounds, {} rows, {} steps; at rest after {} sweeps at most",
             self.device_ms as f64 / MS_PER_HOUR,
             self.rounds,
             self.rows,
@@ -119,7 +119,7 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             out,
-            "per minute of one core: {:.1} simulated hours, {:.0} events, {:.0} rounds, {:.0} rows",
+            "per minute of one core: {:.1} simulated hours, {:.0} steps, {:.0} rounds, {:.0} rows",
             rate(hours),
             rate(self.events as f64),
             rate(self.rounds as f64),

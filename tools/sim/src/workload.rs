@@ -203,11 +203,6 @@ impl TableSpec {
         self.kind == KeyKind::Named
     }
 
-    /// SQL that shows a value with its type and every byte.
-    pub(crate) fn show(column: &str) -> String {
-        format!("quote({column}) || CASE typeof({column}) WHEN 'text' THEN hex({column}) ELSE '' END")
-    }
-
     /// SQL that shows the key as equality sees it.
     pub(crate) fn show_key(&self) -> String {
         let shown = self.key.iter().map(|column| match self.kind {

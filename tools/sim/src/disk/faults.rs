@@ -70,7 +70,7 @@ impl Disks {
     /// How this call of a process goes.
     pub(super) fn course(&mut self, owner: Option<&ProcessName>, call: Call) -> Course {
         let Some(owner) = owner else { return Course::Well };
-        if self.dead.contains(owner) {
+        if !self.dead.is_empty() && self.dead.contains(owner) {
             return Course::Fails(ffi::SQLITE_IOERR);
         }
         // Who only looks on is spared.
@@ -115,7 +115,7 @@ impl Disks {
 
     /// Ends whoever called, and says so.
     pub(super) fn end(&mut self, owner: Option<&ProcessName>, fault: Fault) -> c_int {
-        if let Some((machine, process)) = owner.cloned() {
+        if let Some((machine, process)) = owner.map(|owner| (**owner).clone()) {
             match fault {
                 Fault::PowerLoss => self.cut_power(&machine),
                 _ => self.kill(&machine, &process),

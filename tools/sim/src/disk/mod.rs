@@ -19,7 +19,7 @@ use self::file::File;
 use crate::random::Dice;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use vfs::register;
 
@@ -81,7 +81,7 @@ impl std::ops::DerefMut for Guard {
 }
 
 /// The name of a process on a machine.
-type ProcessName = (String, String);
+type ProcessName = Arc<(String, String)>;
 
 /// What a machine's disk is like, and what will befall it.
 #[derive(Default)]
@@ -131,7 +131,7 @@ struct Handle {
 fn parse(path: &str) -> Option<(ProcessName, String)> {
     let mut parts = path.strip_prefix("/sim/")?.splitn(3, '/');
     let (machine, process, file) = (parts.next()?, parts.next()?, parts.next()?);
-    Some(((machine.to_owned(), process.to_owned()), format!("{machine}/{file}")))
+    Some((Arc::new((machine.to_owned(), process.to_owned())), format!("{machine}/{file}")))
 }
 
 impl Disks {
@@ -186,12 +186,12 @@ impl Disks {
 
     /// True once a fault has ended this process.
     pub(crate) fn is_dead(&self, machine: &str, process: &str) -> bool {
-        self.dead.contains(&(machine.to_owned(), process.to_owned()))
+        self.dead.iter().any(|name| name.0 == machine && name.1 == process)
     }
 
     /// True when a fault has ended a process of this machine.
     pub(crate) fn has_dead(&self, machine: &str) -> bool {
-        self.dead.iter().any(|(name, _)| name == machine)
+        self.dead.iter().any(|name| name.0 == machine)
     }
 
     /// Ends all processes of a machine between two calls; their handles are to be closed next.
@@ -218,14 +218,14 @@ impl Disks {
         self.remember_shared_memory(&owners);
         self.dead.extend(owners);
         if let Some(process) = process {
-            self.dead.insert((machine.to_owned(), process.to_owned()));
+            self.dead.insert(Arc::new((machine.to_owned(), process.to_owned())));
         }
     }
 
     /// After all handles of the dead processes are closed: they may begin anew.
     pub(crate) fn restart(&mut self, machine: &str) {
         self.bring_shared_memory_back(machine);
-        self.dead.retain(|(name, _)| name != machine);
+        self.dead.retain(|name| name.0 != machine);
     }
 
     /// Handles that are open on files of a machine.

@@ -150,9 +150,9 @@ impl Disks {
         self.file(handle)?.sync();
         let Some(own) = self.handles.get_mut(&handle) else { return Ok(()) };
         if std::mem::take(&mut own.syncs_folder)
-            && let Some((machine, _)) = owner
+            && let Some(owner) = owner
         {
-            self.sync_folder(&machine);
+            self.sync_folder(&owner.0);
         }
         Ok(())
     }

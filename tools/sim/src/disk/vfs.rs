@@ -14,6 +14,10 @@ const PATH_BYTES_MAX: c_int = 512;
 /// Milliseconds from the beginning of Julian days to 1970.
 const JULIAN_MS_1970: i64 = 210_866_760_000_000;
 const MS_PER_DAY: f64 = 86_400_000.0;
+/// The store of quick blocks of each connection. With SQLite's own size most of what a statement is compiled in comes from the
+/// heap.
+const LOOKASIDE_BYTES: c_int = 1_200;
+const LOOKASIDE_SLOTS: c_int = 200;
 
 /// What SQLite allocates for an open file; the first field is SQLite's own.
 #[repr(C)]
@@ -49,6 +53,8 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
 pub(crate) fn register() {
     static REGISTER: Once = Once::new();
     REGISTER.call_once(|| {
+        // SAFETY: nothing has used SQLite yet, and the arguments are of the types that this option has.
+        unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOOKASIDE, LOOKASIDE_BYTES, LOOKASIDE_SLOTS) };
         let vfs = ffi::sqlite3_vfs {
             iVersion: 2,
             szOsFile: size_of::<Open>() as c_int,
