@@ -275,7 +275,9 @@ fn decode_name(reader: &mut Reader<'_>) -> Result<String, BytesError> {
 
 fn decode_text(reader: &mut Reader<'_>, max: usize) -> Result<String, BytesError> {
     let bytes = reader.bytes(max as u64, "text")?;
-    core::str::from_utf8(bytes).map(ToOwned::to_owned).map_err(|_| BytesError::OutOfBounds("text"))
+    // SQL has no NUL: no table was ever made with one, and none could be made here.
+    let text = core::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
+    text.map(ToOwned::to_owned).ok_or(BytesError::OutOfBounds("text"))
 }
 
 #[cfg(test)]
@@ -334,6 +336,20 @@ mod tests {
         let mut bytes = Vec::new();
         Schema { tables }.encode(&mut bytes);
         assert!(Schema::decode(&mut Reader::new(&bytes)).is_err());
+    }
+
+    #[test]
+    fn texts_that_no_schema_has_are_errors() {
+        let decoded = |table: TableSchema| {
+            let mut bytes = Vec::new();
+            Schema { tables: vec![table] }.encode(&mut bytes);
+            Schema::decode(&mut Reader::new(&bytes)).map(drop)
+        };
+        let named = |name: &str| TableSchema { name: name.to_owned(), ..table() };
+        assert_eq!(decoded(named("no tes")), Ok(()));
+        assert_eq!(decoded(named("note\0")), Err(BytesError::OutOfBounds("text")));
+        let typed = TableSchema { columns: vec![column("c", "TE\0XT", 1)], ..table() };
+        assert_eq!(decoded(typed), Err(BytesError::OutOfBounds("text")));
     }
 
     #[test]
