@@ -195,14 +195,11 @@ impl Drop for Guards {
 
 /// Drops guards that could not be dropped when they should have been. The caller holds no transaction.
 pub(crate) fn drop_left(db: &Connection) -> Result<()> {
-    let is_left = LEFT.with_borrow_mut(|left| {
-        let before = left.len();
-        left.retain(|other| other != db);
-        left.len() < before
-    });
-    if is_left {
+    if LEFT.with_borrow(|left| left.contains(db)) {
+        let names = left_behind(db)?;
+        LEFT.with_borrow_mut(|left| left.retain(|other| other != db));
         // Those that cannot be dropped now are left once more.
-        drop(Guards { db: *db, guard: Rc::default(), names: left_behind(db)? });
+        drop(Guards { db: *db, guard: Rc::default(), names });
     }
     Ok(())
 }
