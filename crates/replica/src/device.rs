@@ -386,12 +386,18 @@ impl Replica {
             Reason::Restored => {
                 cloudsync_core::reached!("device: the server was restored");
                 // The server lost turns: it gets everything that is known here, whoever wrote it.
+                let can_check = self.can_reconcile()?;
                 self.forget_agreement()?;
                 storage::unset(&self.db, "unsent_position")?;
                 storage::set_u64(&self.db, "epoch", refusal.epoch)?;
                 storage::set_u64(&self.db, "nonce", refusal.nonce)?;
+                // This file may have gone back as well, which an epoch of the past hides. What this site wrote alone is
+                // fetched, too, unless the check would find that it is another: it asks for that itself where it cannot.
+                if !can_check {
+                    storage::set(&self.db, "echo", Value::Integer(1))?;
+                }
                 if !self.is_empty()? {
-                    self.begin_reconciling(true)?;
+                    self.begin_reconciling(!can_check)?;
                 }
                 storage::set(&self.db, "resend", Value::Integer(1))
             }
