@@ -36,6 +36,8 @@ impl Replica {
         let base = storage::get_u64(&self.db, "cursor")?;
         let mut applier = Applier::open(self, Source { origin: Origin::Server, time_max: None, base })?;
         applier.evict(self, rows)?;
+        // What such a row stood in the way of may come in.
+        applier.settle(self)?;
         Ok(applier.finish(self)?.rows)
     }
 
