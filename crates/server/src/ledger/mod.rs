@@ -14,7 +14,8 @@
 //! A row that is sent is in *may hold* on disk before the answer leaves, and in *surely holds* only once the device asks
 //! with the cursor that it was given. In between it is in the record of the site's download ([`record`]), together with
 //! the place that the device was given. A download that is begun again forgets that record, and goes by the policies and
-//! claims under which the device has what it has; sending a row twice is harmless. Whatever breaks in between, the ledger errs to that side.
+//! claims under which the device has what it has; sending a row twice is harmless. Whatever breaks in
+//! between, the ledger errs to that side.
 //!
 //! Which rows are looked at: those that changed, and those whose visibility may have changed ([`regard`]). What policies
 //! read beside the row itself is noted by triggers ([`watch`]), in every table that they read. Whoever listens is told of
