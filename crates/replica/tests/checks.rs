@@ -3,12 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
-#[allow(dead_code)]
 #[path = "bench/hub.rs"]
 mod hub;
 
 use bench::{Device, Folder, NOW, assert_same};
-use cloudsync_protocol::client::Absorbed;
 use hub::{BOTH, Hub};
 
 const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, rank INTEGER)";
@@ -22,20 +20,6 @@ fn three() -> (Hub, Device, Device) {
         hub.sync(device);
     }
     (hub, a, b)
-}
-
-/// Runs SQL on a device without its triggers noticing.
-fn behind_the_triggers(device: &Device, sql: &str) {
-    let off = rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
-    assert!(!device.sql.set_db_config(off, false).unwrap());
-    device.run(sql);
-    assert!(device.sql.set_db_config(off, true).unwrap());
-}
-
-/// An idle turn and the check behind it.
-fn check(hub: &mut Hub, device: &mut Device) -> Absorbed {
-    assert!(hub.turn(device, BOTH).idle);
-    hub.check(device).unwrap()
 }
 
 /// What a device says of its repairs: the number of rows, and what was wrong with them.
@@ -54,12 +38,12 @@ fn repairs(device: &mut Device) -> (u64, String) {
 #[track_caller]
 fn is_repaired(damage: &str, what: &str) -> Device {
     let (mut hub, mut a, mut b) = three();
-    behind_the_triggers(&b, damage);
-    let found = check(&mut hub, &mut b);
+    b.run_unseen(damage);
+    let found = hub.check_idle(&mut b);
     assert!(found.rows_repaired > 0);
     assert_eq!(b.replica.has_unsent().unwrap(), found.more, "a list of repairs is nothing to send");
     hub.sync(&mut b);
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
     hub.sync(&mut a);
     assert_same(&mut a, &mut b, "notes");
     assert_same(&mut hub.server, &mut b, "notes");
@@ -72,7 +56,7 @@ fn equal_replicas_are_found_equal_and_nothing_is_written() {
     let (mut hub, _, mut b) = three();
     let (before, server_before) = (b.sql.total_changes(), hub.server.sql.total_changes());
     for _ in 0..3 {
-        let checked = check(&mut hub, &mut b);
+        let checked = hub.check_idle(&mut b);
         assert_eq!((checked.rows_repaired, checked.more, checked.unchecked), (0, false, false));
     }
     assert_eq!((b.sql.total_changes(), hub.server.sql.total_changes()), (before, server_before));
@@ -95,14 +79,13 @@ fn what_stands_before_a_large_row_is_found() {
     for device in [&mut a, &mut b] {
         hub.sync(device);
     }
-    behind_the_triggers(
-        &hub.server,
+    hub.server.run_unseen(
         "DELETE FROM notes WHERE id = 'lost'; DELETE FROM cloudsync_clocks WHERE pk LIKE '%lost'",
     );
-    behind_the_triggers(&b, "INSERT INTO notes VALUES('behind', 'two', 3)");
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 2);
+    b.run_unseen("INSERT INTO notes VALUES('behind', 'two', 3)");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 2);
     hub.sync(&mut b);
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
     assert_same(&mut hub.server, &mut b, "notes");
     assert_eq!(b.column::<String>("SELECT id FROM notes ORDER BY id"), ["behind", "m-large"]);
 }
@@ -125,8 +108,8 @@ fn kinds_and_bits_of_values_count() {
         for device in [&mut a, &mut b] {
             hub.sync(device);
         }
-        behind_the_triggers(&b, &format!("UPDATE notes SET rank = {value}"));
-        assert_eq!(check(&mut hub, &mut b).rows_repaired, 2, "{value}");
+        b.run_unseen(&format!("UPDATE notes SET rank = {value}"));
+        assert_eq!(hub.check_idle(&mut b).rows_repaired, 2, "{value}");
         assert_same(&mut a, &mut b, "notes");
     }
 }
@@ -150,12 +133,12 @@ fn a_value_without_a_clock_is_an_edit_that_was_not_noted() {
         for device in [&mut a, &mut b] {
             hub.sync(device);
         }
-        assert_eq!(check(&mut hub, &mut b).rows_repaired, 0, "what nobody wrote is the default");
-        behind_the_triggers(&b, "UPDATE notes SET later = 'mine' WHERE id = 'b'");
-        let checked = check(&mut hub, &mut b);
+        assert_eq!(hub.check_idle(&mut b).rows_repaired, 0, "what nobody wrote is the default");
+        b.run_unseen("UPDATE notes SET later = 'mine' WHERE id = 'b'");
+        let checked = hub.check_idle(&mut b);
         assert_eq!((checked.rows_repaired, checked.more), (1, true), "{default}");
         hub.sync(&mut b);
-        assert_eq!(check(&mut hub, &mut b).rows_repaired, 0, "{default}");
+        assert_eq!(hub.check_idle(&mut b).rows_repaired, 0, "{default}");
         hub.sync(&mut a);
         assert_eq!(a.get::<String>("SELECT later FROM notes WHERE id = 'b'"), "mine");
         assert_same(&mut a, &mut b, "notes");
@@ -181,8 +164,8 @@ fn a_default_that_is_a_time_is_no_edit() {
     for device in [&mut a, &mut b] {
         hub.sync(device);
     }
-    behind_the_triggers(&b, "UPDATE notes SET made = '2001-01-01 00:00:00' WHERE id = 'd'");
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+    b.run_unseen("UPDATE notes SET made = '2001-01-01 00:00:00' WHERE id = 'd'");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
 }
 
 #[test]
@@ -218,8 +201,8 @@ fn a_row_that_is_all_key_comes_back() {
     for device in [&mut a, &mut b] {
         hub.sync(device);
     }
-    behind_the_triggers(&b, "DELETE FROM marks WHERE a = 'a'; INSERT INTO marks VALUES('c', 1)");
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 3);
+    b.run_unseen("DELETE FROM marks WHERE a = 'a'; INSERT INTO marks VALUES('c', 1)");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 3);
     for device in [&mut b, &mut a] {
         hub.sync(device);
     }
@@ -239,12 +222,12 @@ fn a_deleted_row_that_lost_its_clock_or_came_back_unseen() {
         for device in [&mut a, &mut b] {
             hub.sync(device);
         }
-        behind_the_triggers(&b, damage);
-        assert!(check(&mut hub, &mut b).rows_repaired > 0, "{damage}");
+        b.run_unseen(damage);
+        assert!(hub.check_idle(&mut b).rows_repaired > 0, "{damage}");
         for device in [&mut b, &mut a] {
             hub.sync(device);
         }
-        assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+        assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
         assert_eq!(a.dump("notes").len(), rows, "{damage}");
         assert_same(&mut a, &mut b, "notes");
         assert_same(&mut hub.server, &mut b, "notes");
@@ -255,11 +238,9 @@ fn a_deleted_row_that_lost_its_clock_or_came_back_unseen() {
 fn a_row_that_the_server_does_not_have_goes_without_a_tombstone_and_is_kept_aside() {
     let (mut hub, _, mut b) = three();
     // The server was damaged whole: neither row nor clock is left.
-    behind_the_triggers(
-        &hub.server,
-        "DELETE FROM notes WHERE id = 'b'; DELETE FROM cloudsync_clocks WHERE pk LIKE '%b'",
-    );
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 1);
+    hub.server
+        .run_unseen("DELETE FROM notes WHERE id = 'b'; DELETE FROM cloudsync_clocks WHERE pk LIKE '%b'");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 1);
     assert_eq!(b.dump("notes").len(), 2);
     assert_same(&mut hub.server, &mut b, "notes");
     assert!(!b.replica.has_unsent().unwrap());
@@ -276,9 +257,9 @@ fn a_row_that_the_server_does_not_have_goes_without_a_tombstone_and_is_kept_asid
 #[test]
 fn a_row_that_is_gone_on_the_server_without_a_deletion_is_no_measure() {
     let (mut hub, _, mut b) = three();
-    behind_the_triggers(&hub.server, "DELETE FROM notes WHERE id = 'b'");
+    hub.server.run_unseen("DELETE FROM notes WHERE id = 'b'");
     for _ in 0..2 {
-        assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+        assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
     }
     assert_eq!(b.dump("notes").len(), 3);
 }
@@ -286,24 +267,24 @@ fn a_row_that_is_gone_on_the_server_without_a_deletion_is_no_measure() {
 #[test]
 fn a_table_that_the_server_lost_is_sent_again_not_deleted() {
     let (mut hub, _, mut b) = three();
-    behind_the_triggers(&hub.server, "DELETE FROM notes; DELETE FROM cloudsync_clocks");
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 3);
+    hub.server.run_unseen("DELETE FROM notes; DELETE FROM cloudsync_clocks");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 3);
     hub.sync(&mut b);
     assert_same(&mut hub.server, &mut b, "notes");
     assert_eq!(b.dump("notes").len(), 3);
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
 }
 
 #[test]
 fn what_the_app_writes_meanwhile_is_left_alone() {
     let (mut hub, mut a, mut b) = three();
-    behind_the_triggers(&b, "UPDATE notes SET title = 'X'");
+    b.run_unseen("UPDATE notes SET title = 'X'");
     assert!(hub.turn(&mut b, BOTH).idle);
     let absorbed = hub.check_while(&mut b, |b| b.run("UPDATE notes SET rank = 9 WHERE id = 'b'")).unwrap();
     assert_eq!((absorbed.rows_repaired, absorbed.more), (2, true));
     assert_eq!(b.get::<String>("SELECT title FROM notes WHERE id = 'b'"), "X");
     hub.sync(&mut b);
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 1, "once it is sent, its other cell is put right");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 1, "once it is sent, its other cell is put right");
     hub.sync(&mut a);
     assert_same(&mut a, &mut b, "notes");
     assert_eq!(b.rows("SELECT title, rank FROM notes WHERE id = 'b'"), ["'two',9"]);
@@ -366,24 +347,6 @@ fn another_process_that_synced_meanwhile_makes_the_findings_void() {
 }
 
 #[test]
-fn rows_that_wait_in_the_quarantine_are_left_out() {
-    let unique = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, rank INTEGER)";
-    let (mut hub, mut a, mut b) = (Hub::new(unique), Device::new(1, unique), Device::new(2, unique));
-    b.run("CREATE UNIQUE INDEX one_title ON notes(title)");
-    a.run("INSERT INTO notes VALUES('a', 'same', 1), ('b', 'same', 2), ('c', 'other', 3), ('d', 'more', 4)");
-    for device in [&mut a, &mut b] {
-        hub.sync(device);
-    }
-    assert_eq!(b.quarantine(), 1);
-    for _ in 0..2 {
-        assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
-    }
-    behind_the_triggers(&b, "UPDATE notes SET rank = 9 WHERE id IN ('c', 'd')");
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 2, "the rest is checked");
-    assert_eq!((check(&mut hub, &mut b).rows_repaired, b.quarantine()), (0, 1));
-}
-
-#[test]
 fn rows_outside_of_the_filter_stay_and_those_inside_are_checked() {
     let (mut hub, _, mut b) = three();
     b.replica.set_filter("notes", "rank < 10").unwrap();
@@ -391,11 +354,11 @@ fn rows_outside_of_the_filter_stay_and_those_inside_are_checked() {
     hub.sync(&mut b);
     let before = b.dump("notes");
     for _ in 0..2 {
-        assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+        assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
     }
     assert_eq!(b.dump("notes"), before);
-    behind_the_triggers(&b, "UPDATE notes SET title = title || '!'");
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 2, "b and c");
+    b.run_unseen("UPDATE notes SET title = title || '!'");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 2, "b and c");
     assert_eq!(
         b.rows("SELECT id, title FROM notes ORDER BY id"),
         ["'a','mine!'", "'b','two'", "'c','three'", "'p','private!'"]
@@ -419,11 +382,11 @@ fn tables_of_another_shape_are_not_compared() {
     let (mut hub, mut a, mut b) = three();
     b.run("ALTER TABLE notes ADD COLUMN extra TEXT DEFAULT 'x'");
     hub.sync(&mut b);
-    behind_the_triggers(&b, "UPDATE notes SET title = 'X' WHERE id = 'b'");
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+    b.run_unseen("UPDATE notes SET title = 'X' WHERE id = 'b'");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
     hub.server.run("ALTER TABLE notes ADD COLUMN extra TEXT DEFAULT 'x'");
     a.run("ALTER TABLE notes ADD COLUMN extra TEXT DEFAULT 'x'");
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 1, "until they are alike again");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 1, "until they are alike again");
     hub.sync(&mut a);
     assert_same(&mut a, &mut b, "notes");
 }
@@ -433,15 +396,15 @@ fn tables_of_another_shape_are_not_compared() {
 fn a_row_that_is_damaged_again_and_again_is_left_alone() {
     let (mut hub, _, mut b) = three();
     for round in 1..=5 {
-        behind_the_triggers(&b, "UPDATE notes SET title = 'X' WHERE id = 'b'");
-        assert_eq!(check(&mut hub, &mut b).rows_repaired, u64::from(round <= 3), "round {round}");
+        b.run_unseen("UPDATE notes SET title = 'X' WHERE id = 'b'");
+        assert_eq!(hub.check_idle(&mut b).rows_repaired, u64::from(round <= 3), "round {round}");
     }
     let status = b.replica.status().unwrap();
     assert_eq!((&status["repairs"]["rows"], &status["repairs"]["given_up"]), (&3.into(), &1.into()));
     // Tomorrow, or when it is asked for, that is tried again.
     b.world.now.set(NOW + 25 * 3_600_000);
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 1);
-    behind_the_triggers(&b, "UPDATE notes SET title = 'X' WHERE id = 'b'");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 1);
+    b.run_unseen("UPDATE notes SET title = 'X' WHERE id = 'b'");
     b.replica.reset_sync().unwrap();
     hub.sync(&mut b);
     assert_eq!(b.get::<String>("SELECT title FROM notes WHERE id = 'b'"), "two");
@@ -462,11 +425,11 @@ fn triggers_that_were_dropped_and_put_back() {
         b.run(&sql);
     }
     hub.sync(&mut b);
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 3);
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 3);
     for device in [&mut b, &mut a] {
         hub.sync(device);
     }
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
     assert_same(&mut a, &mut b, "notes");
     assert_eq!(
         b.rows("SELECT id, title FROM notes ORDER BY id"),
@@ -497,8 +460,7 @@ fn large() -> (Hub, Device, Device) {
 fn slices_come_by_everything_in_time() {
     for short_lived in [false, true] {
         let (mut hub, mut a, mut b) = large();
-        behind_the_triggers(
-            &b,
+        b.run_unseen(
             "UPDATE one SET v = 'X' WHERE id IN (3, 3750, 7500); DELETE FROM two WHERE n = 4500;
              INSERT INTO two VALUES('zzzzzzzz', 1, 'new'); INSERT INTO one VALUES(1, 'first'), (8000, 'last');
              DELETE FROM cloudsync_clocks WHERE pk IN (SELECT pk FROM cloudsync_clocks LIMIT 3 OFFSET 2000)",
@@ -531,7 +493,7 @@ fn slices_come_by_everything_in_time() {
 #[test]
 fn a_reset_compares_everything_and_transfers_what_differs() {
     let (mut hub, mut a, mut b) = large();
-    behind_the_triggers(&b, "UPDATE one SET v = 'X' WHERE id = 3750");
+    b.run_unseen("UPDATE one SET v = 'X' WHERE id = 3750");
     b.replica.reset_sync().unwrap();
     assert_eq!(b.replica.status().unwrap()["reconciling"], true);
     hub.sync(&mut b);
@@ -549,7 +511,7 @@ fn a_check_of_everything_goes_on_where_it_stopped() {
                INSERT INTO few SELECT 'More' || i, 'v' FROM n";
     b.run(sql);
     hub.sync(&mut b);
-    behind_the_triggers(&b, "UPDATE few SET v = 'X' WHERE id = 'More1'; UPDATE one SET v = 'X' WHERE id = 3");
+    b.run_unseen("UPDATE few SET v = 'X' WHERE id = 'More1'; UPDATE one SET v = 'X' WHERE id = 3");
     b.replica.reset_sync().unwrap();
     assert!(hub.turn(&mut b, BOTH).unchecked);
     let first = hub.check(&mut b).unwrap();
@@ -571,14 +533,14 @@ fn a_row_too_large_for_an_answer_is_fetched() {
     for device in [&mut a, &mut b] {
         hub.sync(device);
     }
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
-    behind_the_triggers(&b, "DELETE FROM files WHERE id IN (2, 3)");
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
+    b.run_unseen("DELETE FROM files WHERE id IN (2, 3)");
     for _ in 0..3 {
-        check(&mut hub, &mut b);
+        hub.check_idle(&mut b);
         hub.sync(&mut b);
     }
     assert_same(&mut a, &mut b, "files");
-    assert_eq!(check(&mut hub, &mut b).rows_repaired, 0);
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
 }
 
 /// Rows in every state of the algorithms that keep marks and values of dead rows are found equal, too.
@@ -609,10 +571,10 @@ fn rows_with_marks_are_found_equal() {
         }
         assert_same(&mut a, &mut b, "notes");
         for device in [&mut a, &mut b] {
-            assert_eq!(check(&mut hub, device).rows_repaired, 0, "{algorithm}");
+            assert_eq!(hub.check_idle(device).rows_repaired, 0, "{algorithm}");
         }
-        behind_the_triggers(&b, "UPDATE notes SET title = 'X' WHERE id = 'c'");
-        assert_eq!(check(&mut hub, &mut b).rows_repaired, 1, "{algorithm}");
+        b.run_unseen("UPDATE notes SET title = 'X' WHERE id = 'c'");
+        assert_eq!(hub.check_idle(&mut b).rows_repaired, 1, "{algorithm}");
         assert_same(&mut a, &mut b, "notes");
     }
 }

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bench;
-#[allow(dead_code)]
 #[path = "bench/hub.rs"]
 mod hub;
 

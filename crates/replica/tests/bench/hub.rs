@@ -1,4 +1,5 @@
 //! A server as small as one can be: a replica that takes uploads and sends what is new.
+#![allow(dead_code)] // Each test file uses some of it.
 
 use super::{Device, NOW};
 use cloudsync_core::id::SiteId;
@@ -50,6 +51,12 @@ impl Hub {
 
     pub(crate) fn check(&mut self, device: &mut Device) -> Option<Absorbed> {
         self.check_while(device, |_| {})
+    }
+
+    /// An idle turn and the check behind it.
+    pub(crate) fn check_idle(&mut self, device: &mut Device) -> Absorbed {
+        assert!(self.turn(device, BOTH).idle);
+        self.check(device).unwrap()
     }
 
     fn answer(&mut self, device: &mut Device, bytes: &[u8], meanwhile: impl FnOnce(&mut Device)) -> Absorbed {

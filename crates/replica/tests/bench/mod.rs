@@ -143,6 +143,14 @@ impl Device {
         }
     }
 
+    /// Runs SQL without its triggers noticing.
+    pub(crate) fn run_unseen(&self, sql: &str) {
+        let off = rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
+        assert!(!self.sql.set_db_config(off, false).unwrap());
+        self.run(sql);
+        assert!(self.sql.set_db_config(off, true).unwrap());
+    }
+
     /// Runs SQL and dates its notes.
     pub(crate) fn run_at(&self, time: u64, sql: &str) {
         let before: i64 = self.get("SELECT coalesce(max(rowid), 0) FROM cloudsync_log");

@@ -21,14 +21,6 @@ use std::sync::Arc;
 pub(crate) const LOSE_LEDGER: &str =
     "DELETE FROM cloudsync_server_ledger; UPDATE cloudsync_server_downloads SET granted = x'', evicted = x''";
 
-/// Runs SQL on a device without its triggers noticing.
-pub(crate) fn behind_the_triggers(device: &Device, sql: &str) {
-    let off = rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
-    assert!(!device.sql.set_db_config(off, false).unwrap());
-    device.run(sql);
-    assert!(device.sql.set_db_config(off, true).unwrap());
-}
-
 /// A copy of somebody's file.
 pub(crate) fn copy(team: &Team, member: &Member, folder: &Folder, name: &str, seed: u64) -> Member {
     let path = folder.file(name);
@@ -94,7 +86,7 @@ fn damage_on_a_users_device_is_found_and_repaired() {
         ("UPDATE notes SET id = 'n05' WHERE id = 'n04'".to_owned(), 2),
     ] {
         let (team, mut alice) = notes();
-        behind_the_triggers(&alice.device, &damage);
+        alice.device.run_unseen(&damage);
         team.sync(&mut alice);
         assert_eq!(alice.repaired, repaired, "{damage}");
         team.assert_settled(&mut [&mut alice]);
@@ -144,7 +136,7 @@ fn after_the_scrub_nothing_is_left_of_what_a_check_or_a_piece_brought() {
     drop(alice);
     team.assert_settled(&mut [&mut other]);
     // A row that was repaired before it went, one that the ledger takes away, and one that a check finds.
-    behind_the_triggers(&other.device, "UPDATE notes SET body = 'X' WHERE id = 'key-of-damaged'");
+    other.device.run_unseen("UPDATE notes SET body = 'X' WHERE id = 'key-of-damaged'");
     team.sync(&mut other);
     assert_eq!(other.repaired, 1);
     team.run(LOSE_LEDGER);
@@ -232,7 +224,7 @@ fn a_large_row_that_was_lost_and_fetched_is_compared_as_any_other() {
     for damage in
         ["DELETE FROM notes WHERE id = 'key-of-large'", "UPDATE notes SET owner = 'X' WHERE body <> 'x'"]
     {
-        behind_the_triggers(&alice.device, damage);
+        alice.device.run_unseen(damage);
         (0..2).for_each(|_| team.sync(&mut alice));
         team.assert_settled(&mut [&mut alice]);
     }
@@ -273,7 +265,7 @@ fn a_users_reset_transfers_what_differs_and_nothing_else() {
     alice.device.replica.reset_sync().unwrap();
     team.sync(&mut alice);
     assert_eq!((alice.got, alice.repaired), ([0; 3], 0));
-    behind_the_triggers(&alice.device, "DELETE FROM notes WHERE id = 'n04'");
+    alice.device.run_unseen("DELETE FROM notes WHERE id = 'n04'");
     alice.device.replica.reset_sync().unwrap();
     team.sync(&mut alice);
     assert_eq!((alice.got, alice.repaired), ([0; 3], 1));
@@ -295,9 +287,9 @@ fn findings_are_the_same_whatever_there_is_that_cannot_be_seen() {
         let (team, mut alice) = notes();
         let mut eve = team.member(5, "eve");
         team.assert_settled(&mut [&mut alice, &mut eve]);
-        behind_the_triggers(&alice.device, damage);
+        alice.device.run_unseen(damage);
         // She asks about rows that she made up.
-        behind_the_triggers(&eve.device, "INSERT INTO notes VALUES('n00', 'eve', '0'), ('n05', 'eve', '5')");
+        eve.device.run_unseen("INSERT INTO notes VALUES('n00', 'eve', '0'), ('n05', 'eve', '5')");
         let [of_alice, of_eve] =
             [&mut alice, &mut eve].map(|member| member.device.replica.prepare_check(BOTH).unwrap().unwrap());
         let mut before = None;
@@ -328,7 +320,7 @@ fn findings_are_the_same_whatever_there_is_that_cannot_be_seen() {
 fn rows_that_come_with_findings_are_in_the_ledger() {
     let (team, mut alice) = notes();
     team.run(LOSE_LEDGER);
-    behind_the_triggers(&alice.device, "DELETE FROM notes WHERE id = 'n04'");
+    alice.device.run_unseen("DELETE FROM notes WHERE id = 'n04'");
     team.sync(&mut alice);
     assert_eq!(alice.repaired, 1);
     team.run("UPDATE notes SET owner = 'bob' WHERE id = 'n04'");
@@ -351,8 +343,8 @@ fn what_a_lost_ledger_does_not_take_away_is_found() {
 fn a_row_that_is_gone_on_the_server_without_a_deletion_stays_with_its_users() {
     let (team, mut alice) = notes();
     let server = Device::on(team.server.shell(), 0);
-    behind_the_triggers(&server, "DELETE FROM notes WHERE id = 'n04'");
-    behind_the_triggers(&alice.device, "UPDATE notes SET body = 'X' WHERE id = 'own'");
+    server.run_unseen("DELETE FROM notes WHERE id = 'n04'");
+    alice.device.run_unseen("UPDATE notes SET body = 'X' WHERE id = 'own'");
     for _ in 0..3 {
         team.sync(&mut alice);
         assert_eq!(alice.repaired, 0);
@@ -361,7 +353,7 @@ fn a_row_that_is_gone_on_the_server_without_a_deletion_stays_with_its_users() {
     // Bob's range is not concerned.
     let mut bob = team.member(2, "bob");
     team.sync(&mut bob);
-    behind_the_triggers(&bob.device, "DELETE FROM notes WHERE id = 'n05'");
+    bob.device.run_unseen("DELETE FROM notes WHERE id = 'n05'");
     team.sync(&mut bob);
     assert_eq!(bob.repaired, 1);
 }
@@ -374,7 +366,7 @@ fn a_policy_that_fails_for_a_row_does_not_keep_the_others_from_being_checked() {
     team.policies.insert("notes".to_owned(), "id = 'a'".to_owned());
     let mut alice = team.member(1, "alice");
     team.assert_settled(&mut [&mut alice]);
-    behind_the_triggers(&alice.device, "DELETE FROM notes; INSERT INTO notes VALUES('b', 'alice', 'ghost')");
+    alice.device.run_unseen("DELETE FROM notes; INSERT INTO notes VALUES('b', 'alice', 'ghost')");
     team.sync(&mut alice);
     assert_eq!(alice.repaired, 2);
     team.assert_settled(&mut [&mut alice]);
@@ -416,7 +408,7 @@ fn a_policy_that_takes_too_much_work_is_not_evaluated_for_checks_and_refuses_rou
         team.server.store = SqliteStore::open_on(&team.server.path, host).unwrap();
     };
     open(&mut team, 10_000_000, 50_000);
-    behind_the_triggers(&alice.device, "UPDATE notes SET body = 'X' WHERE id = 'own'");
+    alice.device.run_unseen("UPDATE notes SET body = 'X' WHERE id = 'own'");
     for _ in 0..2 {
         team.sync(&mut alice);
         assert_eq!(alice.repaired, 0);
@@ -446,7 +438,7 @@ fn a_large_row_of_a_user_that_is_damaged_is_fetched() {
     let (team, mut alice) = notes();
     team.run("UPDATE notes SET body = hex(randomblob(400000)) WHERE id = 'n04'");
     team.assert_settled(&mut [&mut alice]);
-    behind_the_triggers(&alice.device, "UPDATE notes SET owner = 'X' WHERE id = 'n04'");
+    alice.device.run_unseen("UPDATE notes SET owner = 'X' WHERE id = 'n04'");
     for _ in 0..2 {
         team.sync(&mut alice);
     }
@@ -469,8 +461,7 @@ fn many_rows_of_a_user_are_checked_in_parts() {
     let mut alice = team.member(1, "alice");
     team.sync(&mut alice);
     // More than one answer has room for.
-    behind_the_triggers(
-        &alice.device,
+    alice.device.run_unseen(
         "DELETE FROM tasks WHERE id > '00100'; DELETE FROM cloudsync_clocks WHERE substr(pk, 3, 5) > '00100'",
     );
     for _ in 0..12 {

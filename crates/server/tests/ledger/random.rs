@@ -1,7 +1,7 @@
 //! Somebody who knows everything beside a random run of writes, memberships, policies and faults.
 
 use crate::bench::Folder;
-use crate::checks::{LOSE_LEDGER, behind_the_triggers, copy};
+use crate::checks::{LOSE_LEDGER, copy};
 use crate::team::{Fate, Member, Team};
 
 // language=SQLite
@@ -108,17 +108,13 @@ impl Harm {
         let row = format!("{}{id}", &table[..1]);
         let device = &members[at].device;
         match chance.below(10) {
-            0 => behind_the_triggers(
-                device,
-                &format!("UPDATE {table} SET body = 'damaged' WHERE id = '{row}'"),
-            ),
-            1 => behind_the_triggers(device, &format!("DELETE FROM {table} WHERE id = '{row}'")),
-            2 => behind_the_triggers(
-                device,
-                &format!("INSERT OR IGNORE INTO {table} VALUES('{row}', 'p1', 'damaged')"),
-            ),
-            3 => behind_the_triggers(device, &format!("DELETE FROM cloudsync_clocks WHERE pk LIKE '%{row}'")),
-            4 => behind_the_triggers(device, &format!("DELETE FROM {table}; DELETE FROM cloudsync_clocks")),
+            0 => device.run_unseen(&format!("UPDATE {table} SET body = 'damaged' WHERE id = '{row}'")),
+            1 => device.run_unseen(&format!("DELETE FROM {table} WHERE id = '{row}'")),
+            2 => {
+                device.run_unseen(&format!("INSERT OR IGNORE INTO {table} VALUES('{row}', 'p1', 'damaged')"))
+            }
+            3 => device.run_unseen(&format!("DELETE FROM cloudsync_clocks WHERE pk LIKE '%{row}'")),
+            4 => device.run_unseen(&format!("DELETE FROM {table}; DELETE FROM cloudsync_clocks")),
             5 => team.run(LOSE_LEDGER),
             6 if members.len() < 7 => {
                 let copy = self.copy(team, &members[at], seed);
