@@ -22,6 +22,7 @@
 
 mod life;
 mod notes;
+mod strays;
 
 pub(crate) use self::notes::key_column;
 use self::notes::{Note, NoteReader, What};

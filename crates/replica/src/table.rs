@@ -294,13 +294,18 @@ impl Table {
     /// True when capture could have packed this key: one that SQLite would store as another value would get a clock
     /// that no write of its row ever finds.
     pub(crate) fn is_key(&self, packed: &[u8]) -> bool {
+        key::check(packed, self.key.len(), |place| self.key[place].collation).is_ok()
+            && self.has_kinds(packed)
+    }
+
+    /// True when each part of a packed key is of a kind that its column keeps.
+    pub(crate) fn has_kinds(&self, packed: &[u8]) -> bool {
         let fits = |(part, column): (KeyPart<'_>, &KeyColumn)| match (part, column.affinity) {
             (KeyPart::Integer(_) | KeyPart::Real(_), Affinity::Text) => false,
             (KeyPart::Text(text), Affinity::Integer | Affinity::Real | Affinity::Numeric) => !is_number(text),
             _ => true,
         };
-        key::check(packed, self.key.len(), |place| self.key[place].collation).is_ok()
-            && key::unpack(packed).flatten().zip(&self.key).all(fits)
+        key::unpack(packed).flatten().zip(&self.key).all(fits)
     }
 
     /// The cell with that number.
@@ -364,7 +369,7 @@ impl Table {
 }
 
 /// True for text that a numeric column turns into a number.
-fn is_number(text: &[u8]) -> bool {
+pub(crate) fn is_number(text: &[u8]) -> bool {
     let number = |text: &str| {
         let text = text.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
         text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && text.parse::<f64>().is_ok()

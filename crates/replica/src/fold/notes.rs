@@ -1,5 +1,6 @@
 //! Reading the notes of triggers.
 
+use super::strays::{self, Stray};
 use crate::capture::{
     MASK_BITS, NOTE_ALTERED, NOTE_DELETE, NOTE_ENTER, NOTE_INSERT, NOTE_LEAVE, NOTE_LEAVE_REKEY, NOTE_LOCAL,
     NOTE_LOOK, NOTE_REKEY, note_time_ms,
@@ -24,6 +25,7 @@ pub(super) struct Note {
     pub(super) what: What,
 }
 
+#[derive(Clone)]
 pub(super) enum What {
     Insert,
     Delete,
@@ -47,6 +49,7 @@ pub(super) struct NoteReader {
     pub(super) read: i64,
     pub(super) last: i64,
     pub(super) null_keys: u64,
+    strays: Vec<Stray>,
     /// The local clock, for notes that do not say when.
     now_ms: u64,
 }
@@ -57,8 +60,15 @@ impl NoteReader {
         let mut select = replica.db.prepare(sql)?;
         select.bind(1, Value::Integer(limit))?;
         let now_ms = replica.now_ms();
-        let mut reader =
-            Self { arena: Vec::new(), notes: Vec::new(), read: 0, last: 0, null_keys: 0, now_ms };
+        let mut reader = Self {
+            arena: Vec::new(),
+            notes: Vec::new(),
+            read: 0,
+            last: 0,
+            null_keys: 0,
+            strays: Vec::new(),
+            now_ms,
+        };
         let mut tables: HashMap<i64, Option<Rc<Table>>> = HashMap::new();
         while select.step()? {
             reader.read += 1;
@@ -75,6 +85,8 @@ impl NoteReader {
             let Some(table) = table else { continue };
             reader.note(replica, &select, layout, &table)?;
         }
+        let strays = std::mem::take(&mut reader.strays);
+        strays::find(replica, strays, |pk, note| reader.add(pk, note))?;
         Ok(reader)
     }
 
@@ -113,7 +125,12 @@ impl NoteReader {
         put_varint(&mut self.arena, table.id as u64);
         let mut key = Vec::new();
         match table.pack_key(&mut key, value) {
-            Ok(()) => self.arena.extend_from_slice(&key),
+            Ok(()) if table.has_kinds(&key) => self.arena.extend_from_slice(&key),
+            Ok(()) => {
+                self.arena.truncate(start);
+                self.strays.push(Stray { table: table.id, key, at, layout, what });
+                return Ok(());
+            }
             // No other replica could name such a row; the others must not wait for it.
             Err(KeyError::Null | KeyError::TooLong) => {
                 self.arena.truncate(start);
@@ -122,6 +139,17 @@ impl NoteReader {
             }
             Err(error) => return Err(Error::Limit(format!("table \"{}\": {error}", table.name))),
         }
+        self.end_note(start, at, layout, what)
+    }
+
+    /// Adds what a stray note says of the row that was meant.
+    fn add(&mut self, pk: &[u8], stray: &Stray) -> Result<()> {
+        let start = self.arena.len();
+        self.arena.extend_from_slice(pk);
+        self.end_note(start, stray.at, stray.layout, stray.what.clone())
+    }
+
+    fn end_note(&mut self, start: usize, at: u64, layout: i64, what: What) -> Result<()> {
         let range =
             |offset: usize| u32::try_from(offset).map_err(|_| Error::Limit("too many notes at once".into()));
         let key = (range(start)?, range(self.arena.len())?);
