@@ -1,15 +1,20 @@
 //! `cargo xtask mutants`: plants mistakes in merge, fold and ledger, one by one, and looks whether a test fails.
 //!
-//! cargo-mutants makes and tries the mutants; here is which files, which tests, and what was tried already. It works in a
-//! copy of the source below the build folder. Outcomes are kept there in `mutants/results.jsonl`: a run goes on where the last
-//! one stopped, and a mutant is tried again only when the lines around it change, or with `--survivors`.
+//! cargo-mutants lists the mutants; here is which files, which tests, and what was tried already. All mutants of an area are
+//! [planted](plant) into one copy of the source, below the build folder, compiled once, and chosen one by one; each is shown
+//! to the tests that enter its function, until one fails. Outcomes are kept in `mutants/results.jsonl`:
+//! a run goes on where the last one stopped, and a mutant is tried again only when the lines around it change, or with
+//! `--survivors`.
 
 mod areas;
+mod asked;
+mod plant;
 mod results;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,16 +26,13 @@ use crate::process;
 use crate::progress::format_seconds;
 use crate::project::Project;
 use crate::trust::Totals;
-use areas::{AREAS, Area, Stage};
+use areas::{AREAS, Area};
+use asked::{Said, Tests};
 use results::{Mutant, Outcome, Results};
 
 const CARGO_MUTANTS_VERSION: &str = "27.1.0";
-/// Mutants whose outcomes are noted together: what a run that is ended loses at most.
-const BATCH: usize = 4;
-/// Of the time that the tests take without a mistake; beyond it they do not end.
-const TIMEOUT_FACTOR: u64 = 8;
-const TIMEOUT_SECONDS_MIN: u64 = 60;
-const BUILD_SECONDS_MAX: u64 = 900;
+/// Mutants between two lines that say how far it is.
+const LINE_EACH: usize = 20;
 const EQUIVALENT: &str = "tools/xtask/src/mutants/equivalent.txt";
 
 /// What was asked for.
@@ -87,22 +89,26 @@ fn parse(args: &[String]) -> Result<Wanted> {
     Ok(wanted)
 }
 
+/// Which lines of which file are of which mistake.
+type PlantedLines = BTreeMap<String, Vec<(Range<usize>, u32)>>;
+
 /// The tool, and where it works.
-struct Work {
+struct Work<'w> {
+    project: &'w Project,
     program: PathBuf,
     folder: PathBuf,
     tree: PathBuf,
     equivalent: BTreeMap<String, String>,
 }
 
-impl Work {
-    fn open(project: &Project) -> Result<Self> {
+impl<'w> Work<'w> {
+    fn open(project: &'w Project) -> Result<Self> {
         let folder = project.target().join("mutants");
         let tree = folder.join("tree");
         fs::create_dir_all(&tree).with_context(|| format!("cannot make {}", tree.display()))?;
         tree::copy(project, &tree)?;
         let equivalent = results::read_equivalent(&project.root().join(EQUIVALENT))?;
-        Ok(Self { program: install(project)?, folder, tree, equivalent })
+        Ok(Self { project, program: install(project)?, folder, tree, equivalent })
     }
 
     /// A command of cargo-mutants in the copy.
@@ -113,11 +119,22 @@ impl Work {
         command
     }
 
+    /// A command of cargo in the copy, of one package, that prints messages for programs to read.
+    fn cargo(&self, words: &[&str], area: &Area) -> Command {
+        let mut command = self.project.cargo();
+        command
+            .args(words)
+            .args(["--message-format=json", "--package", area.package])
+            .current_dir(&self.tree);
+        self.set(&mut command);
+        command
+    }
+
     /// Settings of every build.
     fn set(&self, command: &mut Command) {
         command.env("CARGO_TARGET_DIR", self.folder.join("build")).stdin(Stdio::null());
-        // What a test leaves behind on a failure, and cases that are kept, belong to the copy.
-        command.env("PROPTEST_FAILURE_PERSISTENCE", "off");
+        // Compiled once and run hundreds of times; the assertions of a debug build stay.
+        command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "0");
     }
 
     /// All mutants of an area, in an order by chance that stays the same: what was tried of them is a fair sample.
@@ -151,120 +168,154 @@ impl Work {
         };
         let due: Vec<Mutant> = mutants.iter().filter(is_due).cloned().collect();
         println!("{}: {} of {} mutants are to be tried", area.name, due.len(), mutants.len());
-        let mut timeouts = vec![None; area.stages.len()];
+        if due.is_empty() {
+            return Ok(());
+        }
+        let (chosen, alone): (Vec<_>, Vec<_>) = due.iter().partition(|mutant| plant::can_be_chosen(mutant));
+        let chosen: Vec<_> = (1..).zip(chosen).collect();
+        let functions = self.plant_viable(area, chosen, results)?;
+        let start = Instant::now();
+        let mut tests = self.measure(area)?;
+        println!("{}: {} tests, {}", area.name, tests.len(), format_seconds(start.elapsed().as_secs()));
         let (start, mut done) = (Instant::now(), 0);
-        for batch in due.chunks(BATCH) {
+        let count = functions.len() + alone.len();
+        let next = functions.iter().map(|(mutant, number)| (*mutant, Some(*number)));
+        for (mutant, number) in next.chain(alone.into_iter().map(|mutant| (mutant, None))) {
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
                 println!("{}: the time is over; the same command goes on", area.name);
                 return Ok(());
             }
-            let mut left = batch.to_vec();
-            for (stage, timeout) in area.stages.iter().zip(&mut timeouts) {
-                if left.is_empty() {
-                    break;
-                }
-                let seconds = match *timeout {
-                    Some(seconds) => seconds,
-                    None => *timeout.insert(self.measure(stage)?),
-                };
-                left = self.try_batch(stage, &left, seconds, results)?;
+            if number.is_none() && !self.compile_alone(area, mutant)? {
+                results.note(mutant, Outcome::Unviable, None)?;
+                continue;
             }
-            for mutant in &left {
-                println!("survived: {} {}", mutant.key, mutant.name);
-                results.note(mutant, Outcome::Survived)?;
+            let (outcome, test) = match tests.ask(number)? {
+                None => (Outcome::Survived, None),
+                Some((test, Said::Endless)) => (Outcome::Time, Some(test)),
+                Some((test, _)) => (Outcome::Caught, Some(test)),
+            };
+            results.note(mutant, outcome, test)?;
+            match outcome {
+                Outcome::Survived => println!("survived: {} {}", mutant.key, mutant.name),
+                Outcome::Time => println!("{} did not end: {}", test.unwrap_or_default(), mutant.name),
+                Outcome::Caught | Outcome::Unviable => {}
             }
-            done += batch.len();
-            let elapsed = format_seconds(start.elapsed().as_secs());
-            println!("[{done}/{} {} {elapsed}]", due.len(), area.name);
+            done += 1;
+            if done % LINE_EACH == 0 {
+                println!("[{done}/{count} {} {}]", area.name, format_seconds(start.elapsed().as_secs()));
+            }
         }
         Ok(())
     }
 
-    /// The tests pass without a mistake; gives the seconds after which they hang.
-    fn measure(&self, stage: &Stage) -> Result<u64> {
-        let mut command = Command::new("cargo");
-        command.args(["test", "--quiet", "--package", stage.package]).args(stage.args.split_whitespace());
-        command.current_dir(&self.tree).stdout(Stdio::null()).stderr(Stdio::null());
-        self.set(&mut command);
-        let text = process::display(&command);
-        // The first run compiles.
-        let mut seconds = 0;
-        for _ in 0..2 {
-            let start = Instant::now();
-            let status = command.status().with_context(|| format!("cannot run {text}"))?;
-            if !status.success() {
-                bail!("the tests fail without a mistake, in {}: {text}", self.tree.display());
-            }
-            seconds = start.elapsed().as_secs();
-        }
-        Ok((seconds * TIMEOUT_FACTOR).max(TIMEOUT_SECONDS_MIN))
-    }
-
-    /// Asks the tests of a stage; gives those that survive.
-    fn try_batch(
+    /// Plants those that the compiler takes, and notes the others. Gives each with the number of its function and its own.
+    fn plant_viable<'m>(
         &self,
-        stage: &Stage,
-        batch: &[Mutant],
-        seconds: u64,
+        area: &Area,
+        mut chosen: Vec<(u32, &'m Mutant)>,
         results: &mut Results,
-    ) -> Result<Vec<Mutant>> {
-        let output = self.folder.join("output");
-        let _ = fs::remove_dir_all(&output);
-        fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
-        let mut command = self.mutants();
-        command.args(["--in-place", "--baseline", "skip", "--no-shuffle", "--annotations", "none"]);
-        command.args(["--caught", "--unviable", "--colors", "never", "--test-package", stage.package]);
-        command.arg("--timeout").arg(seconds.to_string());
-        command.arg("--build-timeout").arg(BUILD_SECONDS_MAX.to_string());
-        command.arg("--output").arg(&output);
-        for mutant in batch {
-            command.arg("--re").arg(format!("^{}$", escape(&mutant.name)));
-        }
-        let files: BTreeSet<&str> = batch.iter().filter_map(|mutant| mutant.name.split(':').next()).collect();
-        files.iter().for_each(|file| _ = command.args(["--file", file]));
-        // For building and testing alike; what stands behind `--` is left out when the tests are built.
-        stage.args.split_whitespace().for_each(|word| _ = command.arg(format!("--cargo-arg={word}")));
-        // The exit status tells whether any survived, and so does the file.
-        let status = command.status().with_context(|| format!("cannot run {}", self.program.display()))?;
-        let path = output.join("mutants.out").join("outcomes.json");
-        let outcomes = fs::read_to_string(&path)
-            .ok()
-            .and_then(|text| serde_json::from_str::<Value>(&text).ok())
-            .with_context(|| format!("cargo mutants left no outcomes: {status}"))?;
-        let mut left = Vec::new();
-        for mutant in batch {
-            match outcome_of(&outcomes, &mutant.name)? {
-                Outcome::Survived => left.push(mutant.clone()),
-                outcome => results.note(mutant, outcome)?,
+    ) -> Result<Vec<(&'m Mutant, (u32, u32))>> {
+        loop {
+            let (lines, functions) = self.plant(area, &chosen)?;
+            let refused = self.refused(area, &lines)?;
+            if refused.is_empty() {
+                let of = |number: u32| functions.get(&number).map(|function| (*function, number));
+                return Ok(chosen
+                    .iter()
+                    .filter_map(|(number, mutant)| Some((*mutant, of(*number)?)))
+                    .collect());
+            }
+            println!("{}: the compiler refuses {}", area.name, refused.len());
+            for (_, mutant) in chosen.extract_if(.., |(number, _)| refused.contains(number)) {
+                results.note(mutant, Outcome::Unviable, None)?;
             }
         }
-        Ok(left)
     }
-}
 
-fn outcome_of(outcomes: &Value, name: &str) -> Result<Outcome> {
-    let all = outcomes["outcomes"].as_array().into_iter().flatten();
-    let mut found = all.filter(|outcome| outcome["scenario"]["Mutant"]["name"] == name);
-    let found = found.next().with_context(|| format!("cargo mutants did not try {name}"))?;
-    Ok(match found["summary"].as_str() {
-        Some("CaughtMutant") => Outcome::Caught,
-        Some("Timeout") => Outcome::Time,
-        Some("Unviable") => Outcome::Unviable,
-        Some("MissedMutant") => Outcome::Survived,
-        other => bail!("cargo mutants says {other:?} of {name}"),
-    })
-}
-
-/// A text as a regular expression that matches it alone. With a backslash, < and > would be ends of words.
-fn escape(text: &str) -> String {
-    let mut escaped = String::new();
-    for character in text.chars() {
-        if !character.is_ascii_alphanumeric() && !" _/:<>".contains(character) && character.is_ascii() {
-            escaped.push('\\');
+    /// Writes source with mistakes into the copy. Gives which lines of which file are of which mistake, and in which function
+    /// each is.
+    fn plant(&self, area: &Area, chosen: &[(u32, &Mutant)]) -> Result<(PlantedLines, BTreeMap<u32, u32>)> {
+        tree::copy(self.project, &self.tree)?;
+        let mut files: BTreeMap<&str, Vec<(u32, &Mutant)>> = BTreeMap::new();
+        for (number, mutant) in chosen {
+            files.entry(&mutant.file).or_default().push((*number, mutant));
         }
-        escaped.push(character);
+        let (mut lines, mut functions, mut count) = (PlantedLines::new(), BTreeMap::new(), 0);
+        for (file, mutants) in files {
+            let planted = plant::plant(&self.read(file)?, &mutants, count);
+            self.write(file, &planted.text)?;
+            count += planted.functions.len() as u32;
+            for (function, numbers) in planted.functions {
+                functions.extend(numbers.into_iter().map(|number| (number, function)));
+            }
+            lines.insert(file.to_owned(), planted.lines);
+        }
+        let root = format!("{}/src/lib.rs", area.folder);
+        self.write(&root, &(self.read(&root)? + &plant::chooser(count)))?;
+        Ok((lines, functions))
     }
-    escaped
+
+    /// The mistakes that the compiler refuses; of some it tells only when others are gone.
+    fn refused(&self, area: &Area, lines: &PlantedLines) -> Result<BTreeSet<u32>> {
+        let output = self.cargo(&["check", "--quiet", "--lib"], area).output().context("cannot run cargo")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let refused = refused(&said, lines)?;
+        if refused.is_empty() && !output.status.success() {
+            bail!("cargo check failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(refused)
+    }
+
+    /// Makes the programs of the tests and runs each test once.
+    fn measure(&self, area: &Area) -> Result<Tests> {
+        let mut build = self.cargo(&["test", "--quiet", "--no-run"], area);
+        let programs = asked::programs(&process::capture(build.args(area.tests.split_whitespace()))?);
+        Tests::measure(&programs, &self.tree.join(area.folder), &self.folder.join("scratch"))
+    }
+
+    /// Makes the programs of the tests with one mistake; whether the compiler takes it.
+    fn compile_alone(&self, area: &Area, mutant: &Mutant) -> Result<bool> {
+        tree::copy(self.project, &self.tree)?;
+        self.write(&mutant.file, &plant::plant_alone(&self.read(&mutant.file)?, mutant))?;
+        let mut build = self.cargo(&["test", "--quiet", "--no-run"], area);
+        Ok(process::succeeds(build.args(area.tests.split_whitespace())))
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
+        let path = self.project.root().join(file);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Into the copy.
+    fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.tree.join(file);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// The mistakes that the compiler's messages speak of.
+fn refused(messages: &str, lines: &PlantedLines) -> Result<BTreeSet<u32>> {
+    let mut refused = BTreeSet::new();
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    for message in messages.filter(|message| message["message"]["level"] == "error") {
+        let spans = message["message"]["spans"].as_array().into_iter().flatten();
+        let primary: Vec<_> = spans.filter(|span| span["is_primary"] == true).collect();
+        let of = |span: &&Value| {
+            let (file, line) = (span["file_name"].as_str()?, span["line_start"].as_u64()? as usize);
+            let planted = lines.get(file)?.iter().find(|(range, _)| range.contains(&line))?;
+            Some(planted.1)
+        };
+        let before = refused.len();
+        refused.extend(primary.iter().filter_map(of));
+        // What is no error of a place only says how many there are.
+        if refused.len() == before && !primary.is_empty() && primary.iter().find_map(of).is_none() {
+            bail!(
+                "not because of a mistake: {}",
+                message["message"]["rendered"].as_str().unwrap_or_default()
+            );
+        }
+    }
+    Ok(refused)
 }
 
 /// Fetches cargo-mutants unless it is there.
@@ -344,22 +395,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_become_regular_expressions_that_mean_themselves() {
-        let name = "crates/core/src/a.rs:3:5: replace f -> Option<(u8, &str)> with None in x";
-        let escaped = r"crates/core/src/a\.rs:3:5: replace f \-> Option<\(u8\, \&str\)> with None in x";
-        assert_eq!(escape(name), escaped);
-    }
-
-    #[test]
-    fn outcomes_are_those_of_cargo_mutants() {
-        let outcomes: Value = serde_json::from_str(
-            r#"{"outcomes":[{"scenario":"Baseline","summary":"Success"},
-                {"scenario":{"Mutant":{"name":"a"}},"summary":"MissedMutant"},
-                {"scenario":{"Mutant":{"name":"b"}},"summary":"CaughtMutant"}]}"#,
-        )
-        .unwrap();
-        assert_eq!(outcome_of(&outcomes, "a").unwrap(), Outcome::Survived);
-        assert_eq!(outcome_of(&outcomes, "b").unwrap(), Outcome::Caught);
-        assert!(outcome_of(&outcomes, "c").is_err());
+    fn what_the_compiler_refuses_is_told_by_its_line() {
+        let lines = BTreeMap::from([("a.rs".to_owned(), vec![(1..5, 7), (5..9, 8)])]);
+        let message = |level: &str, file: &str, line: u32| {
+            let span = format!(r#"{{"is_primary":true,"file_name":"{file}","line_start":{line}}}"#);
+            format!(r#"{{"message":{{"level":"{level}","spans":[{span}],"rendered":"why"}}}}"#)
+        };
+        let said = [message("warning", "a.rs", 1), message("error", "a.rs", 5)].join("\n");
+        assert_eq!(refused(&said, &lines).unwrap(), BTreeSet::from([8]));
+        let said = [message("error", "a.rs", 5), message("error", "a.rs", 6)].join("\n");
+        assert_eq!(refused(&said, &lines).unwrap(), BTreeSet::from([8]));
+        assert!(refused(&message("error", "b.rs", 5), &lines).is_err());
+        assert!(refused(&message("error", "a.rs", 9), &lines).is_err());
     }
 }

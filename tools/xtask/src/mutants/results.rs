@@ -15,6 +15,26 @@ pub(super) struct Mutant {
     pub(super) key: String,
     /// As cargo-mutants names it, with line and column.
     pub(super) name: String,
+    pub(super) file: String,
+    /// What is replaced, and by what.
+    pub(super) place: Place,
+    pub(super) replacement: String,
+    pub(super) function: Option<Function>,
+}
+
+/// The function that a mistake is in.
+#[derive(Clone, Debug)]
+pub(super) struct Function {
+    pub(super) place: Place,
+    /// It gives an `impl Trait`.
+    pub(super) is_opaque: bool,
+}
+
+/// From and to where, as lines and columns from 1.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) start: (usize, usize),
+    pub(super) end: (usize, usize),
 }
 
 /// What became of a mutant.
@@ -44,7 +64,26 @@ impl Mutant {
         let lines = diff.lines().filter(|line| !line.starts_with("@@"));
         // The file, the lines around, the change.
         let key = lines.fold(0xcbf2_9ce4_8422_2325, |hash, line| fnv(fnv(hash, line.as_bytes()), b"\n"));
-        Some(Self { key: format!("{key:016x}"), name: name.to_owned() })
+        let function = |function: &Value| {
+            let is_opaque = function["return_type"].as_str()?.contains("impl ");
+            Some(Function { place: Place::parse(&function["span"])?, is_opaque })
+        };
+        Some(Self {
+            key: format!("{key:016x}"),
+            name: name.to_owned(),
+            file: value["file"].as_str()?.to_owned(),
+            place: Place::parse(&value["span"])?,
+            replacement: value["replacement"].as_str()?.to_owned(),
+            function: function(&value["function"]),
+        })
+    }
+}
+
+impl Place {
+    fn parse(span: &Value) -> Option<Self> {
+        let number = |end: &str, name: &str| Some(span[end][name].as_u64()? as usize);
+        let point = |end| Some((number(end, "line")?, number(end, "column")?));
+        Some(Self { start: point("start")?, end: point("end")? })
     }
 }
 
@@ -83,10 +122,10 @@ impl Results {
         self.outcomes.get(&mutant.key).copied()
     }
 
-    /// Notes what became of a mutant.
-    pub(super) fn note(&mut self, mutant: &Mutant, outcome: Outcome) -> Result<()> {
+    /// Notes what became of a mutant, and by which test.
+    pub(super) fn note(&mut self, mutant: &Mutant, outcome: Outcome, test: Option<&str>) -> Result<()> {
         let name = NAMES.iter().find(|(_, other)| *other == outcome).map_or("", |(name, _)| name);
-        let line = json!({"key": mutant.key, "name": mutant.name, "outcome": name});
+        let line = json!({"key": mutant.key, "name": mutant.name, "outcome": name, "test": test});
         let file = OpenOptions::new().create(true).append(true).open(&self.path);
         file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()))
             .with_context(|| format!("cannot write {}", self.path.display()))?;
@@ -121,7 +160,12 @@ mod tests {
         let diff = format!(
             "--- a.rs\n+++ replace < with <=\n@@ -{line},3 +{line},3 @@\n {context}\n-a < b\n+a <= b\n"
         );
-        Mutant::parse(&json!({"name": format!("a.rs:{line}: replace"), "diff": diff})).unwrap()
+        let span = json!({"start": {"line": line, "column": 3}, "end": {"line": line, "column": 4}});
+        let name = format!("a.rs:{line}: replace");
+        let function = json!({"return_type": "", "span": span});
+        Mutant::parse(&json!({"name": name, "diff": diff, "file": "a.rs", "span": span, "replacement": "<=",
+            "function": function}))
+        .unwrap()
     }
 
     #[test]
@@ -135,8 +179,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.jsonl");
         let mut results = Results::open(path.clone()).unwrap();
-        results.note(&mutant(1, "x"), Outcome::Survived).unwrap();
-        results.note(&mutant(9, "x"), Outcome::Caught).unwrap();
+        results.note(&mutant(1, "x"), Outcome::Survived, None).unwrap();
+        results.note(&mutant(9, "x"), Outcome::Caught, Some("t")).unwrap();
         fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"key\":\"half").unwrap();
         let results = Results::open(path).unwrap();
         assert_eq!(results.of(&mutant(5, "x")), Some(Outcome::Caught));

@@ -1,0 +1,213 @@
+//! The tests that are asked about mistakes: their programs, which functions each of them enters, and what it says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::plant;
+use crate::process;
+
+/// Of the time that a test takes without a mistake; beyond it, it does not end. Others may be busy meanwhile: what counts is
+/// the time that the processor gave it, and only of what waits that of the clock.
+const TIMEOUT_FACTOR: u32 = 8;
+const TIMEOUT_MIN: Duration = Duration::from_secs(300);
+const CPU_SECONDS_MIN: u64 = 15;
+/// How much longer a test may take than another one, and come first, for each mistake that it caught.
+const CAUGHT_WORTH: u32 = 20;
+/// For the first run of each test.
+const CPU_SECONDS_FIRST: u64 = 900;
+/// A mistake may ask for memory or write files without end.
+const MEMORY_KIB_MAX: u64 = 4 << 20;
+const FILE_BLOCKS_MAX: u64 = 4 << 20;
+/// What limits a test and then becomes it.
+const SHELL: &str = r#"ulimit -t "$1"; ulimit -v "$2"; ulimit -f "$3"; shift 3; exec "$@""#;
+/// A debug build keeps room for each copy of a function on the stack.
+const STACK_BYTES: &str = "33554432";
+const SIGNAL_CPU: i32 = 24;
+
+/// One test, in a process of its own.
+pub(super) struct Test {
+    program: PathBuf,
+    pub(super) name: String,
+    took: Duration,
+    /// The functions with mistakes that it enters, each with how many mistakes of it this test has caught.
+    reaches: BTreeMap<u32, u32>,
+}
+
+/// What a test says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Passed,
+    Failed,
+    Endless,
+}
+
+/// All tests of an area.
+pub(super) struct Tests {
+    tests: Vec<Test>,
+    folder: PathBuf,
+    scratch: PathBuf,
+}
+
+impl Tests {
+    /// Runs each test of the programs once. `folder` is that of their package; `scratch` may be emptied.
+    pub(super) fn measure(programs: &[PathBuf], folder: &Path, scratch: &Path) -> Result<Self> {
+        let mut all = Self { tests: Vec::new(), folder: folder.to_owned(), scratch: scratch.to_owned() };
+        for program in programs {
+            let listed = process::capture(all.command(program).args(["--list", "--format", "terse"]))?;
+            for name in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
+                let took = Duration::from_secs(CPU_SECONDS_FIRST);
+                let mut test =
+                    Test { program: program.clone(), name: name.to_owned(), took, reaches: BTreeMap::new() };
+                let trace = scratch.with_extension("trace");
+                let _ = fs::remove_file(&trace);
+                let start = Instant::now();
+                if all.run(&test, |command| _ = command.env(plant::TRACE, &trace))? != Said::Passed {
+                    bail!("{name} fails without a mistake: {}", program.display());
+                }
+                test.took = start.elapsed();
+                let entered = fs::read_to_string(&trace).unwrap_or_default();
+                test.reaches = entered.lines().filter_map(|line| Some((line.parse().ok()?, 0))).collect();
+                all.tests.push(test);
+            }
+        }
+        Ok(all)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tests.len()
+    }
+
+    /// The test that minds a mistake, of those that reach its function; without a number, of all, since the mistake is
+    /// compiled in. Those that caught others of the function come first, and short ones.
+    pub(super) fn ask(&mut self, mistake: Option<(u32, u32)>) -> Result<Option<(&str, Said)>> {
+        let caught = |test: &Test| match mistake {
+            Some((function, _)) => test.reaches.get(&function).copied(),
+            None => Some(0),
+        };
+        let mut order: Vec<_> = self.tests.iter().enumerate().collect();
+        order.retain(|(_, test)| caught(test).is_some());
+        order.sort_by_key(|(_, test)| test.took / (1 + CAUGHT_WORTH * caught(test).unwrap_or(0)));
+        for at in order.into_iter().map(|(at, _)| at).collect::<Vec<_>>() {
+            let said = self.run(&self.tests[at], |command| {
+                if let Some((_, number)) = mistake {
+                    command.env(plant::CHOSEN, number.to_string());
+                }
+            })?;
+            if said != Said::Passed {
+                let test = &mut self.tests[at];
+                if let Some((function, _)) = mistake {
+                    *test.reaches.entry(function).or_default() += 1;
+                }
+                return Ok(Some((&test.name, said)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn run(&self, test: &Test, set: impl FnOnce(&mut Command)) -> Result<Said> {
+        let _ = fs::remove_dir_all(&self.scratch);
+        fs::create_dir_all(&self.scratch)
+            .with_context(|| format!("cannot make {}", self.scratch.display()))?;
+        let timeout = (test.took * TIMEOUT_FACTOR).max(TIMEOUT_MIN);
+        let cpu_seconds = (u64::from(TIMEOUT_FACTOR) * test.took.as_secs()).max(CPU_SECONDS_MIN);
+        let mut command = self.command(Path::new("sh"));
+        command.args(["-c", SHELL, "sh"]);
+        command.args([cpu_seconds, MEMORY_KIB_MAX, FILE_BLOCKS_MAX].map(|limit| limit.to_string()));
+        command.arg(&test.program).args(["--exact", &test.name, "--test-threads", "1"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null()).process_group(0);
+        set(&mut command);
+        let mut child = command.spawn().with_context(|| format!("cannot run {}", test.name))?;
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break Some(status);
+            }
+            if start.elapsed() > timeout {
+                break None;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        };
+        if status.is_none_or(|status| status.signal().is_some()) {
+            // Also what the test started.
+            process::succeeds(Command::new("sh").args(["-c", &format!("kill -9 -- -{}", child.id())]));
+            child.wait()?;
+        }
+        Ok(status.map_or(Said::Endless, said))
+    }
+
+    /// A program as cargo runs it, with what a test writes in a place of its own.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
+        command.env("TMPDIR", &self.scratch).env("RUST_MIN_STACK", STACK_BYTES);
+        // A failure is enough: nobody reads the smallest case, or where it was.
+        command.env("RUST_BACKTRACE", "0");
+        command.env("PROPTEST_FAILURE_PERSISTENCE", "off").env("PROPTEST_MAX_SHRINK_ITERS", "0");
+        command
+    }
+}
+
+fn said(status: ExitStatus) -> Said {
+    match status.signal() {
+        Some(SIGNAL_CPU) => Said::Endless,
+        _ if status.success() => Said::Passed,
+        _ => Said::Failed,
+    }
+}
+
+/// The programs of tests that cargo says it made.
+pub(super) fn programs(messages: &str) -> Vec<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let tests = messages.filter(|message| message["profile"]["test"] == true);
+    tests.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// The program of this test, with one test of it.
+    fn tests(folder: &Path, name: &str) -> Tests {
+        let test = Test {
+            program: std::env::current_exe().unwrap(),
+            name: format!("mutants::asked::tests::{name}"),
+            took: Duration::ZERO,
+            reaches: BTreeMap::from([(3, 0)]),
+        };
+        Tests { tests: vec![test], folder: folder.to_owned(), scratch: folder.join("scratch") }
+    }
+
+    #[test]
+    fn chosen_mistake_is_nine() {
+        assert_ne!(std::env::var(plant::CHOSEN).as_deref(), Ok("9"));
+    }
+
+    #[test]
+    fn a_test_is_asked_if_it_reaches_the_function_and_minds_its_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tests = tests(folder.path(), "chosen_mistake_is_nine");
+        assert!(tests.ask(Some((3, 8))).unwrap().is_none());
+        assert_eq!(tests.ask(Some((3, 9))).unwrap().unwrap().1, Said::Failed);
+        assert!(tests.ask(Some((4, 9))).unwrap().is_none(), "it does not enter that function");
+    }
+
+    #[test]
+    fn programs_of_tests_are_told_from_others() {
+        let messages = r#"{"profile":{"test":true},"executable":"/a"}
+            {"profile":{"test":false},"executable":"/b"}
+            {"profile":{"test":true},"executable":null}
+            not JSON"#;
+        assert_eq!(programs(messages), [PathBuf::from("/a")]);
+    }
+}
