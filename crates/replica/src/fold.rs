@@ -74,6 +74,8 @@ struct Touch {
     written: bool,
     /// A change of the filter brought it inside: it is sent whole, under the clock that it has.
     entered: bool,
+    /// After the last note it was there.
+    was_there: bool,
 }
 
 impl Replica {
@@ -136,6 +138,7 @@ impl Replica {
             offset: storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),
             floor: storage::get_u64(&self.db, "floor")?,
             floor_before: 0,
+            is_last,
             buried: None,
             dropped: None,
         };
@@ -150,12 +153,12 @@ impl Replica {
             let to = notes.same_row(from);
             let pk = notes.key(from);
             let (table, key) = clocks::split_pk(pk)?;
-            if let Some(table) = self.catalog.table(table) {
-                let touch = touch(&table, &notes.notes[from..to]);
-                if let Some(mask) = folder.row(self, &table, pk, key, touch)? {
-                    writer.push(table.id, key, &mask)?;
-                    rows += 1;
-                }
+            // Notes of others were not taken in.
+            let table = self.catalog.table(table).ok_or_else(|| Error::corrupt("cloudsync_tables"))?;
+            let touch = touch(&table, &notes.notes[from..to]);
+            if let Some(mask) = folder.row(self, &table, pk, key, touch)? {
+                writer.push(table.id, key, &mask)?;
+                rows += 1;
             }
             from = to;
         }
@@ -183,6 +186,7 @@ fn touch(table: &Table, notes: &[Note]) -> Touch {
     let mut touch = Touch::default();
     let keeps = table.algorithm == Algorithm::Aws;
     for note in notes {
+        touch.was_there = matches!(note.what, What::Insert | What::Update(_));
         // Notes without a time are ours, and say nothing of where the row stood.
         if note.at != 0 {
             let outside = matches!(note.what, What::Insert | What::Local | What::Altered);
@@ -239,6 +243,8 @@ struct Folder {
     offset: i64,
     floor: u64,
     floor_before: u64,
+    /// No notes follow those that are folded.
+    is_last: bool,
     /// Where a table keeps values of deleted rows: those that were kept, and those that triggers copied.
     buried: Option<Buried>,
     dropped: Option<Dropped>,
@@ -255,39 +261,43 @@ impl Folder {
         mut touch: Touch,
     ) -> Result<Option<Mask>> {
         let (stored, mut exists, inside) = self.look_up(table, pk, key)?;
-        let alive = stored.as_ref().is_some_and(RowClock::is_alive);
+        let living = stored.as_ref().filter(|stored| stored.is_alive());
+        if table.algorithm == Algorithm::Aws && living.is_some() {
+            // That it went is noted in a later slice, and so is what was written before, whose values are kept.
+            exists |= touch.was_there && !self.is_last;
+        }
         if let Some(filter) = &table.filter {
-            match self.judge(filter, pk, alive, (exists, inside), &mut touch)? {
+            match self.judge(filter, pk, living.is_some(), (exists, inside), &mut touch)? {
                 Standing::Inside => exists = true,
                 Standing::Gone => exists = false,
                 Standing::Local => return Ok(None),
             }
         }
-        if alive && exists {
-            self.add_newer_columns(replica, table, key, &mut touch)?;
-        }
-        let (clock, mask) = match (exists, alive) {
-            (false, false) => return Ok(None),
-            (false, true) if table.algorithm == Algorithm::Gos => {
+        let (clock, mask) = match (exists, living) {
+            (false, None) => return Ok(None),
+            (false, Some(_)) if table.algorithm == Algorithm::Gos => {
                 self.lose(pk)?;
                 return Ok(None);
             }
-            (false, true) => {
+            (false, Some(living)) => {
                 let last = touch.whole_at.or(touch.updates.last().map(|(at, _)| *at));
                 // The deletion was found, not noted: it happened before now.
                 let time = self.time(last.unwrap_or(0)).max(Time(self.floor_before));
-                (self.deleted(table, pk, stored.as_ref(), Clock::new(time, self.own), &touch)?, Mask::Whole)
+                (self.deleted(table, pk, living, Clock::new(time, self.own), &touch)?, Mask::Whole)
             }
-            (true, false) => {
+            (true, None) => {
                 let clock = self.inserted(table, pk, stored.as_ref(), &touch)?;
                 // Rows from before the table synced are not known to be new to others.
                 let is_new = stored.is_none() && clock.time_max() > Time(1);
                 (clock, if is_new { Mask::Inserted } else { Mask::Whole })
             }
-            (true, true) => match self.same_life(table, stored.as_ref(), &touch) {
-                Some((clock, mask)) => (clock, if touch.entered { Mask::Whole } else { mask }),
-                None => return Ok(touch.entered.then_some(Mask::Whole)),
-            },
+            (true, Some(living)) => {
+                self.add_newer_columns(replica, table, key, &mut touch)?;
+                match self.same_life(table, living, &touch) {
+                    Some((clock, mask)) => (clock, if touch.entered { Mask::Whole } else { mask }),
+                    None => return Ok(touch.entered.then_some(Mask::Whole)),
+                }
+            }
         };
         self.floor = self.floor.max(clock.time_max().0);
         self.clocks.write(pk, &clock, stored.is_none())?;
@@ -355,8 +365,7 @@ impl Folder {
         Ok((clock, exists, inside))
     }
 
-    fn same_life(&self, table: &Table, stored: Option<&RowClock>, touch: &Touch) -> Option<(RowClock, Mask)> {
-        let stored = stored?;
+    fn same_life(&self, table: &Table, stored: &RowClock, touch: &Touch) -> Option<(RowClock, Mask)> {
         let seen = local::seen(table.algorithm, Some(stored), &self.sites);
         let Some(whole_at) = touch.whole_at else {
             let later = self.updated(stored, &touch.updates, seen);
@@ -427,11 +436,10 @@ impl Folder {
         let sql = format!("SELECT {tests} FROM {} WHERE {}", table.quoted(), table.key_condition(1));
         let mut select = self.db.prepare(&sql)?;
         clocks::bind_key(&mut select, 1, key)?;
-        if select.step()? {
-            let changed = newer.iter().enumerate().filter(|(i, _)| select.column_i64(*i) != 0);
-            let changed: ColumnSet = changed.map(|(_, cell)| cell.number).collect();
-            touch.updates.push((at, changed));
-        }
+        // Without a row nothing differs.
+        select.step()?;
+        let changed = newer.iter().enumerate().filter(|(i, _)| select.column_i64(*i) != 0);
+        touch.updates.push((at, changed.map(|(_, cell)| cell.number).collect()));
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 mod bench;
 
 use bench::{Device, assert_same, exchange, sync_by_payload};
+use cloudsync_protocol::client::Goal;
 
 const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, body)";
 
@@ -534,4 +535,57 @@ fn aws_a_row_written_and_deleted_before_a_column_came_says_nothing_of_it() {
     assert_same(&mut a, &mut b, "notes");
     assert_same(&mut a, &mut c, "notes");
     assert!(a.dump("notes").is_empty());
+}
+
+#[test]
+fn a_deletion_whose_values_nobody_can_read_is_a_deletion() {
+    let [mut a, mut b, _] = devices("aws", NOTES, ROW);
+    a.run("DELETE FROM notes");
+    // As it comes with a file whose tables were copied by hand.
+    a.run("UPDATE cloudsync_dropped SET layout = 4711");
+    sync_by_payload(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "notes");
+    assert_eq!(b.dump("notes"), [""; 0]);
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_dropped"), 0);
+}
+
+#[test]
+fn a_row_that_came_back_stays_so_when_it_is_replaced() {
+    let [mut a, mut b, _] = devices("dws", NOTES, ROW);
+    b.run_at(150, "UPDATE notes SET title = 'unseen'");
+    a.run_at(200, "DELETE FROM notes");
+    a.replica.fold().unwrap();
+    a.run_at(300, "INSERT INTO notes VALUES('1', 'again', 'again')");
+    a.replica.fold().unwrap();
+    a.run_at(400, "REPLACE INTO notes VALUES('1', 'third', NULL)");
+    let clocks = a.clocks("notes");
+    assert!(clocks.values().all(|clock| !clock.ends_with("marks []")), "{clocks:?}");
+    exchange(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "notes");
+    assert_eq!(b.dump("notes"), ["'1','third',NULL"]);
+}
+
+#[test]
+fn values_of_deleted_rows_are_kept_wherever_a_fold_is_cut() {
+    let fold = |in_slices: bool| {
+        let mut a = device(1, "aws", "CREATE TABLE t(id INTEGER PRIMARY KEY, v INT, w INT)");
+        a.run_at(
+            100,
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)
+             INSERT INTO t SELECT i, i, i FROM n",
+        );
+        a.replica.fold().unwrap();
+        // A slice ends among the writes of the first rows, and before those of the last one.
+        a.run_at(200, "UPDATE t SET v = -id");
+        a.run_at(300, "UPDATE t SET w = 0 WHERE id = 1; DELETE FROM t WHERE id IN (1, 2, 9000)");
+        a.run_at(400, "INSERT INTO t VALUES(2, 2, 2)");
+        if in_slices {
+            a.replica.prepare(Goal { push: true, pull: true }, false).unwrap();
+        }
+        let clocks = a.clocks("t");
+        (clocks, a.rows("SELECT hex(pk), hex(cells) FROM cloudsync_buried ORDER BY pk"))
+    };
+    let (clocks, buried) = fold(true);
+    assert_eq!(buried.len(), 2);
+    assert!((clocks, buried) == fold(false), "slices make a difference");
 }

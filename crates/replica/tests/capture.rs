@@ -2,7 +2,11 @@
 
 mod bench;
 
-use bench::{assert_same, exchange, pair, sync_by_payload};
+use bench::{Device, assert_same, exchange, pair, sync_by_payload};
+use cloudsync_protocol::client::Goal;
+use cloudsync_protocol::message::Request;
+use cloudsync_protocol::payload::Opened;
+use cloudsync_replica::Zstd;
 
 const ITEMS: &str = "CREATE TABLE items(id TEXT PRIMARY KEY NOT NULL, a TEXT, u TEXT UNIQUE, v INT);
     CREATE UNIQUE INDEX items_v ON items(v) WHERE v > 10;
@@ -178,6 +182,43 @@ fn a_fold_of_several_slices_finds_everything() {
     sync_by_payload(&mut a, &mut b);
     assert_eq!(a.get::<i64>("SELECT sum(v) FROM t"), b.get::<i64>("SELECT sum(v) FROM t"));
     assert_eq!(a.clocks("t"), b.clocks("t"));
+}
+
+#[test]
+fn a_row_that_was_noted_often_is_folded_once() {
+    let (mut a, _) = pair("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT)");
+    a.run("INSERT INTO t VALUES(1, 1), (2, 2); UPDATE t SET v = 3 WHERE id = 1; UPDATE t SET v = 4 WHERE id = 2");
+    let folded = a.replica.fold().unwrap();
+    assert_eq!((folded.notes, folded.rows), (4, 2));
+}
+
+#[test]
+fn rows_that_were_there_before_are_not_listed_as_new() {
+    let mut a = Device::empty(1);
+    a.run("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT); INSERT INTO t VALUES(1, 1)");
+    a.init_all();
+    a.run("INSERT INTO t VALUES(2, 2)");
+    let request = a.replica.prepare(Goal { push: true, pull: false }, false).unwrap();
+    let request = Request::decode(&request).unwrap();
+    let opened = Opened::open(request.upload.unwrap().payload, &Zstd).unwrap();
+    let payload = opened.payload().unwrap();
+    let mut groups: Vec<_> = payload.groups().iter().map(|group| (group.inserted(), group.rows())).collect();
+    groups.sort_unstable();
+    assert_eq!(groups, [(false, 1), (true, 1)]);
+}
+
+#[test]
+fn what_a_sync_finds_noted_is_folded_in_slices() {
+    let (mut a, mut b) = pair("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT)");
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+         INSERT INTO t SELECT i, i FROM n; UPDATE t SET v = 0 WHERE id % 2 = 0",
+    );
+    a.replica.prepare(Goal { push: true, pull: true }, false).unwrap();
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_log"), 0);
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_versions"), 2);
+    sync_by_payload(&mut a, &mut b);
+    assert_same(&mut a, &mut b, "t");
 }
 
 #[test]

@@ -521,6 +521,24 @@ fn nothing_is_sent_while_the_filter_cannot_be_evaluated() {
 }
 
 #[test]
+fn what_left_before_the_filter_failed_is_taken_from_the_others() {
+    let (mut a, mut b) = filtered();
+    a.run("INSERT INTO notes VALUES('1', 'one', 1), ('2', 'two', 1)");
+    exchange(&mut a, &mut b);
+    // Before anything is folded the table is another one, without the column that the filter names.
+    a.run("UPDATE notes SET public = 0 WHERE id = '1'");
+    a.run(
+        "CREATE TABLE other(id TEXT PRIMARY KEY NOT NULL, title TEXT, shared INTEGER);
+         INSERT INTO other SELECT * FROM notes; DROP TABLE notes; ALTER TABLE other RENAME TO notes",
+    );
+    assert_eq!(texts(&a.encode()), Vec::<String>::new());
+    a.replica.set_filter("notes", "shared = 1").unwrap();
+    b.run("ALTER TABLE notes ADD COLUMN shared INTEGER");
+    exchange(&mut a, &mut b);
+    assert_eq!(b.rows("SELECT id FROM notes"), ["'2'"]);
+}
+
+#[test]
 fn a_bracket_takes_nothing_away_that_was_outside_before() {
     let (mut a, mut b) = pair(NOTES);
     a.run("INSERT INTO notes VALUES('1', 'one', 1), ('2', 'two', 0), ('3', 'three', 0)");

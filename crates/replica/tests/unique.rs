@@ -181,3 +181,22 @@ fn the_row_with_the_key_that_stands_for_none_is_a_victim_too() {
     exchange(&mut a, &mut b);
     assert_same(&mut a, &mut b, "t");
 }
+
+#[test]
+fn a_row_that_waits_is_tried_again_after_a_write_of_this_device() {
+    let (mut a, mut b) = pair("CREATE TABLE users(id TEXT PRIMARY KEY NOT NULL, mail TEXT UNIQUE)");
+    a.run("INSERT INTO users VALUES('a', 'x')");
+    b.run("INSERT INTO users VALUES('b', 'x')");
+    sync_by_payload(&mut a, &mut b);
+    assert_eq!(b.quarantine(), 1);
+    let mut retry = |sql: &str| {
+        b.run(&format!("BEGIN; {sql}"));
+        b.replica.fold().unwrap();
+        let rows = b.replica.retry_waiting().unwrap();
+        b.run("COMMIT");
+        (rows, b.quarantine())
+    };
+    assert_eq!(retry(""), (0, 1));
+    assert_eq!(retry("UPDATE users SET mail = 'y'"), (1, 0));
+    assert_eq!(b.rows("SELECT * FROM users ORDER BY id"), ["'a','x'", "'b','y'"]);
+}

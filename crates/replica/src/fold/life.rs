@@ -1,7 +1,7 @@
 //! What becomes of a row's clock when the row comes or goes.
 
 use super::{Folder, Touch};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::table::Table;
 use cloudsync_core::clock::{Clock, ColumnSet, RowClock};
 use cloudsync_core::merge::{Algorithm, local, overlay};
@@ -13,18 +13,16 @@ impl Folder {
         &mut self,
         table: &Table,
         pk: &[u8],
-        stored: Option<&RowClock>,
+        stored: &RowClock,
         at: Clock,
         touch: &Touch,
     ) -> Result<RowClock> {
-        let Some(stored) = stored else { return Err(Error::corrupt("cloudsync_clocks")) };
         if table.algorithm != Algorithm::Aws {
             return Ok(local::delete(table.algorithm, stored, at, &self.sites));
         }
         let mut kept: Option<ColumnSet> = None;
-        if let (Some(dropped), Some(buried)) = (&self.dropped, &mut self.buried)
-            && let Some(values) = dropped.values(pk)?
-        {
+        let values = self.dropped.as_ref().map(|dropped| dropped.values(pk)).transpose()?.flatten();
+        if let (Some(values), Some(buried)) = (values, &mut self.buried) {
             buried.write(pk, &values)?;
             kept = Some(values.keys().copied().collect());
         }
