@@ -55,6 +55,10 @@ fn refuse<T>(reason: Reason, text: impl Into<String>) -> Result<T, Stop> {
     Err((reason, text.into()))
 }
 
+fn check_may_pull(request: &Request<'_>, rights: Rights) -> Result<(), Stop> {
+    if request.pull && !rights.read { refuse(Reason::Denied, server::MAY_NOT_READ) } else { Ok(()) }
+}
+
 fn all_unknown(check: &Check<'_>) -> Vec<u8> {
     Checked { findings: vec![Finding::Unknown; check.ranges.len()], payload: &[] }.encode()
 }
@@ -138,6 +142,11 @@ impl State {
         match standing(&Knowledge { epoch: self.epoch, record, gave_cursor }, request) {
             Standing::New | Standing::Current => {}
             Standing::Repeated => {
+                check_may_pull(request, rights)?;
+                if let Some(schema) = request.schema.as_ref().filter(|_| rights.schema) {
+                    schema.tables.iter().try_for_each(|table| self.adopt(table, rights))?;
+                    self.fits.insert((schema.fingerprint(), self.enabled().fingerprint()));
+                }
                 return Ok(last.map(|(_, told, verdicts)| (Accepted { repeated: true, ..told }, verdicts)));
             }
             Standing::Clone => {
@@ -151,9 +160,7 @@ impl State {
         } else if !self.fits.contains(&(request.fingerprint, self.enabled().fingerprint())) {
             return refuse(Reason::NeedSchema, "the server does not know this schema");
         }
-        if request.pull && !rights.read {
-            return refuse(Reason::Denied, server::MAY_NOT_READ);
-        }
+        check_may_pull(request, rights)?;
         if user.is_some() {
             self.users.insert(request.site, user.clone());
         }

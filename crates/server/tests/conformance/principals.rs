@@ -12,6 +12,7 @@ for_every_store!(
     a_key_and_a_token_do_not_take_each_others_sites,
     a_change_of_user_is_seen_before_anything_else,
     who_may_not_read_may_still_send,
+    who_may_not_read_receives_nothing_for_a_round_that_comes_again,
 );
 
 pub(crate) fn user(id: &str) -> Asker {
@@ -79,4 +80,17 @@ fn who_may_not_read_may_still_send(subject: &dyn Subject) {
     let mut reader = Device::new(2);
     reader.absorb(&ask_as(subject.store(), &reader.introduction(), WRITER).took());
     assert_eq!(reader.show(), device.show());
+}
+
+fn who_may_not_read_receives_nothing_for_a_round_that_comes_again(subject: &dyn Subject) {
+    let sender = Rights { read: false, write: true, schema: true };
+    let (mut owner, mut device) = (Device::new(1), Device::new(2));
+    owner.insert("k", "title", "body");
+    owner.sync(subject);
+    device.insert("l", "title", "body");
+    let round = device.round();
+    ask_as(subject.store(), &Request { pull: false, ..round.clone() }, sender).took();
+    ask_as(subject.store(), &round, sender).refused(Reason::Denied);
+    let again = ask_as(subject.store(), &Request { pull: false, ..round }, sender).took();
+    assert!(again.is_repeated() && again.payload.is_empty());
 }

@@ -10,6 +10,7 @@ for_every_store!(
     a_claimed_fingerprint_is_not_believed,
     a_key_with_the_right_brings_tables,
     a_key_with_the_right_brings_columns,
+    a_device_that_repeats_a_round_brings_the_columns_that_it_got_meanwhile,
     a_conflict_names_both_definitions_and_creates_nothing,
     what_differs_but_means_the_same_is_taken,
     a_table_that_is_switched_off_is_refused,
@@ -91,6 +92,23 @@ fn a_key_with_the_right_brings_columns(subject: &dyn Subject) {
     a.insert("l", "title", "body");
     a.sync(subject);
     assert_eq!(snapshot(subject).0, a.show());
+}
+
+fn a_device_that_repeats_a_round_brings_the_columns_that_it_got_meanwhile(subject: &dyn Subject) {
+    let mut a = Device::new(1);
+    a.insert("k", "title", "body");
+    ask(subject.store(), &a.round()).took();
+    // The answer was lost, and the app came to another version before the round was sent again.
+    let mut wider = notes();
+    wider.columns.push(column("colour", "TEXT", 0));
+    let schema = Some(Schema { tables: vec![wider.clone()] });
+    let fingerprint = schema.as_ref().unwrap().fingerprint();
+    let again = Request { schema, fingerprint, ..a.round() };
+    // Who may not bring it hears at least that the round arrived.
+    assert!(ask_as(subject.store(), &again, WRITER).took().is_repeated());
+    assert!(!has(subject, wider.clone()));
+    assert!(ask(subject.store(), &again).took().is_repeated());
+    assert!(has(subject, wider));
 }
 
 fn a_conflict_names_both_definitions_and_creates_nothing(subject: &dyn Subject) {

@@ -4,7 +4,7 @@ use super::{refusal, schema, staging, standing};
 use crate::ledger;
 use crate::metrics::METRICS;
 use crate::policy::Law;
-use crate::store::{Asker, StoreError};
+use crate::store::{Asker, Rights, StoreError};
 use cloudsync_core::clock::Time;
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::CLOCK_AHEAD_MS_MAX;
@@ -115,6 +115,10 @@ fn refuse<T>(reason: Reason, text: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Refused(refusal(reason, text)))
 }
 
+fn check_may_pull(request: &Request<'_>, rights: Rights) -> Result<(), Stop> {
+    if request.pull && !rights.read { refuse(Reason::Denied, server::MAY_NOT_READ) } else { Ok(()) }
+}
+
 fn take(
     replica: &mut Replica,
     law: &mut Law,
@@ -132,7 +136,15 @@ fn take(
     }
     match server::standing(known, request) {
         Standing::New | Standing::Current => {}
-        Standing::Repeated => return repeated(replica, law, request, known, asker),
+        Standing::Repeated => {
+            check_may_pull(request, asker.rights)?;
+            // What the device has become since the round was made is not asked for once more.
+            if let Some(device) = request.schema.as_ref().filter(|_| asker.rights.schema) {
+                schema::adopt(replica, device, asker.rights)?;
+                schema::remember(replica, device)?;
+            }
+            return repeated(replica, law, request, known, asker);
+        }
         Standing::Clone => {
             cloudsync_core::reached!("server: a copy asks");
             return refuse(Reason::Clone, "a copy of this file has synced under its site id");
@@ -153,9 +165,7 @@ fn take(
         return refuse(Reason::NeedSchema, "the server does not know this schema");
     }
     let rights = asker.rights;
-    if request.pull && !rights.read {
-        return refuse(Reason::Denied, server::MAY_NOT_READ);
-    }
+    check_may_pull(request, rights)?;
     if record.is_none() && asker.user.is_some() {
         standing::bind(&replica.connection(), request.site, asker, now_ms)?;
     }
