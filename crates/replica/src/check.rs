@@ -294,7 +294,8 @@ impl Replica {
 
 fn end_reconciling(replica: &Replica) -> Result<()> {
     storage::unset(&replica.db, RECONCILE)?;
-    storage::unset(&replica.db, FETCHED)
+    storage::unset(&replica.db, FETCHED)?;
+    replica.trust_rows()
 }
 
 fn unwatched(table: i64) -> String {

@@ -172,7 +172,8 @@ impl Replica {
             && sent.position.is_empty()
             && sent.round.is_none()
             && !repair::is_needed(turn.checked)
-            && !quarantine::is_called(&self.db)?;
+            && !quarantine::is_called(&self.db)?
+            && !self.is_confirming(sent.cursor)?;
         let absorbed =
             self.outlasting_rollbacks(
                 |replica| {
@@ -260,7 +261,12 @@ impl Replica {
             storage::set(&self.db, "progressive", Value::Integer(1))?;
         }
         if turn.drained || storage::is_set(&self.db, "progressive")? {
+            let confirms = turn.drained && self.is_confirming(sent.cursor)?;
+            let confirmed = confirms.then(|| self.confirmed(turn.payload)).transpose()?;
             absorbed.rows_received = self.apply_download(turn.payload, applied, turn.drained)?;
+            if let Some(confirmed) = confirmed {
+                absorbed.rows_repaired += self.drop_unconfirmed(&confirmed)?;
+            }
         } else if !turn.payload.is_empty() {
             cloudsync_core::reached!("device: a download waits for its last chunk");
             let sql = "INSERT INTO main.cloudsync_inbox(payload) VALUES(?1)";

@@ -85,6 +85,7 @@ impl Replica {
             None
         };
         self.take_new_site()?;
+        self.doubt_rows()?;
         if let Some((cursor, epoch)) = given {
             storage::set_u64(&self.db, "cursor", cursor)?;
             storage::set_u64(&self.db, "epoch", epoch)?;

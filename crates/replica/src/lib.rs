@@ -72,6 +72,7 @@ mod status;
 mod storage;
 mod table;
 mod twin;
+mod unconfirmed;
 mod upload;
 mod uuid;
 mod value;

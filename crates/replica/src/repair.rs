@@ -212,7 +212,7 @@ impl Replica {
             return Err(Error::Protocol("repair refused: a row's values are not with it".into()));
         }
         let (plan, place) = self.plan(asked, &checked, payload.as_ref())?;
-        absorbed.rows_repaired = self.carry_out(plan, payload.as_ref(), absorbed)?;
+        absorbed.rows_repaired += self.carry_out(plan, payload.as_ref(), absorbed)?;
         absorbed.unchecked = self.note_checked(asked, place)? && self.must_check()?;
         Ok(())
     }
@@ -361,6 +361,11 @@ impl Replica {
         let clock = ClockStore::open(&self.db)?.read(&clocks::pk(table.id, key))?;
         let own = self.own_site()?;
         Ok(clock.is_some_and(|clock| wrote_all(&clock, own)))
+    }
+
+    /// Counts rows that went, of which nothing is listed.
+    pub(crate) fn count_repairs(&self, rows: u64) -> Result<()> {
+        self.list_repairs(&[], rows)
     }
 
     /// Lists what was repaired, beside rows of which not even the key may stay.

@@ -17,8 +17,11 @@ mod server;
 mod team;
 
 use bench::NOW;
+use cloudsync_protocol::message::{Answer, Reason, Request};
 use cloudsync_server::policy::Verb;
+use cloudsync_server::store::Store;
 use cloudsync_server::store::sqlite::checkup;
+use server::BOTH;
 use team::{Fate, Team};
 
 // language=SQLite
@@ -541,4 +544,36 @@ fn rows_go_and_come_with_columns_that_a_join_names() {
         team.assert_settled(&mut [&mut bob, &mut carol]);
         assert_eq!(bob.rows("SELECT id FROM work"), ["'w'"], "{seen}");
     }
+}
+
+#[test]
+fn an_app_that_has_a_column_before_the_server_loses_nothing_and_goes_on_when_the_server_has_it() {
+    let team = journals();
+    team.run("INSERT INTO notes VALUES('a', 'alice', 'old')");
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    alice.run("ALTER TABLE notes ADD COLUMN mood TEXT; UPDATE notes SET body = 'edited', mood = 'good'");
+    alice.run("INSERT INTO notes VALUES('b', 'alice', 'new', 'better')");
+    team.run("INSERT INTO notes VALUES('c', 'alice', 'elsewhere')");
+    for _ in 0..2 {
+        let request = alice.device.replica.prepare(BOTH, false).unwrap();
+        let (request, now) = (Request::decode(&request).unwrap(), alice.device.world.now.get());
+        let answer = team.server.store.turn(&request, &alice.asker(), now).unwrap();
+        let Answer::Refusal(refusal) = Answer::decode(&answer).unwrap() else { panic!("it was taken") };
+        assert_eq!(refusal.reason, Reason::Denied);
+        assert!(refusal.text.contains("\"mood\" of table \"notes\""), "{}", refusal.text);
+        let told = alice.device.replica.mend(&refusal).unwrap_err();
+        assert!(told.to_string().contains("add it there"), "{told}");
+        assert_eq!(
+            alice.rows("SELECT * FROM notes"),
+            ["'a','alice','edited','good'", "'b','alice','new','better'"]
+        );
+        assert!(alice.device.replica.has_unsent().unwrap());
+    }
+    // The server's migration.
+    team.run("ALTER TABLE notes ADD COLUMN mood TEXT");
+    team.assert_settled(&mut [&mut alice]);
+    let all = ["'a','alice','edited','good'", "'b','alice','new','better'", "'c','alice','elsewhere',NULL"];
+    assert_eq!(alice.rows("SELECT * FROM notes ORDER BY id"), all);
+    assert_eq!(alice.rows("SELECT * FROM cloudsync_rejected"), [""; 0]);
 }

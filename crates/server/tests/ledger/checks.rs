@@ -120,6 +120,52 @@ fn a_copy_of_a_users_device_loses_what_it_may_not_have_and_keeps_nothing_of_it()
     }
 }
 
+/// A copy of alice's file that cannot be compared with the server as it is by `harm`, after rows went out of her sight and
+/// were changed.
+fn copy_under(harm: impl FnOnce(&mut Team)) {
+    let folder = Folder::new();
+    let (mut team, mut alice) = notes();
+    harm(&mut team);
+    team.sync(&mut alice);
+    let mut other = copy(&team, &alice, &folder, "copy.db", 7);
+    team.run("UPDATE notes SET owner = 'bob', body = 'of bob' WHERE id = 'n04'; DELETE FROM notes WHERE id = 'n07';
+        UPDATE notes SET body = 'newer' WHERE id = 'n10'; INSERT INTO notes(id, owner, body) VALUES('n20', 'alice', 'x'), ('n21', 'bob', 'y')");
+    // The first one takes part, so that the copy has to take a site of its own, and nobody tells it anything by the ledger.
+    alice.run("INSERT INTO notes(id, owner, body) VALUES('from the first', 'alice', '1')");
+    for _ in 0..2 {
+        team.sync(&mut alice);
+    }
+    // What the copy writes goes up, also of rows that it must give back.
+    other.run("INSERT INTO notes(id, owner, body) VALUES('from the copy', 'alice', '2'); UPDATE notes SET body = 'late' WHERE id IN ('own', 'n04')");
+    for _ in 0..3 {
+        team.sync(&mut other);
+        team.sync(&mut alice);
+    }
+    let held = "SELECT id, owner, body FROM notes ORDER BY id";
+    let expected = [
+        "'from the copy','alice','2'",
+        "'from the first','alice','1'",
+        "'n10','alice','newer'",
+        "'n20','alice','x'",
+        "'own','alice','late'",
+    ];
+    assert_eq!(other.rows(held), expected);
+    assert_eq!(alice.rows(held), expected);
+    assert_eq!(other.rows("SELECT key FROM cloudsync_settings WHERE key = 'unconfirmed'"), [""; 0]);
+    assert!(other.device.replica.is_scrub_due().unwrap());
+    let changes = other.device.sql.total_changes();
+    team.sync(&mut other);
+    assert_eq!((other.got, other.repaired, other.device.sql.total_changes()), ([0; 3], 0, changes));
+    // The edit of a row that may not be seen any more.
+    assert_eq!(other.rows("SELECT tbl FROM cloudsync_rejected"), ["'notes'"]);
+}
+
+#[test]
+fn a_copy_of_a_users_device_that_cannot_be_compared_holds_what_a_download_of_everything_brings() {
+    copy_under(|team| team.run("ALTER TABLE notes ADD COLUMN later"));
+    copy_under(make_slow);
+}
+
 /// The bytes of a file and of what SQLite keeps beside it.
 fn bytes_of(folder: &Folder, name: &str) -> Vec<u8> {
     let beside = ["", "-wal", "-journal"].map(|end| std::fs::read(folder.file(&format!("{name}{end}"))));
@@ -394,20 +440,26 @@ impl Host for Bounded {
 // language=SQLite
 const SLOW: &str = "owner = auth_userid() AND (SELECT count(*) FROM many WHERE n > length(notes.body)) > 0";
 
-#[test]
-fn a_policy_that_takes_too_much_work_is_not_evaluated_for_checks_and_refuses_rounds() {
-    let (mut team, mut alice) = notes();
+fn bound(team: &mut Team, round: u64, check: u64) {
+    let host = Arc::new(Bounded(PolicySteps { round, check }));
+    team.server.store = SqliteStore::open_on(&team.server.path, host).unwrap();
+}
+
+/// Makes the policy of notes too much work for checks.
+fn make_slow(team: &mut Team) {
     team.run(
         "CREATE TABLE many(n);
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) INSERT INTO many SELECT i FROM n",
     );
     team.sees("notes", SLOW);
+    bound(team, 10_000_000, 50_000);
+}
+
+#[test]
+fn a_policy_that_takes_too_much_work_is_not_evaluated_for_checks_and_refuses_rounds() {
+    let (mut team, mut alice) = notes();
+    make_slow(&mut team);
     team.assert_settled(&mut [&mut alice]);
-    let open = |team: &mut Team, round, check| {
-        let host = Arc::new(Bounded(PolicySteps { round, check }));
-        team.server.store = SqliteStore::open_on(&team.server.path, host).unwrap();
-    };
-    open(&mut team, 10_000_000, 50_000);
     alice.device.run_unseen("UPDATE notes SET body = 'X' WHERE id = 'own'");
     for _ in 0..2 {
         team.sync(&mut alice);
@@ -416,7 +468,7 @@ fn a_policy_that_takes_too_much_work_is_not_evaluated_for_checks_and_refuses_rou
     alice.run("UPDATE notes SET body = 'y' WHERE id = 'n04'");
     team.sync(&mut alice);
     assert_eq!(team.server.rows("SELECT body FROM notes WHERE id = 'n04'"), ["'y'"]);
-    open(&mut team, 50_000, 10_000_000);
+    bound(&mut team, 50_000, 10_000_000);
     team.sync(&mut alice);
     assert_eq!(alice.repaired, 1);
     alice.run("UPDATE notes SET body = body || '!'");
@@ -428,7 +480,7 @@ fn a_policy_that_takes_too_much_work_is_not_evaluated_for_checks_and_refuses_rou
     assert!(alice.device.replica.mend(&refusal).is_err());
     assert_eq!(team.server.rows("SELECT count(*) FROM notes WHERE body LIKE '%!'"), ["0"]);
     // Nothing of it is lost.
-    open(&mut team, 10_000_000, 10_000_000);
+    bound(&mut team, 10_000_000, 10_000_000);
     team.assert_settled(&mut [&mut alice]);
     assert_eq!(team.server.rows("SELECT count(*) FROM notes WHERE body LIKE '%!'"), ["4"]);
 }
