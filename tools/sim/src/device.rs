@@ -1,5 +1,6 @@
 //! A device: a machine with a clock of its own, a file, and the processes that use it.
 
+use crate::checker;
 use crate::disk::{self, disks};
 use crate::host::{self, Machine};
 use crate::random::Dice;
@@ -135,7 +136,7 @@ impl Process {
             Answer::Refusal(refusal) => {
                 self.refused = format!("{:?}: {}", refusal.reason, refusal.text);
                 // Users wait until somebody else has brought a column.
-                let waits = refusal.text.contains("may not add it");
+                let waits = checker::is_early(&refusal.text);
                 if matches!(refusal.reason, Reason::SchemaConflict | Reason::BadPayload | Reason::Denied)
                     && !waits
                 {

@@ -5,6 +5,8 @@ use crate::workload::{TABLES, TableSpec};
 use anyhow::{Context, Result, bail};
 use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{Clock, RowClock};
+use cloudsync_core::key::pack_part;
+use cloudsync_core::value::ValueRef as PackedRef;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, params_from_iter};
 use std::cmp::Ordering;
@@ -256,6 +258,46 @@ pub(crate) fn rows_where<'c>(
     Ok(all)
 }
 
+/// The rows for which a condition holds, as [`Clocks`] names them.
+pub(crate) fn keys_where<'c>(
+    db: &Connection,
+    condition: impl Fn(&'static TableSpec) -> Option<&'c str>,
+) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for table in TABLES {
+        let Some(condition) = condition(table) else { continue };
+        let columns = table.key.join(", ");
+        let mut select = db.prepare(&format!("SELECT {columns} FROM {} WHERE {condition}", table.name))?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let mut packed = Vec::new();
+            for part in 0..table.key.len() {
+                let is_last = part + 1 == table.key.len();
+                pack_part(&mut packed, value(row.get_ref(part)?), table.key_collation(), is_last)?;
+            }
+            all.insert(clock_name(table.name, &packed));
+        }
+    }
+    Ok(all)
+}
+
+const fn value(value: ValueRef<'_>) -> PackedRef<'_> {
+    match value {
+        ValueRef::Null => PackedRef::Null,
+        ValueRef::Integer(number) => PackedRef::Integer(number),
+        ValueRef::Real(number) => PackedRef::Real(number),
+        ValueRef::Text(bytes) => PackedRef::Text(bytes),
+        ValueRef::Blob(bytes) => PackedRef::Blob(bytes),
+    }
+}
+
+fn clock_name(table: &str, packed: &[u8]) -> String {
+    packed.iter().fold(format!("{table}:"), |mut name, byte| {
+        let _ = write!(name, "{byte:02x}");
+        name
+    })
+}
+
 /// True when policies say who sees which rows of the table.
 pub(crate) fn is_guarded(name: &RowName) -> bool {
     spec(name).is_some_and(TableSpec::is_guarded)
@@ -275,6 +317,11 @@ pub(crate) struct NamedClock {
 }
 
 impl NamedClock {
+    /// True for the clock of a deleted row.
+    pub(crate) const fn is_dead(&self) -> bool {
+        self.life.is_multiple_of(2)
+    }
+
     /// True when nothing of the other clock, of the same row and earlier, is lost in this one: the rule of each algorithm in
     /// the plainest words.
     pub(crate) fn is_at_least(&self, table: &str, before: &Self) -> bool {
@@ -348,9 +395,8 @@ impl Names {
         let marks = clock.marks.iter().flat_map(|marks| marks.clocks()).map(named);
         let marks = marks.collect::<Result<_>>()?;
         let name = self.tables.get(&table).context("a clock names an unknown table")?;
-        let key: String =
-            pk[pk.len() - reader.remaining()..].iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok((format!("{name}:{key}"), NamedClock { life: clock.life, row, cells, marks }))
+        let key = &pk[pk.len() - reader.remaining()..];
+        Ok((clock_name(name, key), NamedClock { life: clock.life, row, cells, marks }))
     }
 }
 

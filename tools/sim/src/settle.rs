@@ -1,13 +1,14 @@
 //! The end of a run: faults are over, everybody comes to rest, and what is left is checked.
 
+use crate::checker;
 use crate::device::Wish;
 use crate::disk::{self, disks};
 use crate::host;
 use crate::oracle::{self, Rows};
 use crate::server::SERVER;
 use crate::workload;
-use crate::world::{BOTH, START_MS, World};
-use anyhow::{Context, Result, bail};
+use crate::world::{BOTH, Outcome, START_MS, World};
+use anyhow::{Context, Result, bail, ensure};
 use cloudsync_protocol::client::Retry;
 
 /// Sweeps of syncs in which everybody must come to rest.
@@ -64,11 +65,44 @@ impl World {
                 db.execute_batch(workload::ADD_LATER)?;
             }
         }
-        // Users bring no columns.
+        if !is_later || self.server.has_tables()? && spec.has_later(self.server.eye()?)? {
+            return Ok(());
+        }
+        for at in 0..self.devices.len() {
+            if self.devices[at].holder.is_some() {
+                self.come_early(at)?;
+            }
+        }
+        // Users bring no columns: somebody with a key does, or a migration on the server.
         match self.devices.iter().position(|device| device.holder.is_none()) {
             Some(trusted) => self.sync(trusted).map(drop),
-            None => Ok(()),
+            None => {
+                let outcome =
+                    self.server.write(|db| Ok(db.execute_batch(workload::ADD_LATER).map(|()| true)?))?;
+                ensure!(matches!(outcome, Outcome::Done(true)), "a migration on the server: {outcome:?}");
+                Ok(())
+            }
         }
+    }
+
+    /// The device of a user whose app came to the later version before the server did: it is told so, and loses nothing. It
+    /// goes on by itself once the server has the column, as what follows shows.
+    fn come_early(&mut self, at: usize) -> Result<()> {
+        // The first sync may do no more than hear that an earlier round had arrived.
+        self.try_sync(at)?;
+        let process = &mut self.devices[at].processes[0];
+        let before = (process.replica.has_unsent()?, oracle::rows(&process.db)?);
+        let is_through = self.try_sync(at)?.is_some();
+        let process = &mut self.devices[at].processes[0];
+        let after = (process.replica.has_unsent()?, oracle::rows(&process.db)?);
+        ensure!(
+            !is_through && checker::is_early(&process.refused),
+            "a user brings a column, or is told something else: {}",
+            process.refused
+        );
+        ensure!(after == before, "a refusal for a column changes what the device of a user has");
+        self.stats.fault("early app");
+        Ok(())
     }
 
     fn sweep(&mut self) -> Result<u64> {
@@ -106,6 +140,16 @@ impl World {
 
     /// One whole sync over a perfect network. Gives the rows that moved.
     pub(crate) fn sync(&mut self, at: usize) -> Result<u64> {
+        let moved = self.try_sync(at)?;
+        let device = &self.devices[at];
+        let said = &device.processes[0].refused;
+        moved.with_context(|| {
+            format!("device {} does not get through to the server, which said: {said}", device.name)
+        })
+    }
+
+    /// The same; gives `None` where the server refused.
+    fn try_sync(&mut self, at: usize) -> Result<Option<u64>> {
         let device = &mut self.devices[at];
         let name = device.name.clone();
         let holder = device.holder.clone();
@@ -121,13 +165,10 @@ impl World {
                     wish = process.answered(&answer).with_context(|| format!("device {name}"))?;
                 }
                 Wish::Pause(_) => wish = self.devices[at].processes[0].resume()?,
-                Wish::Over { failed: true, .. } => {
-                    let said = &self.devices[at].processes[0].refused;
-                    bail!("device {name} does not get through to the server, which said: {said}")
-                }
+                Wish::Over { failed: true, .. } => return Ok(None),
                 Wish::Over { received, sent, .. } => {
                     self.note(|| format!("{name} settles: received {received}, sent {sent}"));
-                    return Ok(received + sent);
+                    return Ok(Some(received + sent));
                 }
             }
         }

@@ -228,15 +228,46 @@ impl World {
         oracle::rows_where(self.server.eye()?, |table| policies.get(table.name).map(String::as_str))
     }
 
+    /// The rows that the user of a device sees, as clocks are named; `None` for who sees all.
+    fn keys_for(&mut self, at: usize) -> Result<Option<BTreeSet<String>>> {
+        let Some(holder) = self.devices[at].holder.clone() else { return Ok(None) };
+        let policies = self.server.policies()?;
+        self.server.speak_of(self.users.of(&holder));
+        let seen = |table: &TableSpec| policies.get(table.name).map(String::as_str);
+        oracle::keys_where(self.server.eye()?, seen).map(Some)
+    }
+
     /// How a device differs from what it must have; `None` if it does not.
+    ///
+    /// Of what is alive the user of a device must have what they see, and no other row or clock. Of a deleted row a device has
+    /// the server's clock or none, with one exception: of rows that a device holds nothing of, its user hears no more (the ledger
+    /// has them no longer), so its tombstone may be older than what the server knows, where the row came back out of sight, or was
+    /// deleted once more by somebody else. That is no loss, and no loss is hidden by it:
+    /// - What is seen is compared exactly, whatever the device knew of it before.
+    /// - What the device told is not lost: what the server has must be at least that. A deletion that never arrived, or
+    ///   that the server forgot, is later or longer than what the server has, and counts.
+    /// - Whatever becomes of the row next is decided by the greater clock, which all who hear of it take over.
     pub(crate) fn difference(&mut self, at: usize) -> Result<Option<String>> {
         let rows = self.rows_for(at)?;
+        let shown = self.keys_for(at)?;
         let device = &self.devices[at];
         let db = &device.processes[0].db;
-        let (mut known, clocks) = (oracle::clocks(self.server.eye()?)?, oracle::clocks(db)?);
-        if device.holder.is_some() {
-            // What else the server knows is not for users.
-            known.retain(|row, _| clocks.contains_key(row));
+        let (mut known, mut clocks) = (oracle::clocks(self.server.eye()?)?, oracle::clocks(db)?);
+        if let Some(shown) = shown {
+            if let Some((row, clock)) =
+                clocks.iter().find(|(row, clock)| !clock.is_dead() && !shown.contains(*row))
+            {
+                return Ok(Some(format!("in a clock of what its user does not see, {row}: {clock:?}")));
+            }
+            known.retain(|row, _| shown.contains(row) || clocks.contains_key(row));
+            clocks.retain(|row, ours| {
+                let is_after = |theirs: &oracle::NamedClock| theirs.is_at_least(row, ours);
+                let is_unheard = !shown.contains(row) && known.get(row).is_some_and(is_after);
+                if is_unheard {
+                    known.remove(row);
+                }
+                !is_unheard
+            });
         }
         if let Some(difference) = oracle::difference(&known, &clocks) {
             return Ok(Some(format!("in a clock: {difference}")));

@@ -4,6 +4,7 @@ use crate::oracle::{self, Written};
 use crate::random::Dice;
 use crate::users;
 use anyhow::Result;
+use cloudsync_core::key::KeyCollation;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
@@ -201,6 +202,11 @@ impl TableSpec {
     /// True when policies say who sees which of its rows.
     pub(crate) fn is_guarded(&self) -> bool {
         self.kind == KeyKind::Named
+    }
+
+    /// How the text of its key is compared.
+    pub(crate) fn key_collation(&self) -> KeyCollation {
+        if self.kind == KeyKind::NoCase { KeyCollation::NoCase } else { KeyCollation::Binary }
     }
 
     /// SQL that shows the key as equality sees it.
