@@ -36,11 +36,18 @@ def drawn(rng, version, length, seed=None):
     if any("UTF-16" in text for text in schema.settings):
         # What an odd number of bytes is as a text in UTF-16 depends on where SQLite has it from.
         # So is what a BLOB is as a text where it is stored: SQLite takes it for UTF-8 when it was bound to a parameter.
+        # In an index older versions do that too, and complain of the index later.
         schema.statements, schema.replica = (
-            [even(text).replace(") STORED", ") VIRTUAL") for text in texts] for texts in (schema.statements, schema.replica)
+            [even(text).replace(") STORED", ") VIRTUAL") for text in texts if not (computes(text) and version < (3, 54))]
+            for texts in (schema.statements, schema.replica)
         )
         script = [(kind, even(text)) for kind, text in script]
     return Case(seed, schema, script)
+
+
+def computes(text):
+    """Whether it makes an index that calls a function."""
+    return text.startswith(("CREATE INDEX", "CREATE UNIQUE INDEX")) and text.count("(") > 1
 
 
 def even(text):
