@@ -211,12 +211,13 @@ fn rows_that_were_there_before_are_not_listed_as_new() {
 fn what_a_sync_finds_noted_is_folded_in_slices() {
     let (mut a, mut b) = pair("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT)");
     a.run(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
          INSERT INTO t SELECT i, i FROM n; UPDATE t SET v = 0 WHERE id % 2 = 0",
     );
     a.replica.prepare(Goal { push: true, pull: true }, false).unwrap();
     assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_log"), 0);
-    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_versions"), 2);
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_versions"), 3);
+    assert_eq!(a.world.pauses.get(), 2, "the lock is free between them");
     sync_by_payload(&mut a, &mut b);
     assert_same(&mut a, &mut b, "t");
 }

@@ -63,6 +63,7 @@ fn rows_outside_stay_here() {
     assert_kept(&mut a, "nothing");
     exchange(&mut a, &mut b);
     assert_eq!(b.dump("notes"), ["'1','shared',1"]);
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_private"), 0, "nobody else knows them");
     a.run("DELETE FROM notes WHERE id > '1'");
     assert_eq!(sync_by_payload(&mut a, &mut b), 0);
     assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_clocks"), 1);

@@ -434,6 +434,47 @@ fn what_changes_while_a_table_is_gone_through_is_not_missed() {
 }
 
 #[test]
+fn up_to_a_bound_memberships_are_asked_about_one_by_one() {
+    let team = projects();
+    team.run("INSERT INTO tasks VALUES('t', 'p256', 'x'), ('u', 'q257', 'x')");
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    let before = team.server.store.recomputations();
+    for (prefix, count, looked_at_all) in [("p", 256, 0), ("q", 257, 1)] {
+        team.run(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+             INSERT INTO members SELECT '{prefix}' || i, '{prefix}' || i, 'alice' FROM n"
+        ));
+        team.sync(&mut alice);
+        assert_eq!(alice.got, [count + 1, 0, 0]);
+        assert_eq!(team.server.store.recomputations() - before, looked_at_all, "{count}");
+    }
+}
+
+#[test]
+fn of_very_many_memberships_that_came_and_went_the_oldest_are_forgotten() {
+    let team = projects();
+    team.run("INSERT INTO tasks VALUES('a', 'p', '1'), ('b', 'q', '2')");
+    let (mut alice, mut bob) = (team.member(1, "alice"), team.member(2, "bob"));
+    team.assert_settled(&mut [&mut alice, &mut bob]);
+    let kept = || team.server.rows("SELECT count(*) FROM cloudsync_server_watched")[0].clone();
+    team.run("INSERT INTO members VALUES('b', 'p', 'bob')");
+    for kept_then in ["9001", "27001", "18000"] {
+        team.run(
+            "DELETE FROM members WHERE user = 'nobody';
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)
+             INSERT INTO members SELECT 'm' || i, 'p', 'nobody' FROM n",
+        );
+        team.sync(&mut alice);
+        assert_eq!((alice.got, kept()), ([0; 3], kept_then.to_owned()));
+    }
+    // What he has not seen is not there any more.
+    team.sync(&mut bob);
+    assert_eq!(bob.got, [2, 0, 0]);
+    team.assert_settled(&mut [&mut alice, &mut bob]);
+}
+
+#[test]
 fn triggers_that_watch_a_synced_table_are_nothing_wrong_with_it() {
     let team = projects();
     let mut alice = team.member(1, "alice");

@@ -398,3 +398,72 @@ impl Audience for Reader<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Standing::{Again, Amid, Back, New, Taken, Unrecorded};
+    use super::*;
+    use cloudsync_core::id::SiteId;
+
+    fn request(cursor: u64, position: &str, echo: bool) -> Request<'_> {
+        Request {
+            site: SiteId([1; 16]),
+            epoch: 0,
+            nonce: 0,
+            now: 0,
+            cursor,
+            position: position.as_bytes(),
+            pull: true,
+            echo,
+            fingerprint: 0,
+            schema: None,
+            upload: None,
+            check: Default::default(),
+        }
+    }
+
+    #[test]
+    fn where_a_device_stands_follows_from_what_it_asks_with() {
+        let ended = |base, cursor| Record { base, cursor, ..Record::default() };
+        let amid = |base| Record { base, position: b"here".to_vec(), ..Record::default() };
+        let begins = [
+            // Of a device that nothing is known of.
+            (Record::default(), 0, false, New),
+            (Record::default(), 0, true, Back),
+            (Record::default(), 7, false, Back),
+            // It was given 9 for 3.
+            (ended(3, 9), 9, false, Taken),
+            (ended(3, 9), 10, false, Taken),
+            (ended(3, 9), 8, false, Again),
+            (ended(3, 9), 3, false, Again),
+            (ended(3, 9), 2, false, Back),
+            (ended(3, 9), 0, false, Back),
+            // It was given 9 for nothing.
+            (ended(0, 9), 9, false, Taken),
+            (ended(0, 9), 8, false, Back),
+            (ended(0, 9), 0, false, Again),
+            (ended(0, 9), 0, true, Back),
+            // It had not come to the end.
+            (amid(3), 9, false, Again),
+            (amid(3), 3, false, Again),
+            (amid(3), 2, false, Back),
+            (amid(0), 0, false, Again),
+            (amid(0), 3, false, Back),
+        ];
+        for (record, cursor, echo, wanted) in begins {
+            assert_eq!(
+                Standing::of(&request(cursor, "", echo), &record, false),
+                wanted,
+                "{record:?}, {cursor}"
+            );
+        }
+        for (record, position, wanted) in [
+            (amid(3), "here", Amid),
+            (amid(3), "there", Unrecorded),
+            (ended(3, 9), "here", Unrecorded),
+            (Record::default(), "", Unrecorded),
+        ] {
+            assert_eq!(Standing::of(&request(3, position, false), &record, true), wanted, "{record:?}");
+        }
+    }
+}

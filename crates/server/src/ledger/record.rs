@@ -176,3 +176,17 @@ pub(crate) fn post(replica: &mut Replica, posting: &Posting) -> Result<(), Error
         None => forget_evictions(&db, site, &posting.granted),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_stamps_come_back() {
+        for (stamp, base) in [(1, 2), (-1, 0), (0, -1), (i64::MIN, i64::MAX)] {
+            assert_eq!(decode_stamps(Value::Blob(&encode_stamps(stamp, base))), (stamp, base));
+        }
+        assert_eq!(decode_stamps(Value::Integer(-7)), (-7, -7));
+        assert_eq!(decode_stamps(Value::Null), (0, 0));
+    }
+}

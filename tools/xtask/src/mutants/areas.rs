@@ -27,7 +27,7 @@ pub(super) const AREAS: &[Area] = &[
         files: &["crates/replica/src/fold.rs", "crates/replica/src/fold/**"],
         tests: "--lib --test capture --test filters --test algorithms --test connections --test random \
                 --test random_schema --test schema_changes --test unique --test merge --test filters_random \
-                --test rounds",
+                --test rounds --test keys_and_values",
     },
     Area {
         name: "ledger",

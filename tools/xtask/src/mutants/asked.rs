@@ -5,9 +5,11 @@ use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
 use super::plant;
@@ -37,7 +39,7 @@ pub(super) struct Test {
     pub(super) name: String,
     took: Duration,
     /// The functions with mistakes that it enters, each with how many mistakes of it this test has caught.
-    reaches: BTreeMap<u32, u32>,
+    reaches: BTreeMap<u32, AtomicU32>,
 }
 
 /// What a test says.
@@ -56,28 +58,46 @@ pub(super) struct Tests {
 }
 
 impl Tests {
-    /// Runs each test of the programs once. `folder` is that of their package; `scratch` may be emptied.
-    pub(super) fn measure(programs: &[PathBuf], folder: &Path, scratch: &Path) -> Result<Self> {
+    /// Runs each test of the programs once, so many at a time. `folder` is that of their package; `scratch` may be emptied.
+    pub(super) fn measure(
+        programs: &[PathBuf],
+        folder: &Path,
+        scratch: &Path,
+        at_once: usize,
+    ) -> Result<Self> {
         let mut all = Self { tests: Vec::new(), folder: folder.to_owned(), scratch: scratch.to_owned() };
+        let mut waiting = Vec::new();
         for program in programs {
-            let listed = process::capture(all.command(program).args(["--list", "--format", "terse"]))?;
-            for name in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
-                let took = Duration::from_secs(CPU_SECONDS_FIRST);
-                let mut test =
-                    Test { program: program.clone(), name: name.to_owned(), took, reaches: BTreeMap::new() };
-                let trace = scratch.with_extension("trace");
-                let _ = fs::remove_file(&trace);
-                let start = Instant::now();
-                if all.run(&test, |command| _ = command.env(plant::TRACE, &trace))? != Said::Passed {
-                    bail!("{name} fails without a mistake: {}", program.display());
-                }
-                test.took = start.elapsed();
-                let entered = fs::read_to_string(&trace).unwrap_or_default();
-                test.reaches = entered.lines().filter_map(|line| Some((line.parse().ok()?, 0))).collect();
-                all.tests.push(test);
-            }
+            let listed = process::capture(all.command(program, 0).args(["--list", "--format", "terse"]))?;
+            let took = Duration::from_secs(CPU_SECONDS_FIRST);
+            let names = listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned);
+            let test = |name| Test { program: program.clone(), name, took, reaches: BTreeMap::new() };
+            waiting.extend(names.map(test));
         }
+        let (next, measured) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let each = at_once_each(at_once, |worker| {
+            while let Some(test) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let known = all.measure_one(test, worker)?;
+                measured.lock().map_err(|_| anyhow!("a worker panicked"))?.push(known);
+            }
+            Ok(())
+        });
+        each?;
+        all.tests = measured.into_inner().unwrap_or_default();
         Ok(all)
+    }
+
+    fn measure_one(&self, test: &Test, worker: usize) -> Result<Test> {
+        let trace = self.scratch.with_extension(format!("trace{worker}"));
+        let _ = fs::remove_file(&trace);
+        let start = Instant::now();
+        if self.run(test, worker, |command| _ = command.env(plant::TRACE, &trace))? != Said::Passed {
+            bail!("{} fails without a mistake: {}", test.name, test.program.display());
+        }
+        let entered = fs::read_to_string(&trace).unwrap_or_default();
+        let reaches = entered.lines().filter_map(|line| Some((line.parse().ok()?, AtomicU32::new(0))));
+        let (program, name) = (test.program.clone(), test.name.clone());
+        Ok(Test { program, name, took: start.elapsed(), reaches: reaches.collect() })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -86,24 +106,22 @@ impl Tests {
 
     /// The test that minds a mistake, of those that reach its function; without a number, of all, since the mistake is
     /// compiled in. Those that caught others of the function come first, and short ones.
-    pub(super) fn ask(&mut self, mistake: Option<(u32, u32)>) -> Result<Option<(&str, Said)>> {
+    pub(super) fn ask(&self, mistake: Option<(u32, u32)>, worker: usize) -> Result<Option<(&str, Said)>> {
         let caught = |test: &Test| match mistake {
-            Some((function, _)) => test.reaches.get(&function).copied(),
+            Some((function, _)) => test.reaches.get(&function).map(|caught| caught.load(Ordering::Relaxed)),
             None => Some(0),
         };
-        let mut order: Vec<_> = self.tests.iter().enumerate().collect();
-        order.retain(|(_, test)| caught(test).is_some());
-        order.sort_by_key(|(_, test)| test.took / (1 + CAUGHT_WORTH * caught(test).unwrap_or(0)));
-        for at in order.into_iter().map(|(at, _)| at).collect::<Vec<_>>() {
-            let said = self.run(&self.tests[at], |command| {
+        let mut order: Vec<_> = self.tests.iter().filter_map(|test| Some((caught(test)?, test))).collect();
+        order.sort_by_key(|(caught, test)| test.took / (1 + CAUGHT_WORTH * caught));
+        for (_, test) in order {
+            let said = self.run(test, worker, |command| {
                 if let Some((_, number)) = mistake {
                     command.env(plant::CHOSEN, number.to_string());
                 }
             })?;
             if said != Said::Passed {
-                let test = &mut self.tests[at];
-                if let Some((function, _)) = mistake {
-                    *test.reaches.entry(function).or_default() += 1;
+                if let Some(caught) = mistake.and_then(|(function, _)| test.reaches.get(&function)) {
+                    caught.fetch_add(1, Ordering::Relaxed);
                 }
                 return Ok(Some((&test.name, said)));
             }
@@ -111,13 +129,13 @@ impl Tests {
         Ok(None)
     }
 
-    fn run(&self, test: &Test, set: impl FnOnce(&mut Command)) -> Result<Said> {
-        let _ = fs::remove_dir_all(&self.scratch);
-        fs::create_dir_all(&self.scratch)
-            .with_context(|| format!("cannot make {}", self.scratch.display()))?;
+    fn run(&self, test: &Test, worker: usize, set: impl FnOnce(&mut Command)) -> Result<Said> {
+        let scratch = self.scratch(worker);
+        let _ = fs::remove_dir_all(&scratch);
+        fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
         let timeout = (test.took * TIMEOUT_FACTOR).max(TIMEOUT_MIN);
         let cpu_seconds = (u64::from(TIMEOUT_FACTOR) * test.took.as_secs()).max(CPU_SECONDS_MIN);
-        let mut command = self.command(Path::new("sh"));
+        let mut command = self.command(Path::new("sh"), worker);
         command.args(["-c", SHELL, "sh"]);
         command.args([cpu_seconds, MEMORY_KIB_MAX, FILE_BLOCKS_MAX].map(|limit| limit.to_string()));
         command.arg(&test.program).args(["--exact", &test.name, "--test-threads", "1"]);
@@ -144,16 +162,35 @@ impl Tests {
         Ok(status.map_or(Said::Endless, said))
     }
 
+    fn scratch(&self, worker: usize) -> PathBuf {
+        self.scratch.join(worker.to_string())
+    }
+
     /// A program as cargo runs it, with what a test writes in a place of its own.
-    fn command(&self, program: &Path) -> Command {
+    fn command(&self, program: &Path, worker: usize) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
-        command.env("TMPDIR", &self.scratch).env("RUST_MIN_STACK", STACK_BYTES);
+        command.env("TMPDIR", self.scratch(worker)).env("RUST_MIN_STACK", STACK_BYTES);
         // A failure is enough: nobody reads the smallest case, or where it was.
         command.env("RUST_BACKTRACE", "0");
         command.env("PROPTEST_FAILURE_PERSISTENCE", "off").env("PROPTEST_MAX_SHRINK_ITERS", "0");
         command
     }
+}
+
+/// Lets so many workers do the same, each with its number; gives the first error.
+pub(super) fn at_once_each(at_once: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once)
+            .map(|worker| {
+                let work = &work;
+                scope.spawn(move || work(worker))
+            })
+            .collect();
+        let ended =
+            workers.into_iter().map(|worker| worker.join().unwrap_or(Err(anyhow!("a worker panicked"))));
+        ended.collect::<Vec<_>>().into_iter().collect()
+    })
 }
 
 fn said(status: ExitStatus) -> Said {
@@ -183,7 +220,7 @@ mod tests {
             program: std::env::current_exe().unwrap(),
             name: format!("mutants::asked::tests::{name}"),
             took: Duration::ZERO,
-            reaches: BTreeMap::from([(3, 0)]),
+            reaches: BTreeMap::from([(3, AtomicU32::new(0))]),
         };
         Tests { tests: vec![test], folder: folder.to_owned(), scratch: folder.join("scratch") }
     }
@@ -196,10 +233,10 @@ mod tests {
     #[test]
     fn a_test_is_asked_if_it_reaches_the_function_and_minds_its_mistake() {
         let folder = tempfile::tempdir().unwrap();
-        let mut tests = tests(folder.path(), "chosen_mistake_is_nine");
-        assert!(tests.ask(Some((3, 8))).unwrap().is_none());
-        assert_eq!(tests.ask(Some((3, 9))).unwrap().unwrap().1, Said::Failed);
-        assert!(tests.ask(Some((4, 9))).unwrap().is_none(), "it does not enter that function");
+        let tests = tests(folder.path(), "chosen_mistake_is_nine");
+        assert!(tests.ask(Some((3, 8)), 0).unwrap().is_none());
+        assert_eq!(tests.ask(Some((3, 9)), 0).unwrap().unwrap().1, Said::Failed);
+        assert!(tests.ask(Some((4, 9)), 1).unwrap().is_none(), "it does not enter that function");
     }
 
     #[test]

@@ -17,9 +17,11 @@ use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::process;
@@ -42,6 +44,21 @@ struct Wanted {
     areas: Vec<String>,
     survivors: bool,
     list: bool,
+    /// Tests that run at once; as many as there are cores.
+    jobs: Option<usize>,
+}
+
+/// How mutants are tried.
+struct How {
+    survivors: bool,
+    deadline: Option<Instant>,
+    at_once: usize,
+}
+
+impl How {
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() > deadline)
+    }
 }
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
@@ -58,12 +75,14 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     }
     let start = Instant::now();
     let deadline = wanted.minutes.map(|minutes| start + Duration::from_secs(minutes * 60));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let how = How { survivors: wanted.survivors, deadline, at_once: wanted.jobs.unwrap_or(cores) };
     let mut totals = Totals::begin("mutants", args);
     let mut outcome = Ok(());
     for (area, mutants) in &planted {
         let is_wanted = wanted.areas.is_empty() || wanted.areas.iter().any(|name| name == area.name);
         if is_wanted && outcome.is_ok() {
-            outcome = work.try_area(area, mutants, &mut results, wanted.survivors, deadline);
+            outcome = work.try_area(area, mutants, &mut results, &how);
         }
     }
     report(&planted, &results, &work.equivalent, &mut totals);
@@ -80,10 +99,14 @@ fn parse(args: &[String]) -> Result<Wanted> {
                 wanted.minutes =
                     Some(minutes.parse().with_context(|| format!("{minutes} is no number of minutes"))?);
             }
+            "--jobs" => {
+                let jobs = args.next().and_then(|jobs| jobs.parse().ok()).filter(|jobs| *jobs > 0);
+                wanted.jobs = Some(jobs.context("--jobs wants a number")?);
+            }
             "--survivors" => wanted.survivors = true,
             "--list" => wanted.list = true,
             name if AREAS.iter().any(|area| area.name == name) => wanted.areas.push(name.to_owned()),
-            other => bail!("`{other}` is not --minutes, --survivors, --list, merge, fold or ledger"),
+            other => bail!("`{other}` is not --minutes, --jobs, --survivors, --list, merge, fold or ledger"),
         }
     }
     Ok(wanted)
@@ -151,19 +174,12 @@ impl<'w> Work<'w> {
         Ok(mutants)
     }
 
-    fn try_area(
-        &self,
-        area: &Area,
-        mutants: &[Mutant],
-        results: &mut Results,
-        survivors: bool,
-        deadline: Option<Instant>,
-    ) -> Result<()> {
+    fn try_area(&self, area: &Area, mutants: &[Mutant], results: &mut Results, how: &How) -> Result<()> {
         let is_due = |mutant: &&Mutant| {
             !self.equivalent.contains_key(&mutant.key)
                 && match results.of(mutant) {
                     None => true,
-                    Some(outcome) => survivors && outcome == Outcome::Survived,
+                    Some(outcome) => how.survivors && outcome == Outcome::Survived,
                 }
         };
         let due: Vec<Mutant> = mutants.iter().filter(is_due).cloned().collect();
@@ -172,38 +188,34 @@ impl<'w> Work<'w> {
             return Ok(());
         }
         let (chosen, alone): (Vec<_>, Vec<_>) = due.iter().partition(|mutant| plant::can_be_chosen(mutant));
-        let chosen: Vec<_> = (1..).zip(chosen).collect();
-        let functions = self.plant_viable(area, chosen, results)?;
+        let functions = self.plant_viable(area, (1..).zip(chosen).collect(), results)?;
         let start = Instant::now();
-        let mut tests = self.measure(area)?;
+        let tests = self.measure(area, how)?;
         println!("{}: {} tests, {}", area.name, tests.len(), format_seconds(start.elapsed().as_secs()));
-        let (start, mut done) = (Instant::now(), 0);
-        let count = functions.len() + alone.len();
-        let next = functions.iter().map(|(mutant, number)| (*mutant, Some(*number)));
-        for (mutant, number) in next.chain(alone.into_iter().map(|mutant| (mutant, None))) {
-            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                println!("{}: the time is over; the same command goes on", area.name);
-                return Ok(());
+        let tried =
+            Tried { area, results: Mutex::new(results), done: AtomicUsize::new(0), start: Instant::now() };
+        let (next, count) = (AtomicUsize::new(0), functions.len() + alone.len());
+        asked::at_once_each(how.at_once, |worker| {
+            while let Some((mutant, number)) = functions.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if how.is_over() {
+                    break;
+                }
+                tried.note(mutant, tests.ask(Some(*number), worker)?, count)?;
             }
-            if number.is_none() && !self.compile_alone(area, mutant)? {
-                results.note(mutant, Outcome::Unviable, None)?;
-                continue;
+            Ok(())
+        })?;
+        for mutant in alone {
+            if how.is_over() {
+                break;
             }
-            let (outcome, test) = match tests.ask(number)? {
-                None => (Outcome::Survived, None),
-                Some((test, Said::Endless)) => (Outcome::Time, Some(test)),
-                Some((test, _)) => (Outcome::Caught, Some(test)),
-            };
-            results.note(mutant, outcome, test)?;
-            match outcome {
-                Outcome::Survived => println!("survived: {} {}", mutant.key, mutant.name),
-                Outcome::Time => println!("{} did not end: {}", test.unwrap_or_default(), mutant.name),
-                Outcome::Caught | Outcome::Unviable => {}
+            if self.compile_alone(area, mutant)? {
+                tried.note(mutant, tests.ask(None, 0)?, count)?;
+            } else {
+                tried.results()?.note(mutant, Outcome::Unviable, None)?;
             }
-            done += 1;
-            if done % LINE_EACH == 0 {
-                println!("[{done}/{count} {} {}]", area.name, format_seconds(start.elapsed().as_secs()));
-            }
+        }
+        if how.is_over() {
+            println!("{}: the time is over; the same command goes on", area.name);
         }
         Ok(())
     }
@@ -267,10 +279,11 @@ impl<'w> Work<'w> {
     }
 
     /// Makes the programs of the tests and runs each test once.
-    fn measure(&self, area: &Area) -> Result<Tests> {
+    fn measure(&self, area: &Area, how: &How) -> Result<Tests> {
         let mut build = self.cargo(&["test", "--quiet", "--no-run"], area);
         let programs = asked::programs(&process::capture(build.args(area.tests.split_whitespace()))?);
-        Tests::measure(&programs, &self.tree.join(area.folder), &self.folder.join("scratch"))
+        let (folder, scratch) = (self.tree.join(area.folder), self.folder.join("scratch"));
+        Tests::measure(&programs, &folder, &scratch, how.at_once)
     }
 
     /// Makes the programs of the tests with one mistake; whether the compiler takes it.
@@ -290,6 +303,41 @@ impl<'w> Work<'w> {
     fn write(&self, file: &str, text: &str) -> Result<()> {
         let path = self.tree.join(file);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// What was tried of an area, by several at once.
+struct Tried<'t> {
+    area: &'t Area,
+    results: Mutex<&'t mut Results>,
+    done: AtomicUsize,
+    start: Instant,
+}
+
+impl<'t> Tried<'t> {
+    fn results(&self) -> Result<MutexGuard<'_, &'t mut Results>> {
+        self.results.lock().map_err(|_| anyhow!("a worker panicked"))
+    }
+
+    /// Notes what the tests say of one, of so many that are tried.
+    fn note(&self, mutant: &Mutant, said: Option<(&str, Said)>, count: usize) -> Result<()> {
+        let (outcome, test) = match said {
+            None => (Outcome::Survived, None),
+            Some((test, Said::Endless)) => (Outcome::Time, Some(test)),
+            Some((test, _)) => (Outcome::Caught, Some(test)),
+        };
+        self.results()?.note(mutant, outcome, test)?;
+        match outcome {
+            Outcome::Survived => println!("survived: {} {}", mutant.key, mutant.name),
+            Outcome::Time => println!("{} did not end: {}", test.unwrap_or_default(), mutant.name),
+            Outcome::Caught | Outcome::Unviable => {}
+        }
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        if done.is_multiple_of(LINE_EACH) {
+            let elapsed = format_seconds(self.start.elapsed().as_secs());
+            println!("[{done}/{count} {} {elapsed}]", self.area.name);
+        }
+        Ok(())
     }
 }
 
