@@ -263,7 +263,7 @@ impl<'w> Work<'w> {
             lines.insert(file.to_owned(), planted.lines);
         }
         let root = format!("{}/src/lib.rs", area.folder);
-        self.write(&root, &(self.read(&root)? + &plant::chooser(count)))?;
+        self.write(&root, &format!("{}{}{}", plant::ALLOWED, self.read(&root)?, plant::chooser(count)))?;
         Ok((lines, functions))
     }
 

@@ -26,6 +26,9 @@ pub(super) const CHOSEN: &str = "PLANTED_MISTAKE";
 /// Where functions that are entered are noted, one number to a line.
 pub(super) const TRACE: &str = "PLANTED_TRACE";
 
+/// What a root begins with: a mistake that only looks wrong is one for the tests.
+pub(super) const ALLOWED: &str = "#![allow(warnings, arithmetic_overflow, unconditional_panic)]\n";
+
 /// A file with mistakes.
 pub(super) struct Planted {
     pub(super) text: String,
