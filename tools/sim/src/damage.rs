@@ -29,6 +29,7 @@ impl World {
             }
             let name = self.devices[at].name.clone();
             edited |= !edits.is_empty();
+            self.sign(Some(at), &edits);
             self.model.wrote(&name, edits, false);
             self.note(|| format!("{name} is damaged: {}", done.join(", ")));
             self.stats.fault("damage");

@@ -328,6 +328,8 @@ impl Device {
         self.backup = None;
         let replica = &mut self.processes[0].replica;
         replica.logout(true)?;
+        // The extension says so before each sync with a token.
+        replica.set_sees_part(true)?;
         Ok(!replica.is_scrub_due()?)
     }
 

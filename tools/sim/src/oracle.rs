@@ -471,7 +471,7 @@ pub(crate) fn differences<K: Ord + Debug, V: PartialEq + Debug>(
     keys.map(|key| format!("{key:?}: {} | {}", show(one, key), show(other, key))).collect()
 }
 
-/// The rows of our internal tables in a file, which is called `whose`, with their number in place of a key.
+/// The rows of our internal tables in a file, which is called `whose`, each as its own key.
 pub(crate) fn internals(db: &Connection, whose: &'static str) -> Result<Rows> {
     // language=SQLite
     let tables =
@@ -487,8 +487,8 @@ pub(crate) fn internals(db: &Connection, whose: &'static str) -> Result<Rows> {
                 .map(|at| Ok(format!("{:?}", row.get::<_, Value>(at)?)))
                 .collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        for (number, row) in rows.enumerate() {
-            all.insert((whose, format!("{table} {number}")), row?);
+        for row in rows {
+            all.insert((whose, format!("{table} {}", row?.join(" "))), Vec::new());
         }
     }
     Ok(all)

@@ -1,7 +1,7 @@
 //! Users: who has a token of whom, what the policies show them, and how that changes.
 
 use crate::disk::disks;
-use crate::oracle::{self, RowName, Rows};
+use crate::oracle::{self, RowName, Rows, Written};
 use crate::random::Dice;
 use crate::workload::{TABLES, TableSpec};
 use crate::world::{Outcome, World};
@@ -56,12 +56,14 @@ pub(crate) type Policies = BTreeMap<&'static str, String>;
 pub(crate) struct Holder {
     pub(crate) user: usize,
     pub(crate) knew: Known,
+    /// The secrets that the user's own app wrote first, on it, its copies, and what it is a copy of.
+    wrote: Rc<RefCell<BTreeSet<String>>>,
 }
 
 impl Holder {
     /// Somebody whose device is empty.
     pub(crate) fn new(user: usize) -> Self {
-        Self { user, knew: Known::default() }
+        Self { user, knew: Known::default(), wrote: Rc::default() }
     }
 }
 
@@ -276,8 +278,23 @@ impl World {
         Ok(difference.map(|difference| format!("in a row under equal clocks: {difference}")))
     }
 
+    /// Takes note of who made up a secret: no two are alike, so it is whoever wrote it first.
+    pub(crate) fn sign(&mut self, at: Option<usize>, written: &Written) {
+        let rows = written.iter().filter(|(name, _)| oracle::is_guarded(name));
+        for secret in rows.filter_map(|(_, cells)| secret_of(cells.as_deref()?)) {
+            let holder = at.and_then(|at| self.devices[at].holder.as_ref());
+            if self.secrets.insert(secret.clone())
+                && let Some(holder) = holder
+            {
+                holder.wrote.borrow_mut().insert(secret);
+            }
+        }
+    }
+
     /// After evictions and the scrub nothing is left on the disk of what its user may not see, but what the user wrote
-    /// and was refused.
+    /// and lost: it was refused, or a deletion or another value won over it. Such a value may be in a row that the user does not
+    /// see, which came back after a deletion that the user was told of, say. Who wrote it is known here, whatever the
+    /// journals say of it.
     pub(crate) fn check_disk(&mut self, at: usize) -> Result<()> {
         if self.devices[at].holder.is_none() {
             return Ok(());
@@ -290,11 +307,13 @@ impl World {
         if process.replica.is_scrub_due()? {
             return Ok(());
         }
-        let sql =
-            "SELECT 1 FROM cloudsync_rejected WHERE instr(\"row\", ?1) OR instr(change, CAST(?1 AS BLOB))";
+        // language=SQLite
+        let sql = "SELECT 1 FROM cloudsync_rejected WHERE instr(\"row\", ?1) OR instr(change, CAST(?1 AS BLOB)) \
+                   UNION ALL SELECT 1 FROM cloudsync_conflicts WHERE col_value = ?1";
         let bytes = device.bytes();
+        let wrote = device.holder.as_ref().map(|holder| holder.wrote.borrow().clone()).unwrap_or_default();
         for text in hidden.iter().filter(|text| contains(&bytes, text.as_bytes())) {
-            if !device.processes[0].db.prepare(sql)?.exists([text])? {
+            if !wrote.contains(text) || !device.processes[0].db.prepare(sql)?.exists([text])? {
                 bail!("device {}: {text:?} may not be seen and is on the disk after the scrub", device.name);
             }
         }

@@ -14,7 +14,7 @@ use crate::users::{Holder, Users};
 use crate::{checker, workload};
 use anyhow::{Context, Result};
 use cloudsync_protocol::client::{Goal, Retry};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub(crate) const START_MS: u64 = 1_790_000_000_000;
@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(crate) devices: Vec<Device>,
     names: usize,
     pub(crate) users: Users,
+    /// Every secret that anybody wrote.
+    pub(crate) secrets: BTreeSet<String>,
     pub(crate) model: Model,
     pub(crate) ticks: u64,
     pub(crate) stats: Stats,
@@ -76,6 +78,7 @@ impl World {
             devices: Vec::new(),
             names: 0,
             users,
+            secrets: BTreeSet::new(),
             model: Model::default(),
             ticks: 0,
             stats: Stats::default(),
@@ -318,6 +321,7 @@ impl World {
             self.guarded(at, process, |process| workload::write(&process.db, dice, &name, &mut written))?;
         self.note(|| format!("{name} writes: {outcome:?}"));
         self.stats.rows += written.len() as u64;
+        self.sign(Some(at), &written);
         let holder = &self.devices[at].holder;
         if let Some(holder) = holder {
             checker::know(&holder.knew, written.iter().map(|(name, _)| name.clone()));
@@ -378,6 +382,7 @@ impl World {
         let outcome = self.server.write(|db| workload::write(db, dice, &owner, &mut written))?;
         self.note(|| format!("somebody writes on the server: {outcome:?}"));
         self.stats.rows += written.len() as u64;
+        self.sign(None, &written);
         match outcome {
             Outcome::Done(true) => self.model.wrote(&owner, written, true),
             Outcome::Done(false) => {}
