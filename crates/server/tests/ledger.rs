@@ -258,6 +258,43 @@ fn claims_and_policies_decide_anew() {
 }
 
 #[test]
+fn a_row_for_which_a_policy_fails_is_not_shown_and_stops_nobody() {
+    for (fails, value) in
+        [("json_extract(body, '$')", "no json"), ("printf('%.*c', body, 'x')", "2000000000")]
+    {
+        let mut team = journals();
+        team.sees("notes", &format!("owner = auth_userid() AND length({fails}) < 9"));
+        team.policies.insert("notes".to_owned(), "owner = auth_userid() AND body = '1'".to_owned());
+        let (mut alice, mut bob) = (team.member(1, "alice"), team.member(2, "bob"));
+        team.run("INSERT INTO notes VALUES('a', 'alice', '1'), ('b', 'bob', '1')");
+        team.assert_settled(&mut [&mut alice, &mut bob]);
+        team.run(&format!("INSERT INTO notes VALUES('c', 'alice', '{value}')"));
+        assert!(!team.concerns(&alice), "{fails}");
+        team.assert_settled(&mut [&mut alice, &mut bob]);
+        team.run(&format!("UPDATE notes SET body = '{value}' WHERE id = 'a'"));
+        assert!(team.concerns(&alice), "{fails}");
+        team.assert_settled(&mut [&mut alice, &mut bob]);
+        assert_eq!(alice.device.dump("notes"), [""; 0]);
+    }
+}
+
+#[test]
+fn more_news_than_are_looked_at_wake_everybody() {
+    let team = journals();
+    let mut alice = team.member(1, "alice");
+    team.run("INSERT INTO notes VALUES('a', 'alice', 'x')");
+    team.assert_settled(&mut [&mut alice]);
+    for (count, wakes) in [(255, false), (300, true)] {
+        team.run(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+             INSERT INTO notes SELECT {count} || '-' || i, 'bob', 'x' FROM n"
+        ));
+        assert_eq!(team.concerns(&alice), wakes, "{count}");
+        team.assert_settled(&mut [&mut alice]);
+    }
+}
+
+#[test]
 fn foreign_keys_across_visibility_keep_nothing_and_hold_up_nothing() {
     let schema = "CREATE TABLE lists(id TEXT PRIMARY KEY NOT NULL, owner TEXT);
         CREATE TABLE items(id TEXT PRIMARY KEY NOT NULL, list TEXT REFERENCES lists ON DELETE CASCADE, owner TEXT);";

@@ -12,7 +12,7 @@ use super::line::Line;
 use super::monotone;
 use super::place::Walk;
 use super::watch;
-use crate::policy::{Policies, Policy};
+use crate::policy::{Policies, Policy, is_of_expression};
 use cloudsync_replica::{Error, KnownKeys, Replica, RowKeys, Rows, TableRows};
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,7 +254,7 @@ impl Regard {
 
 /// Whether an expression is at fault, and not the file.
 pub(super) fn is_wrong(error: &Error) -> bool {
-    matches!(error, Error::Sqlite(error) if error.code & 0xff == 1)
+    matches!(error, Error::Sqlite(error) if is_of_expression(error))
 }
 
 fn walk_on(walk: &mut Walk, known: &mut KnownKeys) -> Result<Option<(i64, Vec<u8>)>, Error> {

@@ -156,7 +156,7 @@ impl RowJudge for Judge<'_> {
 }
 
 /// Whether the expression itself failed on this row, and not the file.
-fn is_of_expression(error: &cloudsync_sqlite_ffi::Error) -> bool {
+pub(crate) fn is_of_expression(error: &cloudsync_sqlite_ffi::Error) -> bool {
     matches!(error.primary_code(), SQLITE_ERROR | SQLITE_TOOBIG | SQLITE_MISMATCH)
 }
 

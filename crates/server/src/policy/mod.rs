@@ -30,6 +30,7 @@ pub use compile::Policy;
 pub use history::{Change, Entry, change, history, prepare_file};
 pub use identity::{Assumed, Identity};
 pub use judge::Judge;
+pub(crate) use judge::is_of_expression;
 pub use law::Law;
 pub use plan::{Known, PLANNED_USERS_MAX, Plan, Shift, plan};
 pub use probe::{Attempt, Probe, Probed, SHOWN_ROWS_MAX, probe};
