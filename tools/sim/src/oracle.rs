@@ -26,7 +26,8 @@ pub(crate) type RowName = (&'static str, String);
 /// All rows of a file, with their shown values.
 pub(crate) type Rows = BTreeMap<RowName, Vec<String>>;
 
-/// What was written, as far as it bounds what may be there in the end.
+/// What was written, as far as it bounds what may be there in the end. The two zeros count as one value in it: an update from
+/// one to the other is no change (`docs/merge.md`), so either may be there in the end. Replicas are compared by bits.
 #[derive(Default)]
 pub(crate) struct Model {
     /// Rows that one writer has for itself: what it last saw of them.
@@ -51,7 +52,7 @@ impl Model {
                 self.private_names.remove(&name);
                 self.private.remove(&name);
             }
-            let Some(values) = values else {
+            let Some(values) = values.map(with_one_zero) else {
                 self.gone.insert(name.clone());
                 self.private.remove(&name);
                 continue;
@@ -89,9 +90,9 @@ impl Model {
     }
 
     fn check_private(&self, name: &RowName, rows: &Rows) -> Result<()> {
-        let (expected, found) = (self.private.get(name), rows.get(name));
-        if expected != found {
-            let (expected, found) = (brief(expected), brief(found));
+        let (expected, found) = (self.private.get(name), rows.get(name).cloned().map(with_one_zero));
+        if expected != found.as_ref() {
+            let (expected, found) = (brief(expected), brief(found.as_ref()));
             bail!("lost: only one writer has {name:?} and left it as {expected}, but it is {found}");
         }
         Ok(())
@@ -108,7 +109,7 @@ impl Model {
             }
         }
         for (name, values) in rows {
-            for (cell, value) in values.iter().enumerate() {
+            for (cell, value) in with_one_zero(values.clone()).iter().enumerate() {
                 let is_default = value == "NULL" && later_cell(name) == Some(cell);
                 if !is_default
                     && !self.written.get(&(name.clone(), cell)).is_some_and(|known| known.contains(value))
@@ -119,6 +120,13 @@ impl Model {
         }
         Ok(())
     }
+}
+
+fn with_one_zero(mut values: Vec<String>) -> Vec<String> {
+    for value in values.iter_mut().filter(|value| *value == "-0.0") {
+        "0.0".clone_into(value);
+    }
+    values
 }
 
 fn spec(name: &RowName) -> Option<&'static TableSpec> {
