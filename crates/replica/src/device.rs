@@ -215,7 +215,11 @@ impl Replica {
         self.offered_version = self.version_on_its_way()?;
         let mut more = self.take_acceptance(sent, turn, &mut absorbed)?;
         if sent.goal.pull {
-            let taken = self.is_at(sent)? && turn.drained;
+            // What another process sent or received meanwhile was not there when the findings were made.
+            let taken = sent.asked.is_some()
+                && turn.drained
+                && self.is_at(sent)?
+                && storage::get_u64(&self.db, "nonce")? == sent.nonce;
             more |= self.take_download(sent, turn, applied, &mut absorbed)?;
             if let Some(asked) = sent.asked.as_ref().filter(|_| taken) {
                 self.take_checked(asked, turn.checked, &mut absorbed)?;
