@@ -167,11 +167,12 @@ impl Replica {
                 Ok(absorbed)
             })
         };
-        // An idle poll applies nothing.
+        // An idle poll applies nothing, not even what waits.
         let idle = turn.payload.is_empty()
             && sent.position.is_empty()
             && sent.round.is_none()
             && !repair::is_needed(turn.checked)
+            && quarantine::is_empty(&self.db)?
             && !quarantine::is_called(&self.db)?
             && !self.is_confirming(sent.cursor)?;
         let absorbed =
@@ -215,11 +216,7 @@ impl Replica {
         self.offered_version = self.version_on_its_way()?;
         let mut more = self.take_acceptance(sent, turn, &mut absorbed)?;
         if sent.goal.pull {
-            // What another process sent or received meanwhile was not there when the findings were made.
-            let taken = sent.asked.is_some()
-                && turn.drained
-                && self.is_at(sent)?
-                && storage::get_u64(&self.db, "nonce")? == sent.nonce;
+            let taken = self.is_at(sent)? && turn.drained;
             more |= self.take_download(sent, turn, applied, &mut absorbed)?;
             if let Some(asked) = sent.asked.as_ref().filter(|_| taken) {
                 self.take_checked(asked, turn.checked, &mut absorbed)?;
@@ -356,7 +353,7 @@ impl Replica {
 
     /// True when changes wait in the quarantine, and the app wrote something since they were tried.
     fn may_let_in(&self) -> Result<bool> {
-        if self.db.query_i64("SELECT 1 FROM main.cloudsync_quarantine LIMIT 1", &[])?.is_none() {
+        if quarantine::is_empty(&self.db)? {
             return Ok(false);
         }
         let version = changes::last_version(&self.db)?;

@@ -47,6 +47,11 @@ pub(crate) fn is_called(db: &Connection) -> Result<bool> {
     storage::is_set(db, CALLED)
 }
 
+/// True when no row waits.
+pub(crate) fn is_empty(db: &Connection) -> Result<bool> {
+    Ok(db.query_i64("SELECT 1 FROM main.cloudsync_quarantine LIMIT 1", &[])?.is_none())
+}
+
 /// The rows that wait were tried.
 pub(crate) fn answer(db: &Connection) -> Result<()> {
     storage::unset(db, CALLED)

@@ -107,6 +107,7 @@ impl Replica {
             // next one.
             let is_long = round.chunk + 1 >= UPLOAD_CHUNKS_TARGET;
             let chunk = self.extract_until(&extraction, round.end.as_ref(), is_long)?;
+            let was_begun = round.end.is_some();
             match (&round.end, chunk.next) {
                 (Some(end), Some(next)) if !next.reaches(end) => {
                     // Its rows have grown beyond what one chunk holds: a round of another id takes them.
@@ -122,6 +123,13 @@ impl Replica {
             let next = round.end.clone();
             let ends_row = is_long && !matches!(next, Some(Position::Inside(_)));
             let is_final = next.is_none() || ends_row || round.chunk + 1 >= UPLOAD_CHUNKS_MAX;
+            if was_begun && chunk.payload.is_empty() && !is_final {
+                // What it held is outside of a filter by now, and only the last chunk may be empty. The server may have its
+                // first form staged, or get that later: a round of another id takes what is left.
+                cloudsync_core::reached!("upload: a chunk became empty");
+                storage::unset(&self.db, "round")?;
+                continue;
+            }
             // The last chunk's base counts for the whole round.
             let base = if round.chunk == 0 { chunk.base } else { chunk.base.min(self.first_unsent_base()?) };
             let (rows, payload) = (chunk.rows, chunk.payload);

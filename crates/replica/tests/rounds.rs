@@ -87,3 +87,19 @@ fn a_chunk_whose_rows_grew_beyond_all_bounds_begins_the_round_again() {
     let (again, is_final) = prepare(&mut device);
     assert!(!is_final && again.len() < first.len(), "{}", again.len());
 }
+
+/// What a chunk held may be outside of a filter when it is sent again, and the server takes no chunk that is empty.
+#[test]
+fn a_chunk_that_became_empty_begins_the_round_again() {
+    let mut device = Device::new(1, "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, n, v)");
+    device.run_at(
+        NOW,
+        "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 19) \
+         INSERT INTO t SELECT 'row ' || i, i, randomblob(300000) FROM n",
+    );
+    let (first, is_final) = prepare(&mut device);
+    assert!(!is_final && first.len() < 9, "{}", first.len());
+    device.replica.set_filter("t", "n = 19").unwrap();
+    let (again, is_final) = prepare(&mut device);
+    assert!(is_final && again.len() == 1 && again[0].ends_with(b"row 19"), "{again:?}");
+}

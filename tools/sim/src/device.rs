@@ -2,8 +2,11 @@
 
 use crate::checker;
 use crate::disk::{self, disks};
+use crate::family;
+use crate::filters::Own;
 use crate::host::{self, Machine};
 use crate::random::Dice;
+use crate::renames;
 use crate::users::Holder;
 use crate::workload;
 use anyhow::{Context, Result, bail};
@@ -116,8 +119,9 @@ impl Process {
     }
 
     /// Begins a session.
-    pub(crate) fn start(&mut self, goal: Goal, retry: Retry) -> Result<Wish> {
-        self.session = Some(Session::new(goal, retry).checking());
+    pub(crate) fn start(&mut self, goal: Goal, retry: Retry, checks: bool) -> Result<Wish> {
+        let session = Session::new(goal, retry);
+        self.session = Some(if checks { session.checking() } else { session });
         self.step(Event::Start)
     }
 
@@ -235,6 +239,8 @@ pub(crate) struct Device {
     pub(crate) processes: Vec<Process>,
     /// Whose token it has; `None` has a key, which sees all.
     pub(crate) holder: Option<Holder>,
+    /// What its filters may keep from others.
+    pub(crate) own: Own,
     /// What the file was at some time.
     backup: Option<Vec<(&'static str, Vec<u8>)>>,
 }
@@ -254,6 +260,7 @@ impl Device {
             has_triggers,
             processes: Vec::new(),
             holder: None,
+            own: Own::default(),
             backup: None,
         }
     }
@@ -277,9 +284,12 @@ impl Device {
         // Nothing else goes on until the bracket is closed.
         let sql = "SELECT 1 FROM sqlite_schema WHERE name = 'cloudsync_alters'";
         if process.db.prepare(sql)?.exists([])? {
-            let sql = "SELECT count(*) FROM cloudsync_alters";
-            if process.db.query_row(sql, [], |row| row.get::<_, i64>(0))? > 0 {
-                process.replica.commit_alter("notes")?;
+            let sql =
+                "SELECT t.name FROM cloudsync_alters AS a JOIN cloudsync_tables AS t ON t.id = a.table_id";
+            let open: Vec<String> =
+                process.db.prepare(sql)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+            for table in open {
+                process.replica.commit_alter(&table)?;
             }
         }
         let names: Vec<String> = process
@@ -288,7 +298,7 @@ impl Device {
             .query_map([], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         let mut fresh = Vec::new();
-        for table in workload::TABLES {
+        for table in workload::tables() {
             if !names.iter().any(|name| name == table.name) {
                 process.db.execute_batch(table.create)?;
             }
@@ -300,6 +310,7 @@ impl Device {
         for tables in fresh.chunks(if self.has_triggers { 1 } else { fresh.len().max(1) }) {
             process.replica.init_each(tables, 0)?;
         }
+        renames::set_up(&process.db, &mut process.replica, &self.place)?;
         if self.has_triggers {
             process.db.execute_batch(workload::TRIGGERS)?;
         }
@@ -313,7 +324,8 @@ impl Device {
 
     /// Another machine with a copy of this device's file, which goes on under the same site id.
     pub(crate) fn copy(&self, name: String, machine: Rc<Machine>, dice: &mut Dice) -> Result<Self> {
-        let mut copy = Self { holder: self.holder.clone(), ..Self::empty(name, machine, dice) };
+        let mut copy =
+            Self { holder: self.holder.clone(), own: self.own.clone(), ..Self::empty(name, machine, dice) };
         copy.put(&self.files());
         copy.add_process()?;
         copy.set_up()?;
@@ -381,7 +393,9 @@ impl Device {
     pub(crate) fn add_process(&mut self) -> Result<()> {
         self.begun += 1;
         let name = format!("p{}", self.begun);
-        self.processes.push(Process::open(&self.path(&name), name, &self.machine, self.opening)?);
+        let process = Process::open(&self.path(&name), name, &self.machine, self.opening)?;
+        family::set_up(&process.db, &self.place)?;
+        self.processes.push(process);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use crate::disk::faults::Fault;
 use crate::host::Machine;
 use crate::oracle;
 use crate::random::Dice;
+use crate::renames;
 use crate::server::SERVER;
 use crate::workload;
 use crate::world::{Outcome, World};
@@ -83,13 +84,15 @@ impl World {
         match outcome {
             Outcome::Done(()) => Ok(()),
             Outcome::Died => self.recovers(at),
-            Outcome::Failed => {
-                // The bracket must be closed, and the app starts again.
-                disks().disarm(&self.devices[at].place);
-                self.devices[at].crash()?;
-                self.recovered(at, false)
-            }
+            Outcome::Failed => self.restart_app(at),
         }
+    }
+
+    /// A bracket may be open and must be closed: the app starts again.
+    pub(crate) fn restart_app(&mut self, at: usize) -> Result<()> {
+        disks().disarm(&self.devices[at].place);
+        self.devices[at].crash()?;
+        self.recovered(at, false)
     }
 
     /// Somebody carries what changed on a device to another one, as files.
@@ -116,6 +119,9 @@ impl World {
         };
         let (author, reader) = (self.devices[from].name.clone(), self.devices[to].name.clone());
         self.note(|| format!("{} files go from {author} to {reader}", payloads.len()));
+        let mut names = BTreeSet::new();
+        oracle::add_names(&self.devices[from].eye()?, &mut names)?;
+        self.devices[to].own.got(names);
         let outcome = self.guarded(to, 0, |process| {
             for payload in &payloads {
                 match process.replica.payload_apply(payload) {
@@ -225,7 +231,9 @@ impl World {
             drop(eye);
             return self.forget(at);
         }
-        self.model.check_own(&device.name, &oracle::own_rows(&eye, &device.name)?).context("after a crash")
+        let mut rows = oracle::own_rows(&eye, &device.name)?;
+        rows.extend(renames::own_rows(&eye, &device.name)?);
+        self.model.check_own(&device.name, &rows).context("after a crash")
     }
 
     /// Draws what befalls the server.

@@ -25,8 +25,8 @@ what a shortened case consists of:
   --until T        ends after so many steps
   --skip A-B,C     leaves these steps out
   --without KIND   leaves out crashes, power, disks, server-disks, jumps, copies, restores, server-restores, joins,
-                   alterations, couriers, processes, users, policies, claims, user-changes or server-writes; may be
-                   given several times";
+                   alterations, couriers, processes, users, policies, claims, user-changes, server-writes, filters,
+                   families (foreign keys), renames or unchecked; may be given several times";
 
 /// What can be left out of a case.
 pub(crate) const KINDS: &[&str] = &[
@@ -47,6 +47,10 @@ pub(crate) const KINDS: &[&str] = &[
     "user-changes",
     "users",
     "server-writes",
+    "filters",
+    "families",
+    "renames",
+    "unchecked",
 ];
 
 /// One history: a seed, and what of it is left out.
@@ -108,7 +112,11 @@ impl Case {
                 "claims" => plan.claim_changes = 0,
                 "user-changes" => plan.user_changes = 0,
                 "users" => plan.users = 0,
-                _ => plan.server_writes = false,
+                "server-writes" => plan.server_writes = false,
+                "filters" => plan.filters = 0,
+                "families" => plan.families = false,
+                "renames" => plan.renames = 0,
+                _ => plan.checks = true,
             }
         }
     }

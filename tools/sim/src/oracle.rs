@@ -1,7 +1,8 @@
 //! What must be true in the end.
 
 use crate::device::Process;
-use crate::workload::{TABLES, TableSpec};
+use crate::workload::{self, TableSpec};
+use crate::{family, renames};
 use anyhow::{Context, Result, bail};
 use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{Clock, RowClock};
@@ -110,7 +111,7 @@ impl Model {
         }
         for (name, values) in rows {
             for (cell, value) in with_one_zero(values.clone()).iter().enumerate() {
-                let is_default = value == "NULL" && later_cell(name) == Some(cell);
+                let is_default = value == "NULL" && comes_without_writer(name, cell);
                 if !is_default
                     && !self.written.get(&(name.clone(), cell)).is_some_and(|known| known.contains(value))
                 {
@@ -130,17 +131,22 @@ fn with_one_zero(mut values: Vec<String>) -> Vec<String> {
 }
 
 fn spec(name: &RowName) -> Option<&'static TableSpec> {
-    TABLES.iter().find(|table| table.name == name.0)
+    workload::tables().find(|table| table.name == name.0)
 }
 
 /// True when rows of this table go by more than what writers say.
-fn collides(name: &RowName) -> bool {
+pub(crate) fn collides(name: &RowName) -> bool {
     spec(name).is_some_and(|table| table.collides)
 }
 
-/// The cell that older versions of the app do not have.
-fn later_cell(name: &RowName) -> Option<usize> {
-    spec(name).and_then(|table| table.cells.iter().position(|cell| table.later == Some(*cell)))
+/// True for a cell that may be NULL though nobody wrote that: older versions of the app do not have it, or it named a row that
+/// is gone.
+fn comes_without_writer(name: &RowName, cell: usize) -> bool {
+    // A renamed column comes when its author renames it.
+    spec(name).map_or(renames::NAMES.contains(&name.0), |table| {
+        let column = table.cells[cell];
+        table.later == Some(column) || family::may_be_cleared(table.name, column)
+    })
 }
 
 /// What a row is for this connection.
@@ -191,7 +197,7 @@ fn read_rows(
 }
 
 /// A value with its type and every bit: two are shown alike only if they are the same. Of long ones a hash is shown.
-fn show(value: ValueRef<'_>) -> String {
+pub(crate) fn show(value: ValueRef<'_>) -> String {
     let long = |kind, bytes: &[u8]| format!("{kind} of {} bytes, {:032x}", bytes.len(), xxh3_128(bytes));
     let hex = |kind, bytes: &[u8]| {
         bytes.iter().fold(format!("{kind}'"), |mut text, byte| {
@@ -225,7 +231,7 @@ fn has_tables(db: &Connection) -> Result<bool> {
 pub(crate) fn own_rows(db: &Connection, writer: &str) -> Result<Rows> {
     let mut all = Rows::new();
     if has_tables(db)? {
-        for table in TABLES {
+        for table in workload::tables() {
             let rows = read_rows(db, table, &format!("{} LIKE '{writer}-%'", table.key[0]), &[])?;
             all.extend(rows.into_iter().map(|(key, values)| ((table.name, key), values)));
         }
@@ -236,7 +242,7 @@ pub(crate) fn own_rows(db: &Connection, writer: &str) -> Result<Rows> {
 /// The names of all rows, added to those that are there.
 pub(crate) fn add_names(db: &Connection, names: &mut BTreeSet<RowName>) -> Result<()> {
     if has_tables(db)? {
-        for table in TABLES {
+        for table in workload::tables() {
             let mut select = db.prepare(&format!("SELECT {} FROM {}", table.show_key(), table.name))?;
             let mut keys = select.query([])?;
             while let Some(row) = keys.next()? {
@@ -244,7 +250,7 @@ pub(crate) fn add_names(db: &Connection, names: &mut BTreeSet<RowName>) -> Resul
             }
         }
     }
-    Ok(())
+    renames::add_names(db, names)
 }
 
 /// All rows of the synced tables.
@@ -258,7 +264,7 @@ pub(crate) fn rows_where<'c>(
     condition: impl Fn(&'static TableSpec) -> Option<&'c str>,
 ) -> Result<Rows> {
     let mut all = Rows::new();
-    for table in TABLES {
+    for table in workload::tables() {
         let Some(condition) = condition(table) else { continue };
         let rows = read_rows(db, table, condition, &[])?;
         all.extend(rows.into_iter().map(|(key, values)| ((table.name, key), values)));
@@ -272,7 +278,7 @@ pub(crate) fn keys_where<'c>(
     condition: impl Fn(&'static TableSpec) -> Option<&'c str>,
 ) -> Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
-    for table in TABLES {
+    for table in workload::tables() {
         let Some(condition) = condition(table) else { continue };
         let columns = table.key.join(", ");
         let mut select = db.prepare(&format!("SELECT {columns} FROM {} WHERE {condition}", table.name))?;
@@ -325,6 +331,11 @@ pub(crate) struct NamedClock {
 }
 
 impl NamedClock {
+    /// Leaves out what other columns have.
+    pub(crate) fn keep(&mut self, columns: &[&str]) {
+        self.cells.retain(|name, _| columns.contains(&name.as_str()));
+    }
+
     /// True for the clock of a deleted row.
     pub(crate) const fn is_dead(&self) -> bool {
         self.life.is_multiple_of(2)
@@ -531,10 +542,11 @@ pub(crate) fn check_integrity(db: &Connection, name: &str) -> Result<()> {
 /// server refused it to its author, who has it in `cloudsync_rejected`, and nobody else tells the device that got the file.
 pub(crate) fn check_file(db: &Connection, name: &str) -> Result<()> {
     check_integrity(db, name)?;
-    let colliding = TABLES.iter().filter(|table| table.collides).map(|table| format!("'{}'", table.name));
+    let colliding =
+        workload::tables().filter(|table| table.collides).map(|table| format!("'{}'", table.name));
     let waiting = format!(
         "SELECT count(*), coalesce(max(tbl || ': ' || reason), '') FROM cloudsync_quarantine \
-         WHERE NOT (origin = -2 AND tbl IN ({}))",
+         WHERE NOT (origin = -2 AND tbl IN ({})) AND reason NOT LIKE '%FOREIGN KEY%'",
         colliding.collect::<Vec<_>>().join(", ")
     );
     let (count, reason): (i64, String) = db.query_row(&waiting, [], |row| Ok((row.get(0)?, row.get(1)?)))?;

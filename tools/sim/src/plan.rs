@@ -29,8 +29,19 @@ pub(crate) struct Plan {
     pub(crate) claim_changes: u64,
     pub(crate) user_changes: u64,
     pub(crate) server_writes: bool,
+    /// Filters are set, changed and cleared so often.
+    pub(crate) filters: u64,
+    /// There are tables with foreign keys.
+    pub(crate) families: bool,
+    /// A table gets other names so often.
+    pub(crate) renames: u64,
+    /// Idle syncs check what is held. Without that nothing but syncing makes replicas equal.
+    pub(crate) checks: bool,
     pub(crate) skew_ms_max: i64,
 }
+
+/// The stream of what was added to the world once seeds were known, so that those keep their other draws.
+pub(crate) const LATER: u64 = 0x6c61_7465_7264_7261;
 
 impl Plan {
     pub(crate) fn draw(dice: &mut Dice, case: &Case) -> Self {
@@ -57,6 +68,10 @@ impl Plan {
             claim_changes: 0,
             user_changes: 0,
             server_writes: dice.chance(700),
+            filters: 0,
+            families: false,
+            renames: 0,
+            checks: true,
             skew_ms_max: *dice.pick(&[0, 3_000, 50_000, 4_000_000]),
         };
         if dice.chance(500) {
@@ -65,7 +80,21 @@ impl Plan {
         plan.policy_changes = *dice.pick(&[0, 30, 100]);
         plan.claim_changes = *dice.pick(&[0, 30, 100]);
         plan.user_changes = *dice.pick(&[0, 0, 10]);
+        let mut later = Dice::new(case.seed ^ LATER);
+        plan.filters = *later.pick(&[0, 0, 10, 30]);
+        plan.families = later.chance(400);
+        plan.renames = *later.pick(&[0, 0, 15]);
+        plan.checks = later.chance(600);
+        // What is restored loses what others must bring back, and what comes by hand meets wrong clocks: both are rare enough.
+        if !case.without.contains("unchecked") {
+            plan.server_restores = plan.server_restores.max(*later.pick(&[0, 0, 60]));
+            plan.couriers = plan.couriers.max(*later.pick(&[0, 0, 60]));
+        }
         case.limit(&mut plan);
+        if plan.users > 0 {
+            // Users bring no tables.
+            plan.renames = 0;
+        }
         plan
     }
 
@@ -87,10 +116,12 @@ impl Plan {
             (&mut self.policy_changes, 60),
             (&mut self.claim_changes, 60),
             (&mut self.user_changes, 10),
+            (&mut self.filters, 20),
+            (&mut self.renames, 15),
         ] {
             *rate = often;
         }
         self.users = self.users.max(2);
-        self.server_writes = true;
+        (self.server_writes, self.families) = (true, true);
     }
 }

@@ -3,8 +3,10 @@
 use crate::checker;
 use crate::device::Wish;
 use crate::disk::{self, disks};
+use crate::family;
 use crate::host;
 use crate::oracle::{self, Rows};
+use crate::renames;
 use crate::server::SERVER;
 use crate::workload;
 use crate::world::{BOTH, Outcome, START_MS, World};
@@ -26,6 +28,8 @@ impl World {
             device.processes.iter_mut().for_each(crate::device::Process::give_up);
         }
         self.agree_on_schema()?;
+        self.finish_renames()?;
+        self.rest()?;
         for sweep in 1..=SWEEPS_MAX {
             if self.sweep()? == 0 {
                 self.stats.sweeps_max = self.stats.sweeps_max.max(sweep);
@@ -105,7 +109,7 @@ impl World {
         Ok(())
     }
 
-    fn sweep(&mut self) -> Result<u64> {
+    pub(crate) fn sweep(&mut self) -> Result<u64> {
         let mut moved = 0;
         for at in 0..self.devices.len() {
             disk::set_now_ms(self.now() + 50);
@@ -154,7 +158,8 @@ impl World {
         let name = device.name.clone();
         let holder = device.holder.clone();
         let process = &mut device.processes[0];
-        let mut wish = process.start(BOTH, Retry::none()).with_context(|| format!("device {name}"))?;
+        let mut wish =
+            process.start(BOTH, Retry::none(), self.checks).with_context(|| format!("device {name}"))?;
         for _ in 0..TURNS_MAX {
             match wish {
                 Wish::Send(request) => {
@@ -176,9 +181,11 @@ impl World {
     }
 
     pub(crate) fn check(&mut self) -> Result<()> {
+        self.check_renames()?;
         let server = self.server.eye()?;
         oracle::check_file(server, "the server")?;
-        let rows = oracle::rows(server)?;
+        let mut rows = oracle::rows(server)?;
+        rows.extend(renames::last_rows(server)?);
         for at in 0..self.devices.len() {
             let name = self.devices[at].name.clone();
             oracle::check_at_rest(&mut self.devices[at].processes[0], &name)?;
@@ -186,6 +193,8 @@ impl World {
                 bail!("server and {name} differ {difference}");
             }
             self.check_disk(at)?;
+            let db = &self.devices[at].processes[0].db;
+            family::check(db, &oracle::rows(db)?, &name)?;
         }
         self.model.check(&rows)
     }

@@ -1,9 +1,10 @@
 //! Users: who has a token of whom, what the policies show them, and how that changes.
 
 use crate::disk::disks;
+use crate::family;
 use crate::oracle::{self, RowName, Rows, Written};
 use crate::random::Dice;
-use crate::workload::{TABLES, TableSpec};
+use crate::workload::{self, TABLES, TableSpec};
 use crate::world::{Outcome, World};
 use anyhow::{Result, bail};
 use cloudsync_server::auth::User;
@@ -112,7 +113,7 @@ impl Asking {
 /// The SELECT policies that the server's file has.
 pub(crate) fn policies(db: &Connection) -> Result<Policies> {
     let mut policies = Policies::new();
-    for table in TABLES {
+    for table in workload::tables() {
         let sql = "SELECT expression FROM cloudsync_server_policies \
                    WHERE tbl = ?1 AND verb = 'SELECT' ORDER BY id DESC LIMIT 1";
         let mut select = db.prepare(sql)?;
@@ -148,7 +149,7 @@ impl World {
     pub(crate) fn begin_policies(&mut self, dice: &mut Dice) -> Result<()> {
         let now = self.now();
         let tables = TABLES.iter().filter(|table| table.is_guarded() || dice.chance(800));
-        let tables: Vec<_> = tables.collect();
+        let tables: Vec<_> = tables.chain(family::tables()).collect();
         let wanted: Vec<_> = tables.into_iter().flat_map(|table| changes(dice, table, now)).collect();
         let wanted: Vec<_> = wanted
             .into_iter()
@@ -250,11 +251,14 @@ impl World {
     ///   that the server forgot, is later or longer than what the server has, and counts.
     /// - Whatever becomes of the row next is decided by the greater clock, which all who hear of it take over.
     pub(crate) fn difference(&mut self, at: usize) -> Result<Option<String>> {
-        let rows = self.rows_for(at)?;
+        let mut rows = self.rows_for(at)?;
         let shown = self.keys_for(at)?;
         let device = &self.devices[at];
         let db = &device.processes[0].db;
         let (mut known, mut clocks) = (oracle::clocks(self.server.eye()?)?, oracle::clocks(db)?);
+        let excuses = self.excuses(at)?;
+        known.retain(|row, _| !excuses.clock(row));
+        clocks.retain(|row, _| !excuses.clock(row));
         if let Some(shown) = shown {
             if let Some((row, clock)) =
                 clocks.iter().find(|(row, clock)| !clock.is_dead() && !shown.contains(*row))
@@ -274,8 +278,13 @@ impl World {
         if let Some(difference) = oracle::difference(&known, &clocks) {
             return Ok(Some(format!("in a clock: {difference}")));
         }
-        let difference = oracle::difference(&rows, &oracle::rows(db)?);
-        Ok(difference.map(|difference| format!("in a row under equal clocks: {difference}")))
+        let mut held = oracle::rows(db)?;
+        rows.retain(|row, _| !excuses.row(row));
+        held.retain(|row, _| !excuses.row(row));
+        let Some(difference) = oracle::difference(&rows, &held) else { return Ok(None) };
+        let name = rows.keys().chain(held.keys()).find(|name| rows.get(*name) != held.get(*name));
+        let more = name.map(|name| self.explain(at, name)).transpose()?.unwrap_or_default();
+        Ok(Some(format!("in a row: {difference}{more}")))
     }
 
     /// Takes note of who made up a secret: no two are alike, so it is whoever wrote it first.

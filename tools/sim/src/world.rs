@@ -6,12 +6,12 @@ use crate::host::{self, Machine};
 use crate::network::{Address, Event, Faults, Network};
 use crate::options::Case;
 use crate::oracle::{self, Model};
-use crate::plan::Plan;
+use crate::plan::{LATER, Plan};
 use crate::random::Dice;
 use crate::server::{self, Backup, Server};
 use crate::stats::Stats;
 use crate::users::{Holder, Users};
-use crate::{checker, workload};
+use crate::{checker, family, renames, workload};
 use anyhow::{Context, Result};
 use cloudsync_protocol::client::{Goal, Retry};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +46,8 @@ pub(crate) struct World {
     /// Every secret that anybody wrote.
     pub(crate) secrets: BTreeSet<String>,
     pub(crate) model: Model,
+    /// Idle syncs check what is held.
+    pub(crate) checks: bool,
     pub(crate) ticks: u64,
     pub(crate) stats: Stats,
     history: u64,
@@ -63,6 +65,8 @@ impl World {
         disk::renew(dice.fork());
         disk::set_now_ms(START_MS);
         let plan = Plan::draw(&mut dice, case);
+        family::begin(plan.families);
+        renames::begin(plan.renames > 0);
         let faults = Faults::draw(&mut dice);
         let network = Network::new(faults, dice.fork());
         let server = Server::create(dice.fork(), dice.chance(700), plan.users > 0)?;
@@ -80,6 +84,7 @@ impl World {
             users,
             secrets: BTreeSet::new(),
             model: Model::default(),
+            checks: plan.checks,
             ticks: 0,
             stats: Stats::default(),
             history: 0,
@@ -135,6 +140,11 @@ impl World {
     /// The choices of one step, whatever other steps there are.
     pub(crate) fn dice_of_tick(&self) -> Dice {
         Dice::new(self.case.seed ^ self.ticks.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// The choices of one step that were added once seeds were known: the others stay as they were.
+    pub(crate) fn later_dice(&self) -> Dice {
+        Dice::new(self.case.seed ^ LATER ^ self.ticks.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     pub(crate) fn name(&mut self) -> String {
@@ -243,6 +253,7 @@ impl World {
             Outcome::Done(wish) => {
                 let attempt = match wish {
                     Wish::Send(bytes) => {
+                        self.check_request(at, &bytes)?;
                         let holder = self.devices[at].holder.clone();
                         Some(self.network.send(now, address, bytes, holder))
                     }
@@ -303,6 +314,11 @@ impl World {
             return Ok(());
         }
         self.mishap(at, &mut dice)?;
+        let mut later = self.later_dice();
+        if later.chance(self.plan.filters) {
+            self.change_filter(at, &mut later)?;
+        }
+        self.use_books(at, &mut later)?;
         let process = dice.below(self.devices[at].processes.len() as u64) as usize;
         if dice.chance(600) {
             self.write(at, process, &mut dice)?;
@@ -317,8 +333,8 @@ impl World {
     fn write(&mut self, at: usize, process: usize, dice: &mut Dice) -> Result<()> {
         let name = self.devices[at].name.clone();
         let mut written = Vec::new();
-        let outcome =
-            self.guarded(at, process, |process| workload::write(&process.db, dice, &name, &mut written))?;
+        let write = if self.plan.families && dice.chance(300) { family::write } else { workload::write };
+        let outcome = self.guarded(at, process, |process| write(&process.db, dice, &name, &mut written))?;
         self.note(|| format!("{name} writes: {outcome:?}"));
         self.stats.rows += written.len() as u64;
         self.sign(Some(at), &written);
@@ -326,8 +342,9 @@ impl World {
         if let Some(holder) = holder {
             checker::know(&holder.knew, written.iter().map(|(name, _)| name.clone()));
         }
-        // What users write may be refused.
+        // What users write may be refused, and what is outside of a filter stays here.
         let is_trusted = holder.is_none();
+        let is_trusted = !self.devices[at].own.wrote(written.iter().map(|(name, _)| name)) && is_trusted;
         match outcome {
             Outcome::Done(true) => self.model.wrote(&name, written, is_trusted),
             Outcome::Done(false) => {}
@@ -356,7 +373,8 @@ impl World {
         let name = self.devices[at].name.clone();
         self.note(|| format!("{name} begins {goal:?}"));
         self.stats.rounds += 1;
-        self.step(at, process, |process| process.start(goal, retry))
+        let checks = self.checks;
+        self.step(at, process, |process| process.start(goal, retry, checks))
     }
 
     fn server_tick(&mut self) -> Result<()> {
@@ -379,7 +397,8 @@ impl World {
 
     fn owner_writes(&mut self, dice: &mut Dice) -> Result<()> {
         let (owner, mut written) = (self.owner.clone(), Vec::new());
-        let outcome = self.server.write(|db| workload::write(db, dice, &owner, &mut written))?;
+        let write = if self.plan.families && dice.chance(300) { family::write } else { workload::write };
+        let outcome = self.server.write(|db| write(db, dice, &owner, &mut written))?;
         self.note(|| format!("somebody writes on the server: {outcome:?}"));
         self.stats.rows += written.len() as u64;
         self.sign(None, &written);
