@@ -111,10 +111,11 @@ impl World {
         self.stats.fault("filter change");
         self.devices[at].own.is_filtered |= filter.is_some();
         let outcome = self.guarded(at, 0, |process| {
-            Ok(match filter {
-                Some(filter) => process.replica.set_filter(table, filter)?,
-                None => process.replica.clear_filter(table)?,
-            })
+            let changed = match filter {
+                Some(filter) => process.replica.set_filter(table, filter),
+                None => process.replica.clear_filter(table),
+            };
+            Ok(changed?)
         })?;
         if matches!(outcome, Outcome::Died) { self.recovers(at) } else { Ok(()) }
     }

@@ -70,17 +70,18 @@ impl World {
         Ok(())
     }
 
-    /// What a device need not have as the server has it: what its filters keep apart, and, where foreign keys are enforced,
-    /// what waits in its quarantine.
+    /// What a device need not have as the server has it: what its filters keep apart, what a row that they keep apart stands in
+    /// the way of, and, where foreign keys are enforced, what waits for them.
     pub(crate) fn excuses(&self, at: usize) -> Result<Excuses> {
         let (mut rows, mut tables) = self.apart(at)?;
-        tables.extend(renames::NAMES.map(str::to_owned));
         let mut clocks = BTreeSet::new();
-        if self.plan.families {
-            let sql = "SELECT tbl, pk FROM cloudsync_quarantine WHERE reason LIKE '%FOREIGN KEY%'";
+        let has_filters = !tables.is_empty();
+        tables.extend(renames::NAMES.map(str::to_owned));
+        if self.plan.families || has_filters {
+            let sql = "SELECT tbl, pk FROM cloudsync_quarantine WHERE ?1 OR reason LIKE '%FOREIGN KEY%'";
             let db = &self.devices[at].processes[0].db;
             let mut select = db.prepare(sql)?;
-            let mut waiting = select.query([])?;
+            let mut waiting = select.query([has_filters])?;
             while let Some(row) = waiting.next()? {
                 let (table, pk): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
                 let hex: String = pk.iter().map(|byte| format!("{byte:02x}")).collect();
