@@ -8,9 +8,11 @@
 use crate::capture;
 use crate::clocks::{self, pk_range};
 use crate::error::Result;
+use crate::fold::key_column;
 use crate::snapshot::Scan;
 use crate::storage;
 use crate::table::{Cell, Table};
+use crate::value::from_sqlite;
 use cloudsync_core::clock::{ColumnNumber, ColumnSet, RowClock};
 use cloudsync_core::value::ValueRef;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
@@ -86,15 +88,47 @@ pub(crate) fn end_comparing(db: &Connection) -> Result<()> {
 }
 
 /// Forgets the rows that went while there were no triggers: the table may have been dropped and made again, which
-/// must not delete its rows for everybody. They come again.
+/// must not delete its rows for everybody. They come again. Those that were deleted before are for the fold to delete.
 pub(crate) fn forget_vanished(db: &Connection, table: &Table) -> Result<()> {
-    let vanished = vanished(db, table)?;
+    let mut vanished = vanished(db, table)?;
+    if !vanished.is_empty() {
+        let deleted = noted_deletions(db, table)?;
+        vanished.retain(|(pk, _)| !deleted.contains(pk));
+    }
     if vanished.is_empty() {
         return Ok(());
     }
     let mut delete = db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk = ?1")?;
     vanished.iter().try_for_each(|(pk, _)| delete.run(&[Value::Blob(pk)]))?;
     fetch_again(db)
+}
+
+/// The rows of which the log says last that they were deleted, by their keys in the tree of clocks.
+fn noted_deletions(db: &Connection, table: &Table) -> Result<HashSet<Vec<u8>>> {
+    // language=SQLite
+    let sql = "SELECT rowid, * FROM main.cloudsync_log WHERE layout IN \
+               (SELECT id FROM main.cloudsync_layouts WHERE table_id = ?1) ORDER BY rowid";
+    let mut select = db.prepare(sql)?;
+    select.bind(1, Value::Integer(table.id))?;
+    let mut deleted = HashSet::new();
+    while select.step()? {
+        let key = |old: usize| {
+            let mut key = Vec::new();
+            let value = |part| from_sqlite(select.column(key_column(part) + old));
+            table.pack_key(&mut key, value).ok().map(|()| clocks::pk(table.id, &key))
+        };
+        let what = select.column_i64(3);
+        if matches!(what, capture::NOTE_REKEY | capture::NOTE_LEAVE_REKEY) {
+            deleted.extend(key(1));
+        }
+        let Some(pk) = key(0) else { continue };
+        if what == capture::NOTE_DELETE {
+            deleted.insert(pk);
+        } else {
+            deleted.remove(&pk);
+        }
+    }
+    Ok(deleted)
 }
 
 /// The rows that have a living clock and do not exist: their keys in the tree of clocks, and their clocks.

@@ -195,16 +195,16 @@ fn a_row_that_was_noted_often_is_folded_once() {
 #[test]
 fn rows_that_were_there_before_are_not_listed_as_new() {
     let mut a = Device::empty(1);
-    a.run("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT); INSERT INTO t VALUES(1, 1)");
+    a.run("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT); INSERT INTO t VALUES(1, 1), (2, 2)");
     a.init_all();
-    a.run("INSERT INTO t VALUES(2, 2)");
+    a.run("INSERT INTO t VALUES(3, 3)");
     let request = a.replica.prepare(Goal { push: true, pull: false }, false).unwrap();
     let request = Request::decode(&request).unwrap();
     let opened = Opened::open(request.upload.unwrap().payload, &Zstd).unwrap();
     let payload = opened.payload().unwrap();
     let mut groups: Vec<_> = payload.groups().iter().map(|group| (group.inserted(), group.rows())).collect();
     groups.sort_unstable();
-    assert_eq!(groups, [(false, 1), (true, 1)]);
+    assert_eq!(groups, [(false, 2), (true, 1)]);
 }
 
 #[test]
@@ -268,4 +268,43 @@ fn a_key_that_a_foreign_key_turned_into_a_number_is_found_again() {
     assert_same(&mut a, &mut b, "parent");
     assert_eq!(b.dump("parent"), ["'7',1", "'7.0',1", "'8',2", "'9.0',1", "'x',1"]);
     assert!(a.clocks("parent").len() == 7);
+}
+
+#[test]
+fn a_key_that_became_a_number_means_those_that_look_like_it_and_no_others() {
+    let (mut a, _) =
+        pair("CREATE TABLE t(p TEXT NOT NULL, q TEXT NOT NULL, id TEXT NOT NULL, v, PRIMARY KEY(p, q, id))");
+    a.run(
+        "INSERT INTO t VALUES('x', 'yz', '0', 1), ('x', 'yz', '00', 1), ('xy', 'z', '0', 1), ('x', 'yz', 'x', 1),
+         ('x', 'yz', '1', 1)",
+    );
+    a.replica.fold().unwrap();
+    a.run("UPDATE t SET v = 2 WHERE p = 'x' AND id = '0'; UPDATE cloudsync_log SET k2 = 0");
+    assert_eq!(a.replica.fold().unwrap().rows, 2);
+}
+
+#[test]
+fn a_note_from_the_end_of_time_leaves_room_for_later_ones() {
+    let (mut a, _) = pair("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT)");
+    a.run_at(i64::MAX as u64, "INSERT INTO t VALUES(1, 1)");
+    let first = a.clocks("t");
+    a.run("UPDATE t SET v = 2");
+    let second = a.clocks("t");
+    assert_ne!(first, second);
+    a.run("UPDATE t SET v = 3");
+    assert_ne!(second, a.clocks("t"));
+}
+
+#[test]
+fn what_went_unseen_is_found_by_any_slice_that_has_a_note_of_it() {
+    let (mut a, _) = pair("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT)");
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)
+         INSERT INTO t SELECT i, i FROM n",
+    );
+    a.replica.fold().unwrap();
+    a.run("UPDATE t SET v = 0");
+    a.run_unseen("DELETE FROM t WHERE id IN (1, 9000)");
+    a.replica.prepare(Goal { push: true, pull: true }, false).unwrap();
+    assert_eq!(a.clocks("t").values().filter(|clock| clock.starts_with("life 2 ")).count(), 2);
 }

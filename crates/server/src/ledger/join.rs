@@ -113,17 +113,16 @@ impl Text<'_> {
     /// What the table at this place is called, where nothing else follows a FROM.
     fn only_table(&self, from: Range<usize>, at: usize) -> Option<String> {
         let is_name = |token: &Token| matches!(token, Token::Word(_) | Token::Quoted(_));
-        let name = match self.tokens.get(from.clone())? {
-            [(table, ..)] if is_name(table) => from.start,
-            [(table, ..), (alias, ..)] if is_name(table) && is_name(alias) => from.start + 1,
-            [(table, ..), (Token::Word(word), ..), (alias, ..)]
-                if is_name(table) && word == "AS" && is_name(alias) =>
-            {
-                from.start + 2
-            }
+        if from.start != at {
+            return None;
+        }
+        let name = match self.tokens.get(from)? {
+            [_] => at,
+            [_, (alias, ..)] if is_name(alias) => at + 1,
+            [_, (Token::Word(word), ..), (alias, ..)] if word == "AS" && is_name(alias) => at + 2,
             _ => return None,
         };
-        if from.start == at { self.of(name..name + 1) } else { None }
+        self.of(name..name + 1)
     }
 
     /// Puts a table's name before those of its columns that stand bare in a condition, outside of subqueries in it.
@@ -264,6 +263,7 @@ mod tests {
             true,
         );
         joined("EXISTS (SELECT 1 FROM m)", "m", "1", false);
+        joined("(x) AND EXISTS (SELECT m.* FROM m)", "m", "((x))", false);
     }
 
     #[test]
@@ -290,7 +290,11 @@ mod tests {
             "(abs([an m].u) = [an m].u)",
             false,
         );
+        joined("EXISTS (SELECT 1 FROM m AS x WHERE u = 1)", "m AS x", "(x.u = 1)", false);
+        joined("EXISTS (SELECT 1 FROM m 'x' WHERE u = 1)", "m 'x'", "(u = 1)", false);
+        joined("EXISTS (SELECT 1 FROM m AS 'x' WHERE u = 1)", "m AS 'x'", "(u = 1)", false);
         joined("EXISTS (SELECT 1 FROM m, g WHERE u = x)", "m, g", "(u = x)", true);
+        joined("EXISTS (SELECT 1 FROM m JOIN g WHERE u = x)", "m JOIN g", "(u = x)", true);
     }
 
     #[test]
@@ -309,6 +313,10 @@ mod tests {
             "EXISTS (SELECT DISTINCT u FROM m)",
             "p IN (SELECT q FROM m ORDER BY q)",
             "m = 1",
+            "NOT EXISTS (SELECT 1 FROM m)",
+            "p = (SELECT q FROM m WHERE u = 1)",
+            "EXISTS (SELECT 'a'.b FROM m)",
+            "(SELECT a FROM g WHERE x AND EXISTS (SELECT 1 FROM m))",
         ] {
             assert_eq!(join(condition, "m", &[]), None, "{condition}");
         }

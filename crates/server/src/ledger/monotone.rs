@@ -215,7 +215,8 @@ fn alternatives(condition: &str, tokens: &[Placed], closings: &[usize], at: usiz
 
 #[cfg(test)]
 mod tests {
-    use super::part_of;
+    use super::{names_any, part_of};
+    use std::collections::BTreeSet;
 
     #[track_caller]
     fn part(condition: &str, part: &str) {
@@ -231,6 +232,7 @@ mod tests {
         part("p IN (SELECT p FROM \"M\" AS q WHERE u = 1)", "(p IN (SELECT p FROM \"M\" AS q WHERE u = 1))");
         part("a = 1 AND (b OR p IN (SELECT p FROM m))", "(a = 1 AND (b OR p IN (SELECT p FROM m)))");
         part("(a OR (b OR p IN (SELECT p FROM m)))", "(p IN (SELECT p FROM m))");
+        part("(a) OR (p IN (SELECT p FROM m))", "(p IN (SELECT p FROM m))");
         let nested = "EXISTS (SELECT 1 FROM g JOIN m ON m.g = g.id WHERE g.t = t.id)";
         part(nested, &format!("({nested})"));
         let deep = "g IN (SELECT id FROM g WHERE EXISTS (SELECT 1 FROM m WHERE m.g = g.id))";
@@ -258,6 +260,11 @@ mod tests {
             "p IN (SELECT p FROM g LEFT JOIN m)",
             "p IN (SELECT p FROM g EXCEPT SELECT p FROM m)",
             "EXISTS (SELECT 1 FROM main.m)",
+            "EXISTS (SELECT 1 FROM aux.m)",
+            "EXISTS (SELECT 1 FROM g WHERE g.m = 1)",
+            "(SELECT r FROM m WHERE u = 1)",
+            "a = 1 AND (SELECT r FROM m)",
+            "p IN (m)",
             "p IN m",
             "CASE WHEN EXISTS (SELECT 1 FROM m) THEN 0 ELSE 1 END",
             "x BETWEEN 0 AND EXISTS (SELECT 1 FROM m)",
@@ -267,5 +274,15 @@ mod tests {
         ] {
             assert_eq!(part_of(condition, "m"), None, "{condition}");
         }
+    }
+
+    #[test]
+    fn views_are_found_by_their_names() {
+        let views = BTreeSet::from(["v".to_owned()]);
+        for condition in ["p IN (SELECT p FROM V)", "p IN (SELECT p FROM [v])", "'no end"] {
+            assert!(names_any(condition, &views), "{condition}");
+            assert!(!names_any(condition, &BTreeSet::new()), "{condition}");
+        }
+        assert!(!names_any("p IN (SELECT w FROM m WHERE x = 'v')", &views));
     }
 }
