@@ -103,13 +103,13 @@ pub(crate) fn check(
         }
         Answer::Refusal(_) => return Ok(()),
     };
-    let checker = Checker { guarded: Guarded::read(server, user)?, knew: &holder.knew };
+    let checker = Checker { guarded: Guarded::read(server, user)?, holder };
     checker.check(&Request::decode(request)?, &turn).with_context(|| format!("in an answer to {}", user.id))
 }
 
 struct Checker<'c> {
     guarded: Guarded,
-    knew: &'c Known,
+    holder: &'c Holder,
 }
 
 impl Checker<'_> {
@@ -166,9 +166,12 @@ impl Checker<'_> {
                 }
                 for column in 0..group.columns().len() {
                     let ValueRef::Text(text) = group.value(row, column) else { continue };
-                    let secret =
-                        std::str::from_utf8(text).ok().and_then(|text| self.guarded.hidden.get(text));
+                    let Ok(text) = std::str::from_utf8(text) else { continue };
+                    let secret = self.guarded.hidden.get(text);
                     ensure!(secret.is_none(), "a value of {secret:?} is sent");
+                    if let Some(name) = name(group.table(), key).filter(|_| text.starts_with("secret ")) {
+                        self.holder.had.borrow_mut().entry(text.to_owned()).or_default().insert(name);
+                    }
                 }
             }
         }
@@ -179,14 +182,14 @@ impl Checker<'_> {
     fn check_known(&self, table: &str, key: &[u8], what: &str) -> Result<()> {
         let Some(name) = name(table, key) else { return Ok(()) };
         ensure!(
-            self.knew.borrow().contains(&name) || self.guarded.shows(table, key),
+            self.holder.knew.borrow().contains(&name) || self.guarded.shows(table, key),
             "{name:?} is {what}, of which the device never knew"
         );
         Ok(())
     }
 
     fn learn(&self, table: &str, key: &[u8]) {
-        self.knew.borrow_mut().extend(name(table, key));
+        self.holder.knew.borrow_mut().extend(name(table, key));
     }
 
     fn check_findings(&self, request: &Request<'_>, checked: &Checked<'_>) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::disk::disks;
 use crate::family;
-use crate::oracle::{self, RowName, Rows, Written};
+use crate::oracle::{self, NamedClock, RowName, Rows, Written};
 use crate::random::Dice;
 use crate::workload::{self, TABLES, TableSpec};
 use crate::world::{Outcome, World};
@@ -59,12 +59,14 @@ pub(crate) struct Holder {
     pub(crate) knew: Known,
     /// The secrets that the user's own app wrote first, on it, its copies, and what it is a copy of.
     wrote: Rc<RefCell<BTreeSet<String>>>,
+    /// Every secret that was ever on them, with the rows in which it was.
+    pub(crate) had: Rc<RefCell<BTreeMap<String, BTreeSet<RowName>>>>,
 }
 
 impl Holder {
     /// Somebody whose device is empty.
     pub(crate) fn new(user: usize) -> Self {
-        Self { user, knew: Known::default(), wrote: Rc::default() }
+        Self { user, knew: Known::default(), wrote: Rc::default(), had: Rc::default() }
     }
 }
 
@@ -287,11 +289,14 @@ impl World {
         Ok(Some(format!("in a row: {difference}{more}")))
     }
 
-    /// Takes note of who made up a secret: no two are alike, so it is whoever wrote it first.
+    /// Takes note of who made up a secret: no two are alike, so it is whoever wrote it first. And of where it is.
     pub(crate) fn sign(&mut self, at: Option<usize>, written: &Written) {
         let rows = written.iter().filter(|(name, _)| oracle::is_guarded(name));
-        for secret in rows.filter_map(|(_, cells)| secret_of(cells.as_deref()?)) {
+        for (name, secret) in rows.filter_map(|(name, cells)| Some((name, secret_of(cells.as_deref()?)?))) {
             let holder = at.and_then(|at| self.devices[at].holder.as_ref());
+            if let Some(holder) = holder {
+                holder.had.borrow_mut().entry(secret.clone()).or_default().insert(name.clone());
+            }
             if self.secrets.insert(secret.clone())
                 && let Some(holder) = holder
             {
@@ -304,6 +309,12 @@ impl World {
     /// and lost: it was refused, or a deletion or another value won over it. Such a value may be in a row that the user does not
     /// see, which came back after a deletion that the user was told of, say. Who wrote it is known here, whatever the
     /// journals say of it.
+    ///
+    /// A deletion is no eviction: what a deleted row leaves on free pages stays until SQLite writes over it, as in any
+    /// file. The text may live on elsewhere, in a row that the user does not see, since updates may give a row another key.
+    /// Whether the device was told of a deletion says its tombstone, which an eviction does not leave; that a tombstone is one
+    /// of the server's says the comparison of clocks. What was in no row with a tombstone must be gone, and also what the device
+    /// cannot have had at all.
     pub(crate) fn check_disk(&mut self, at: usize) -> Result<()> {
         if self.devices[at].holder.is_none() {
             return Ok(());
@@ -320,8 +331,15 @@ impl World {
         let sql = "SELECT 1 FROM cloudsync_rejected WHERE instr(\"row\", ?1) OR instr(change, CAST(?1 AS BLOB)) \
                    UNION ALL SELECT 1 FROM cloudsync_conflicts WHERE col_value = ?1";
         let bytes = device.bytes();
-        let wrote = device.holder.as_ref().map(|holder| holder.wrote.borrow().clone()).unwrap_or_default();
+        let Some(holder) = &device.holder else { return Ok(()) };
+        let (wrote, had) = (holder.wrote.borrow(), holder.had.borrow());
+        let clocks = oracle::clocks(&device.processes[0].db)?;
+        let is_deleted =
+            |name: &RowName| clocks.get(&oracle::clock_of(name)).is_some_and(NamedClock::is_dead);
         for text in hidden.iter().filter(|text| contains(&bytes, text.as_bytes())) {
+            if had.get(text).is_some_and(|rows| rows.iter().any(is_deleted)) {
+                continue;
+            }
             if !wrote.contains(text) || !device.processes[0].db.prepare(sql)?.exists([text])? {
                 bail!("device {}: {text:?} may not be seen and is on the disk after the scrub", device.name);
             }
