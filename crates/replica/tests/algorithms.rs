@@ -575,7 +575,8 @@ fn values_of_deleted_rows_are_kept_wherever_a_fold_is_cut() {
              INSERT INTO t SELECT i, i, i FROM n",
         );
         a.replica.fold().unwrap();
-        // A slice ends among the writes of the first rows, and before those of the last one.
+        // A slice ends after the deletion of one row, among the writes of the first ones, and before those of the last one.
+        a.run_at(150, "DELETE FROM t WHERE id = 5");
         a.run_at(200, "UPDATE t SET v = -id");
         a.run_at(300, "UPDATE t SET w = 0 WHERE id = 1; DELETE FROM t WHERE id IN (1, 2, 9000)");
         a.run_at(400, "INSERT INTO t VALUES(2, 2, 2)");
@@ -586,6 +587,15 @@ fn values_of_deleted_rows_are_kept_wherever_a_fold_is_cut() {
         (clocks, a.rows("SELECT hex(pk), hex(cells) FROM cloudsync_buried ORDER BY pk"))
     };
     let (clocks, buried) = fold(true);
-    assert_eq!(buried.len(), 2);
+    assert_eq!(buried.len(), 3);
     assert!((clocks, buried) == fold(false), "slices make a difference");
+}
+
+#[test]
+fn a_row_that_went_unseen_after_a_write_is_found_deleted() {
+    let [mut a, ..] = devices("aws", NOTES, ROW);
+    a.run("UPDATE notes SET title = 'later'");
+    a.run_unseen("DELETE FROM notes");
+    a.replica.fold().unwrap();
+    assert!(a.clocks("notes").values().all(|clock| clock.starts_with("life 2 ")), "{:?}", a.clocks("notes"));
 }

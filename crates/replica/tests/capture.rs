@@ -193,11 +193,23 @@ fn a_row_that_was_noted_often_is_folded_once() {
 }
 
 #[test]
+fn each_cell_has_the_time_of_its_own_last_write() {
+    let (mut a, _) = pair("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT, w INT)");
+    a.run_at(100, "INSERT INTO t VALUES(1, 1, 1)");
+    a.run_at(300, "UPDATE t SET v = 2");
+    a.run_at(500, "UPDATE t SET w = 2");
+    a.run_at(500, "UPDATE t SET v = v");
+    let clocks = a.clocks("t");
+    assert!(clocks.values().all(|clock| clock.contains("v 300@") && clock.contains("w 500@")), "{clocks:?}");
+}
+
+#[test]
 fn rows_that_were_there_before_are_not_listed_as_new() {
     let mut a = Device::empty(1);
     a.run("CREATE TABLE t(id INTEGER PRIMARY KEY, v INT); INSERT INTO t VALUES(1, 1), (2, 2)");
     a.init_all();
-    a.run("INSERT INTO t VALUES(3, 3)");
+    // Also by a clock that has just begun.
+    a.run_at(1, "INSERT INTO t VALUES(3, 3)");
     let request = a.replica.prepare(Goal { push: true, pull: false }, false).unwrap();
     let request = Request::decode(&request).unwrap();
     let opened = Opened::open(request.upload.unwrap().payload, &Zstd).unwrap();

@@ -250,6 +250,21 @@ fn deleting_a_row_that_a_later_filter_left_outside_is_local() {
 }
 
 #[test]
+fn the_mark_of_a_private_row_goes_with_it() {
+    let (mut a, mut b) = pair(NOTES);
+    a.run("INSERT INTO notes VALUES('1', 'one', 0), ('2', 'two', 0)");
+    exchange(&mut a, &mut b);
+    a.replica.set_filter("notes", "public = 1").unwrap();
+    let marks = "SELECT count(*) FROM cloudsync_private";
+    a.run("UPDATE notes SET title = 'mine'");
+    a.replica.fold().unwrap();
+    assert_eq!(a.rows(marks), ["2"]);
+    a.run("UPDATE notes SET title = 'once more'; DELETE FROM notes WHERE id = '2'");
+    a.replica.fold().unwrap();
+    assert_eq!(a.rows(marks), ["1"]);
+}
+
+#[test]
 fn rows_deleted_outside_come_again_when_the_filter_goes() {
     let (mut a, mut b) = pair(NOTES);
     a.run("INSERT INTO notes VALUES('1', 'one', 0), ('2', 'two', 0)");
