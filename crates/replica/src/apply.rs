@@ -184,8 +184,7 @@ impl Applier {
     pub(crate) fn open(replica: &mut Replica, source: Source) -> Result<Self> {
         let db = replica.db;
         let floor = Time(storage::get_u64(&db, "floor")?);
-        let triggers = db.set_triggers_enabled(false)?;
-        db.set_triggers_enabled(triggers)?;
+        let triggers = db.triggers_enabled()?;
         Ok(Self {
             db,
             source,

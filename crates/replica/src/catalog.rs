@@ -5,10 +5,11 @@
 
 use crate::alter;
 use crate::columns::Numbers;
+use crate::definitions::SchemaTexts;
 use crate::error::{Error, Result};
 use crate::filter::RowFilter;
 use crate::storage;
-use crate::table::{Cell, Column, Definition, Table, created_tables, define};
+use crate::table::{Cell, Column, Definition, Table};
 use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{COLUMNS_MAX, ColumnNumber};
 use cloudsync_core::merge::Algorithm;
@@ -36,7 +37,8 @@ impl Catalog {
             return Ok(());
         }
         self.clear();
-        let created = created_tables(db)?;
+        let mut texts = SchemaTexts::of(db)?;
+        let mut numbers = Numbers::read_all(db)?;
         let altering = alter::open_alters(db)?;
         for row in read_rows(db)? {
             if altering.contains(&row.id) {
@@ -44,16 +46,19 @@ impl Catalog {
                 continue;
             }
             // One that was made again with a key that cannot sync must not hold up the others.
-            let found = created.get(&row.name.to_ascii_lowercase());
-            let definition = found.map(|(name, sql)| define(db, name, sql)).transpose()?;
+            let definition = texts.definition(db, &row.name)?;
             let definition = definition.filter(|it| !Table::key_columns(it).is_empty());
-            match definition.map(|definition| build(db, row, definition)) {
+            let numbers = numbers.remove(&row.id).unwrap_or_default();
+            match definition.map(|definition| build(row, &numbers, definition)) {
                 Some(Ok(table)) => {
                     self.tables.insert(table.id, Rc::new(table));
                 }
                 None | Some(Err(Error::Usage(_) | Error::Limit(_))) => {}
                 Some(Err(error)) => return Err(error),
             }
+        }
+        if schema_version(db)? == now.0 {
+            texts.keep(db);
         }
         self.loaded_at = Some(now);
         Ok(())
@@ -159,8 +164,7 @@ fn read_rows(db: &Connection) -> Result<Vec<TableRow>> {
     Ok(rows)
 }
 
-fn build(db: &Connection, row: TableRow, definition: Definition) -> Result<Table> {
-    let numbers = Numbers::read(db, row.id)?;
+fn build(row: TableRow, numbers: &Numbers, definition: Rc<Definition>) -> Result<Table> {
     let numbered =
         |column: &Column| Some(Cell { number: numbers.named(column.name())?, column: column.clone() });
     // A column without a number was added behind our back; `follow_schema` gives it one.

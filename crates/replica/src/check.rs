@@ -25,7 +25,7 @@ use crate::table::Table;
 use cloudsync_protocol::client::Goal;
 use cloudsync_protocol::limits::{CHECK_BYTES_MAX, CHECK_RANGES_MAX, CHECK_ROW_BYTES_TARGET, RANGE_ROWS_MAX};
 use cloudsync_protocol::range::{Check, Range, RangeDigest, shape};
-use cloudsync_sqlite_ffi::Value;
+use cloudsync_sqlite_ffi::{Shelf, Value};
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound::{Excluded, Included};
 use std::rc::Rc;
@@ -80,6 +80,7 @@ impl Replica {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn prepare_check(&mut self, goal: Goal) -> Result<Option<Vec<u8>>> {
+        let _open = Shelf::new(self.db).open();
         self.require()?;
         self.transact(|replica| {
             replica.fold_in_transaction()?;

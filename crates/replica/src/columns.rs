@@ -8,9 +8,11 @@ use crate::storage;
 use crate::table::{Column, Definition, Table};
 use cloudsync_core::bytes::put_varint;
 use cloudsync_core::clock::{COLUMNS_MAX, ColumnNumber};
-use cloudsync_sqlite_ffi::{Connection, Value};
+use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+use std::collections::HashMap;
 
 /// The numbers that a table has given.
+#[derive(Debug, Default)]
 pub(crate) struct Numbers {
     /// Of columns that exist, by name.
     live: Vec<(String, ColumnNumber)>,
@@ -22,18 +24,30 @@ impl Numbers {
     pub(crate) fn read(db: &Connection, table: i64) -> Result<Self> {
         let sql =
             "SELECT name, number, dropped FROM main.cloudsync_columns WHERE table_id = ?1 ORDER BY number";
-        let mut numbers = Self { live: Vec::new(), dropped: Vec::new() };
-        db.prepare(sql)?.for_each(&[Value::Integer(table)], |row| -> Result<()> {
-            let corrupt = || Error::corrupt("cloudsync_columns");
-            let number = u16::try_from(row.column_i64(1)).map_err(|_| corrupt())?;
-            let name = row.column(0).as_str().ok_or_else(corrupt)?.to_owned();
-            match row.column_i64(2) {
-                0 => numbers.live.push((name, ColumnNumber(number))),
-                _ => numbers.dropped.push(name),
-            }
-            Ok(())
-        })?;
+        let mut numbers = Self::default();
+        db.prepare(sql)?.for_each(&[Value::Integer(table)], |row| numbers.take(row))?;
         Ok(numbers)
+    }
+
+    /// The numbers of all tables, by their ids.
+    pub(crate) fn read_all(db: &Connection) -> Result<HashMap<i64, Self>> {
+        let sql =
+            "SELECT name, number, dropped, table_id FROM main.cloudsync_columns ORDER BY table_id, number";
+        let mut all = HashMap::<_, Self>::new();
+        db.prepare(sql)?.for_each(&[], |row| all.entry(row.column_i64(3)).or_default().take(row))?;
+        Ok(all)
+    }
+
+    /// Takes over a row of name, number, and whether the column was dropped.
+    fn take(&mut self, row: &Statement) -> Result<()> {
+        let corrupt = || Error::corrupt("cloudsync_columns");
+        let number = u16::try_from(row.column_i64(1)).map_err(|_| corrupt())?;
+        let name = row.column(0).as_str().ok_or_else(corrupt)?.to_owned();
+        match row.column_i64(2) {
+            0 => self.live.push((name, ColumnNumber(number))),
+            _ => self.dropped.push(name),
+        }
+        Ok(())
     }
 
     /// The number of the column of that name; SQLite's names do not distinguish ASCII case.

@@ -23,7 +23,7 @@ use cloudsync_protocol::client::{Absorbed, Goal};
 use cloudsync_protocol::message::{Reason, Refusal, Request, Turn};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_protocol::range::Check;
-use cloudsync_sqlite_ffi::Value;
+use cloudsync_sqlite_ffi::{Shelf, Value};
 
 /// Chunks of one download that are staged at most; more of them come only from a server that goes round in circles.
 const INBOX_CHUNKS_MAX: i64 = 1 << 16;
@@ -60,6 +60,7 @@ impl Replica {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn prepare(&mut self, goal: Goal, schema: bool) -> Result<Vec<u8>> {
+        let _open = Shelf::new(self.db).open();
         self.require()?;
         self.fold_ahead()?;
         loop {
@@ -156,6 +157,7 @@ impl Replica {
         let Some(sent) = self.sent.take() else {
             return Err(Error::state("there is no request to be answered"));
         };
+        let _open = Shelf::new(self.db).open();
         self.fold_ahead()?;
         let (applied, changed) = self.apply_ahead(&sent, turn)?;
         let take = |replica: &mut Self| {

@@ -308,7 +308,7 @@ impl Replica {
 
     /// Children in a table that does not sync.
     fn part_untracked(&self, gone: &Gone) -> Result<()> {
-        let definition = crate::table::read_definition(&self.db, &gone.child)?;
+        let definition = crate::definitions::read_definition(&self.db, &gone.child)?;
         let Some(_) = definition else { return Ok(()) };
         let sql = format!("{} WHERE {}", gone.action(None), gone.is_child);
         let outcome = self.db.prepare(&sql)?.run(&gone.bound());

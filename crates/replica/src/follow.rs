@@ -17,13 +17,14 @@ use crate::capture::{self, Triggers};
 use crate::catalog::{bump, schema_version};
 use crate::changes::offer_again;
 use crate::columns::{self, Numbers, number_columns};
+use crate::definitions::SchemaTexts;
 use crate::error::{Error, Result};
 use crate::filter;
 use crate::quarantine;
 use crate::rebuilt;
 use crate::replica::Replica;
 use crate::storage::{self, quote_identifier};
-use crate::table::{Table, created_tables};
+use crate::table::Table;
 use cloudsync_core::clock::{ColumnNumber, ColumnSet};
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::HashMap;
@@ -113,7 +114,7 @@ impl Replica {
 /// Registers tables under the names to which their triggers followed them. Gives the names under which the triggers
 /// were made, by the tables' ids.
 fn take_table_names(db: &Connection) -> Result<HashMap<i64, String>> {
-    let created = created_tables(db)?;
+    let created = SchemaTexts::of(db)?;
     let mut registered: Vec<(i64, String)> = Vec::new();
     // language=SQLite
     let sql = "SELECT id, name FROM main.cloudsync_tables WHERE id NOT IN (SELECT table_id FROM main.cloudsync_alters)";
@@ -122,8 +123,7 @@ fn take_table_names(db: &Connection) -> Result<HashMap<i64, String>> {
         Ok(())
     })?;
     let mut owners = HashMap::new();
-    for (id, name) in registered.iter().filter(|(_, name)| !created.contains_key(&name.to_ascii_lowercase()))
-    {
+    for (id, name) in registered.iter().filter(|(_, name)| !created.has(name)) {
         let Some(now) = capture::watched_table(db, name)? else { continue };
         if registered.iter().any(|(_, other)| other.eq_ignore_ascii_case(&now)) {
             continue;

@@ -26,7 +26,9 @@ pub(crate) struct Missing {
 impl ForeignKey {
     /// The condition over the row `child`; `None` where there is no such parent table or column.
     pub(crate) fn missing(&self, db: &Connection, child: &str) -> Result<Option<Missing>> {
-        let Some(definition) = crate::table::read_definition(db, &self.parent)? else { return Ok(None) };
+        let Some(definition) = crate::definitions::read_definition(db, &self.parent)? else {
+            return Ok(None);
+        };
         let key = Table::key_columns(&definition);
         let (mut given, mut equal) = (Vec::new(), Vec::new());
         for (i, (from, to)) in self.pairs.iter().enumerate() {

@@ -7,7 +7,7 @@ use crate::sites::Sites;
 use crate::storage;
 use cloudsync_core::clock::{SiteOrdinal, TIME_MAX};
 use cloudsync_core::id::SiteId;
-use cloudsync_sqlite_ffi::{Connection, Savepoint, Transaction, TransactionState, Value};
+use cloudsync_sqlite_ffi::{Connection, Savepoint, Shelf, Transaction, TransactionState, Value};
 use std::rc::Rc;
 
 /// How long a locked file is retried, in milliseconds, unless the setting `busy_ms` says otherwise.
@@ -16,7 +16,7 @@ pub(crate) const BUSY_MS_DEFAULT: u64 = 5_000;
 /// One SQLite database that syncs, through one connection.
 ///
 /// The connection stays the host's: nothing is left open in it between calls, no hook is taken, and no setting of
-/// it remains changed.
+/// it remains changed, unless the replica was told that it [has it for itself](Self::own_connection).
 pub struct Replica {
     pub(crate) db: Connection,
     pub(crate) environment: Rc<dyn Environment>,
@@ -44,6 +44,17 @@ pub struct Replica {
     pub(crate) rolling_back: crate::rollback::RollingBack,
     /// Set while an apply runs beside triggers of the app.
     pub(crate) guard: Option<Rc<crate::guard::Guard>>,
+    /// On a connection that nobody else uses: whether foreign keys are enforced there.
+    pub(crate) owns: Option<ForeignKeys>,
+}
+
+/// Whether foreign keys are enforced where a replica has a connection for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignKeys {
+    /// Parents of rows that come are looked up.
+    Enforced,
+    /// They are not.
+    Ignored,
 }
 
 /// A transaction of our own, or a savepoint inside the app's.
@@ -75,11 +86,18 @@ impl Replica {
             apply_pace: crate::slices::Pace::default(),
             rolling_back: crate::rollback::RollingBack::default(),
             guard: None,
+            owns: None,
         };
         if storage::exists(&replica.db)? {
             storage::check_format(&replica.db)?;
         }
         Ok(replica)
+    }
+
+    /// Says that nobody else uses the connection. What an apply sets there stays set then: after each change of a setting SQLite
+    /// compiles all statements anew.
+    pub const fn own_connection(&mut self, foreign_keys: ForeignKeys) {
+        self.owns = Some(foreign_keys);
     }
 
     /// The connection.
@@ -210,6 +228,7 @@ impl Replica {
 
     /// Runs `act` in a transaction of our own, or in a savepoint if the app has one open. Any error undoes it all.
     pub fn transact<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let _open = Shelf::new(self.db).open();
         let nested = self.transacting;
         let scope = self.begin().map_err(|error| self.explain(error))?;
         let in_apps = !nested && matches!(scope, Scope::Inner(_));

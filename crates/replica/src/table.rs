@@ -9,7 +9,7 @@ use cloudsync_core::key::{self, KEY_COLUMNS_MAX, KeyCollation, KeyPart};
 use cloudsync_core::merge::Algorithm;
 use cloudsync_protocol::schema::{Affinity, ColumnSchema, TableSchema};
 use cloudsync_sqlite_ffi::{Connection, Value};
-use std::collections::HashMap;
+use std::rc::Rc;
 
 /// A column as SQLite describes it.
 #[derive(Debug, Clone)]
@@ -99,31 +99,7 @@ pub(crate) struct Unique {
     pub(crate) is_constraint: bool,
 }
 
-/// Reads the definition of an ordinary table of the main database; `None` if there is none of that name.
-pub(crate) fn read_definition(db: &Connection, table: &str) -> Result<Option<Definition>> {
-    // language=SQLite
-    let sql = "SELECT name, sql FROM main.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
-    let found = db.query_row(sql, &[Value::from(table)], |row| -> Result<_> {
-        let text = |i| row.column(i).as_str().unwrap_or_default().to_owned();
-        Ok((text(0), text(1)))
-    })?;
-    found.map(|(name, sql)| define(db, &name, &sql)).transpose()
-}
-
-/// Name and CREATE statement of every table of the main database, by its name in lower case. SQLite has no index of
-/// its schema: to find many tables one by one costs the square of their number.
-pub(crate) fn created_tables(db: &Connection) -> Result<HashMap<String, (String, String)>> {
-    let sql = "SELECT name, sql FROM main.sqlite_master WHERE type = 'table'";
-    let mut created = HashMap::new();
-    db.prepare(sql)?.for_each(&[], |row| -> Result<()> {
-        let text = |i| row.column(i).as_str().unwrap_or_default().to_owned();
-        created.insert(text(0).to_ascii_lowercase(), (text(0), text(1)));
-        Ok(())
-    })?;
-    Ok(created)
-}
-
-/// The definition of a table, from its name as it is written in the schema and its CREATE statement.
+/// Asks SQLite what a table is, of this name as it is written in the schema, and with this CREATE statement.
 pub(crate) fn define(db: &Connection, name: &str, sql: &str) -> Result<Definition> {
     let options = sql.rsplit(')').next().unwrap_or_default().to_ascii_uppercase();
     let foreign_keys = "SELECT 1 FROM pragma_foreign_key_list(?1, 'main')";
@@ -223,7 +199,7 @@ pub(crate) struct Table {
     pub(crate) cells: Vec<Cell>,
     /// The numbers of `cells`.
     pub(crate) numbers: ColumnSet,
-    pub(crate) definition: Definition,
+    pub(crate) definition: Rc<Definition>,
     /// Which rows sync; all of them without one.
     pub(crate) filter: Option<RowFilter>,
 }
@@ -240,7 +216,7 @@ impl Table {
             key: Self::build_key(&definition, &[])?,
             cells: Vec::new(),
             numbers: ColumnSet::new(),
-            definition,
+            definition: Rc::new(definition),
             filter: None,
         })
     }

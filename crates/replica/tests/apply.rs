@@ -405,6 +405,34 @@ fn the_connections_settings_are_as_before_also_after_errors() {
 }
 
 #[test]
+fn what_an_apply_sets_stays_on_a_connection_of_its_own_and_follows_the_triggers_of_the_app() {
+    let schema = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, parent TEXT REFERENCES notes)";
+    let (mut a, mut b) = pair(schema);
+    let option = rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
+    let next = |a: &mut Device, id: &str, parent: &str| {
+        a.run(&format!("PRAGMA foreign_keys = OFF; INSERT INTO notes VALUES('{id}', {parent})"));
+        a.encode()
+    };
+    b.run("PRAGMA foreign_keys = OFF");
+    b.replica.own_connection(cloudsync_replica::ForeignKeys::Enforced);
+    b.apply(&next(&mut a, "1", "NULL")).unwrap();
+    assert_eq!(b.get::<i64>("PRAGMA foreign_keys"), 0);
+    assert!(!b.sql.db_config(option).unwrap());
+    // Parents are looked up as the app has it, whatever the connection says.
+    b.apply(&next(&mut a, "2", "'none'")).unwrap();
+    assert_eq!(b.get::<i64>("SELECT count(*) FROM cloudsync_quarantine"), 1);
+    // Triggers run from the time that there are some, and no longer.
+    b.run("CREATE TABLE came(id); CREATE TRIGGER came AFTER INSERT ON notes BEGIN INSERT INTO came VALUES(NEW.id); END");
+    b.apply(&next(&mut a, "3", "'1'")).unwrap();
+    assert_eq!(b.get::<i64>("SELECT count(*) FROM came WHERE id = '3'"), 1);
+    assert!(b.sql.db_config(option).unwrap());
+    b.run("DROP TRIGGER came");
+    b.apply(&next(&mut a, "4", "'3'")).unwrap();
+    assert!(!b.sql.db_config(option).unwrap());
+    assert_eq!(b.get::<i64>("SELECT count(*) FROM notes"), 3);
+}
+
+#[test]
 fn encode_since_a_version_gives_later_changes_only_and_cells_not_rows() {
     let (mut a, mut b) = pair(NOTES);
     a.run("INSERT INTO notes VALUES('1', 't', printf('%10000d', 1)), ('2', 't', hex(randomblob(5000)))");

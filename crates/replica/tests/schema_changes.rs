@@ -561,3 +561,26 @@ fn what_was_deleted_before_a_rebuild_outside_the_bracket_stays_deleted() {
     assert_same(&mut a, &mut b, "t");
     assert_eq!(a.dump("t"), ["'2',22", "'4',4", "'5',5", "'6',3"]);
 }
+
+#[test]
+fn a_definition_that_was_rolled_back_is_not_taken_for_the_one_that_came() {
+    let (mut a, _) = pair(NOTES);
+    let declared = |device: &mut bench::Device| {
+        let schema = device.replica.schema().unwrap();
+        let columns = schema.tables[0].columns.iter();
+        columns.map(|column| format!("{} {}", column.name, column.declared_type)).collect::<Vec<_>>()
+    };
+    // The first one is rolled back; the second one has its schema version.
+    for (kind, end) in [("INTEGER", "ROLLBACK"), ("TEXT", "COMMIT"), ("TEXT", "COMMIT")] {
+        if !declared(&mut a).contains(&"later TEXT".to_owned()) {
+            a.sql.execute_batch(&format!("BEGIN; ALTER TABLE notes ADD COLUMN later {kind}")).unwrap();
+            a.replica.fold().unwrap();
+            assert!(declared(&mut a).contains(&format!("later {kind}")));
+            a.sql.execute_batch(end).unwrap();
+        }
+    }
+    assert!(declared(&mut a).contains(&"later TEXT".to_owned()));
+    a.sql.execute_batch("DROP TABLE notes; CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, other)").unwrap();
+    a.replica.fold().unwrap();
+    assert_eq!(declared(&mut a), ["id TEXT", "other "]);
+}

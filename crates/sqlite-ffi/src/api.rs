@@ -12,7 +12,7 @@ pub const MIN_VERSION: i32 = 3_035_000;
 ///
 /// Several SQLite libraries may live in one process and share one loaded extension (Python's own and apsw's, say).
 /// Every connection, statement and context therefore carries the `Api` it belongs to; there is no global one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Api(NonNull<Sqlite3ApiRoutines>);
 
 // SAFETY: the table is constant data of the SQLite library; SQLite's functions may be called from any thread, what

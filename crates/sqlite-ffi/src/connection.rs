@@ -7,6 +7,7 @@ use std::ptr::{self, NonNull};
 use crate::api::Api;
 use crate::bindings::{self, sqlite3, sqlite3_stmt};
 use crate::error::{Error, Result, misuse};
+use crate::shelf;
 use crate::statement::Statement;
 use crate::value::Value;
 
@@ -40,12 +41,16 @@ impl Connection {
         self.raw.as_ptr()
     }
 
-    /// Compiles one statement.
+    /// Compiles one statement, or takes it from the open [`Shelf`](crate::Shelf) of this connection.
     ///
     /// # Errors
     /// SQLite's own; `SQLITE_MISUSE` if the text holds no statement, more than one, or a NUL.
     pub fn prepare(&self, sql: &str) -> Result<Statement> {
-        self.prepare_only(sql, 0)
+        if !shelf::can_keep(*self, sql) {
+            return self.prepare_only(sql, 0);
+        }
+        let kept = shelf::take(*self, sql);
+        Ok(kept.map_or_else(|| self.prepare_only(sql, 0), Ok)?.kept_as(sql))
     }
 
     /// Like [`Connection::prepare`], for a statement that is kept and run many times: SQLite then takes its memory

@@ -152,6 +152,14 @@ impl Connection {
         self.set_option(bindings::SQLITE_DBCONFIG_ENABLE_TRIGGER, enabled)
     }
 
+    /// Whether triggers run, as [`set_triggers_enabled`](Self::set_triggers_enabled) has it.
+    ///
+    /// # Errors
+    /// SQLite's own, if the option is not built in.
+    pub fn triggers_enabled(&self) -> Result<bool> {
+        self.option(bindings::SQLITE_DBCONFIG_ENABLE_TRIGGER)
+    }
+
     /// Switches the enforcement of foreign keys on or off and gives the previous state. Unlike
     /// `PRAGMA foreign_keys` it takes effect inside a transaction as well: violations made meanwhile stay unseen.
     ///
@@ -171,16 +179,21 @@ impl Connection {
         usize::try_from(before).unwrap_or(0)
     }
 
-    fn set_option(&self, option: c_int, enabled: bool) -> Result<bool> {
+    fn option(&self, option: c_int) -> Result<bool> {
         // SQLite reports the state after the call; a negative argument asks without changing.
-        let mut before: c_int = 0;
+        let mut state: c_int = 0;
         // SAFETY: these options take an int and a pointer to an int; the connection is open.
         let rc = unsafe {
-            call!(self.api(), db_config(self.as_ptr(), option, -1 as c_int, ptr::from_mut(&mut before)))
+            call!(self.api(), db_config(self.as_ptr(), option, -1 as c_int, ptr::from_mut(&mut state)))
         };
         self.check(rc)?;
+        Ok(state != 0)
+    }
+
+    fn set_option(&self, option: c_int, enabled: bool) -> Result<bool> {
+        let before = self.option(option)?;
         let mut after: c_int = 0;
-        // SAFETY: as above.
+        // SAFETY: as in `option`.
         let rc = unsafe {
             call!(
                 self.api(),
@@ -188,6 +201,6 @@ impl Connection {
             )
         };
         self.check(rc)?;
-        Ok(before != 0)
+        Ok(before)
     }
 }

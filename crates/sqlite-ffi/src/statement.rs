@@ -7,9 +7,10 @@ use std::ptr::NonNull;
 use crate::bindings::{self, Ownership, sqlite3_stmt};
 use crate::connection::Connection;
 use crate::error::{Error, Result, c_index};
+use crate::shelf;
 use crate::value::{self, Source, Value};
 
-/// A prepared statement, finalized on drop.
+/// A prepared statement, finalized on drop unless it goes back to a [`Shelf`](crate::Shelf).
 ///
 /// It has no lifetime, so that it can be kept in a cache next to its [`Connection`]. A host cannot close a connection
 /// that still has statements (`sqlite3_close` answers `SQLITE_BUSY`): drop cached ones before.
@@ -21,13 +22,21 @@ pub struct Statement {
     connection: Connection,
     /// The last step failed and said so; resetting repeats the error.
     failed: bool,
+    /// The text under which it goes back to the shelf of its connection.
+    sql: Option<Box<str>>,
 }
 
 impl Statement {
     /// # Safety
     /// `raw` is a statement of `connection` that nobody else finalizes.
     pub(crate) unsafe fn from_raw(raw: NonNull<sqlite3_stmt>, connection: Connection) -> Statement {
-        Statement { raw, connection, failed: false }
+        Statement { raw, connection, failed: false, sql: None }
+    }
+
+    /// Puts the statement on the shelf when it is dropped.
+    pub(crate) fn kept_as(mut self, sql: &str) -> Statement {
+        self.sql = Some(sql.into());
+        self
     }
 
     /// Gives the connection that the statement was prepared on.
@@ -259,6 +268,14 @@ impl Statement {
 
 impl Drop for Statement {
     fn drop(&mut self) {
+        if let Some(sql) = self.sql.take() {
+            // An error that it repeats was reported by its last step.
+            let _ = self.reset();
+            self.clear_bindings();
+            // SAFETY: the statement is live, and from here on the other value's.
+            shelf::put(sql, unsafe { Statement::from_raw(self.raw, self.connection) });
+            return;
+        }
         // SAFETY: the statement is live and ours. The result repeats the last step's error.
         unsafe { call!(self.connection.api(), finalize(self.as_ptr())) };
     }

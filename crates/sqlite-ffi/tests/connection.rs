@@ -204,7 +204,9 @@ fn triggers_toggle() {
     insert.run(&[]).unwrap();
     assert_eq!(log(), 1);
     let transaction = host.ours.begin_immediate().unwrap();
+    assert!(host.ours.triggers_enabled().unwrap());
     assert!(host.ours.set_triggers_enabled(false).unwrap());
+    assert!(!host.ours.triggers_enabled().unwrap());
     assert!(!host.ours.set_triggers_enabled(false).unwrap());
     insert.run(&[]).unwrap();
     assert_eq!(log(), 1);

@@ -60,9 +60,11 @@ impl World {
         let mut dice = Dice::new(case.seed);
         disk::register();
         disk::renew(dice.fork());
+        cloudsync_replica::forget_definitions();
         // What a process does at its first use of SQLite draws from its generator, in the first world alone.
         server::warm_up()?;
         disk::renew(dice.fork());
+        cloudsync_replica::forget_definitions();
         disk::set_now_ms(START_MS);
         let plan = Plan::draw(&mut dice, case);
         family::begin(plan.families);

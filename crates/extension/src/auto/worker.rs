@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cloudsync_protocol::client::{Goal, Retry, Session};
-use cloudsync_replica::{Class, Environment, Replica, Rolling};
-use cloudsync_sqlite_ffi::Connection;
+use cloudsync_replica::{Class, Environment, ForeignKeys, Replica, Rolling};
+use cloudsync_sqlite_ffi::{Connection, Shelf};
 
 use crate::auto::FileKey;
 use crate::auto::engine::{Doing, Engine, Target};
@@ -124,10 +124,13 @@ fn run(engine: &Arc<Engine>, foreign_keys: bool) -> Result<()> {
         functions::register(connection).map_err(Error::usage)?;
         // As the app has it, so that its parents are looked up here too.
         connection.set_foreign_keys_enabled(foreign_keys)?;
+        // The connection is ours, so its statements may stay. They go before it is closed.
+        let _open = Shelf::new(connection).open();
         let now = Instant::now();
         let mut worker = Worker {
             engine,
             connection,
+            foreign_keys: if foreign_keys { ForeignKeys::Enforced } else { ForeignKeys::Ignored },
             environment: Rc::new(Pausing(Arc::clone(engine))),
             watch: Watch::new(&engine.file.path),
             file: None,
@@ -173,6 +176,8 @@ struct Way {
 struct Worker<'e> {
     engine: &'e Engine,
     connection: Connection,
+    /// As the app has it.
+    foreign_keys: ForeignKeys,
     environment: Rc<dyn Environment>,
     watch: Watch,
     /// As it was when the file last changed.
@@ -414,6 +419,7 @@ impl Worker<'_> {
             }
         };
         let mut replica = Replica::open(self.connection, Rc::clone(&self.environment))?;
+        replica.own_connection(self.foreign_keys);
         replica.set_sees_part(!secret.is_key())?;
         let (started_ms, last_conflict) = (self.environment.now_ms(), replica.last_conflict()?);
         let checks = Instant::now() >= self.check_at;

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::guard::{Guards, has_user_triggers};
 use crate::quarantine;
-use crate::replica::Replica;
+use crate::replica::{ForeignKeys, Replica};
 use crate::storage;
 use cloudsync_sqlite_ffi::{Connection, Value};
 use std::rc::Rc;
@@ -42,12 +42,13 @@ impl Replica {
     }
 
     /// Runs `act` with foreign keys and, where nobody needs them, triggers off; where triggers of the app run, they are
-    /// guarded. All is put back afterwards. Inside the app's transaction foreign keys and triggers stay as they are.
+    /// guarded. All is put back afterwards, but on a connection that nobody else uses. Inside the app's transaction foreign keys and triggers stay as they are.
     ///
     /// # Errors
     /// Those of `act`, and when triggers cannot be guarded.
     pub fn with_apply_settings<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let settings = if self.db.is_autocommit() { Some(ApplySettings::set(self.db)?) } else { None };
+        let settings =
+            if self.db.is_autocommit() { Some(ApplySettings::set(self.db, self.owns)?) } else { None };
         self.checks_parents = settings.as_ref().is_some_and(|settings| settings.foreign_keys);
         self.sees_part =
             self.checks_parents && storage::exists(&self.db)? && storage::is_set(&self.db, SEES_PART)?;
@@ -73,15 +74,18 @@ impl Replica {
 struct ApplySettings {
     db: Connection,
     foreign_keys: bool,
-    triggers: bool,
+    triggers: Option<bool>,
+    stay: bool,
 }
 
 impl ApplySettings {
-    fn set(db: Connection) -> Result<Self> {
-        let foreign_keys = db.set_foreign_keys_enabled(false)?;
-        let mut settings = Self { db, foreign_keys, triggers: true };
-        if !has_user_triggers(&db)? {
-            settings.triggers = db.set_triggers_enabled(false)?;
+    fn set(db: Connection, owns: Option<ForeignKeys>) -> Result<Self> {
+        let before = db.set_foreign_keys_enabled(false)?;
+        let foreign_keys = owns.map_or(before, |owns| owns == ForeignKeys::Enforced);
+        let mut settings = Self { db, foreign_keys, triggers: None, stay: owns.is_some() };
+        let are_needed = has_user_triggers(&db)?;
+        if !are_needed || settings.stay {
+            settings.triggers = Some(db.set_triggers_enabled(are_needed)?);
         }
         Ok(settings)
     }
@@ -89,8 +93,13 @@ impl ApplySettings {
 
 impl Drop for ApplySettings {
     fn drop(&mut self) {
+        if self.stay {
+            return;
+        }
         // These calls fail only on a connection that is not open.
         let _ = self.db.set_foreign_keys_enabled(self.foreign_keys);
-        let _ = self.db.set_triggers_enabled(self.triggers);
+        if let Some(triggers) = self.triggers {
+            let _ = self.db.set_triggers_enabled(triggers);
+        }
     }
 }

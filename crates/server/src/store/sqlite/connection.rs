@@ -7,10 +7,11 @@ use crate::ledger::{Glance, Watched};
 use crate::policy::{self, Identity, Law, Policies};
 use cloudsync_replica::Replica;
 use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
-use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
+use cloudsync_sqlite_ffi::{Api, Connection, Shelf, capture_api, captured_api};
 use rusqlite::OpenFlags;
 use std::ffi::{c_char, c_int};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub(super) struct Wrapped {
     pub(super) db: Connection,
     /// What the last look at news found.
     pub(super) glance: Option<Glance>,
+    /// Statements between two uses.
+    pub(super) shelf: Rc<Shelf>,
     /// The owner of the connection. Closed last: fields are dropped in order, and the replica holds its handle.
     pub(super) law: Law,
     /// What the policies read, and whether it is watched.
@@ -73,7 +76,7 @@ impl Wrapped {
         let environment = file.host.environment(db);
         let replica = Replica::open(db, environment)?;
         let law = Law::within(owner, file.host.policy_steps())?;
-        Ok(Self { replica, db, glance: None, law, watch: Watch::default() })
+        Ok(Self { replica, db, glance: None, shelf: Shelf::new(db), law, watch: Watch::default() })
     }
 
     /// Makes the table in which policies are stored.
@@ -83,7 +86,7 @@ impl Wrapped {
 
     /// The policies as they are now beside the replica; `None` while what they read is not watched yet.
     pub(super) fn watched(&mut self) -> Result<Option<UnderPolicies<'_>>, StoreError> {
-        let Self { replica, db, glance, law, watch } = self;
+        let Self { replica, db, glance, law, watch, .. } = self;
         watch.look(db, law)?;
         let (policies, identity, _) = law.now()?;
         Ok(watch.is_in_place.then_some(UnderPolicies { replica, glance, policies, identity }))

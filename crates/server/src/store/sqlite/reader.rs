@@ -175,7 +175,9 @@ impl Readers {
             Some(Parked(file)) => file,
             None => Wrapped::open_on(&self.file)?,
         };
+        let open = file.shelf.open();
         let outcome = file.db.execute("BEGIN").map_err(StoreError::from).and_then(|()| act(&mut file));
+        drop(open);
         // A connection in an unknown state is closed.
         if file.db.execute("COMMIT").is_ok() {
             self.pool().idle.push(Parked(file));

@@ -16,7 +16,7 @@ use crate::policy::Law;
 use crate::store::{Asker, StoreError};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::Request;
-use cloudsync_replica::{Error, Replica};
+use cloudsync_replica::{Error, ForeignKeys, Replica};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -182,11 +182,13 @@ fn open(located: &Located) -> Result<Wrapped, StoreError> {
         }
         Ok(())
     })?;
+    file.replica.own_connection(ForeignKeys::Enforced);
     file.set_impatient()?;
     Ok(file)
 }
 
 fn run(mut file: Wrapped, queue: &Receiver<Job>, feed: &Feed) {
+    let _open = file.shelf.open();
     let mut large = VecDeque::new();
     while let Some(small) = next_group(queue, &mut large) {
         if !small.is_empty() {
