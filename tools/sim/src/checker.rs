@@ -60,7 +60,8 @@ impl Guarded {
 }
 
 fn secrets(db: &Connection, table: &TableSpec, condition: &str) -> Result<Vec<(String, Option<String>)>> {
-    let mut select = db.prepare(&format!("SELECT id, secret FROM {} WHERE {condition}", table.name))?;
+    let mut select =
+        db.prepare_cached(&format!("SELECT id, secret FROM {} WHERE {condition}", table.name))?;
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

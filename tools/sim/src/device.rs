@@ -12,8 +12,10 @@ use crate::workload;
 use anyhow::{Context, Result, bail};
 use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session, Totals};
 use cloudsync_protocol::message::{Answer, Reason};
-use cloudsync_replica::{Environment, Replica};
+use cloudsync_replica::{Environment, ForeignKeys, Replica};
+use cloudsync_sqlite_ffi::{OpenShelf, Shelf};
 use std::rc::Rc;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What a session wants next of the world.
 #[derive(Debug)]
@@ -85,19 +87,48 @@ pub(crate) struct Process {
     pub(crate) refused: String,
     /// Its name on the machine.
     pub(crate) name: String,
+    /// Syncs, if this process has it done on a connection of its own.
+    syncer: Option<Syncer>,
     // Closed last.
     pub(crate) db: rusqlite::Connection,
 }
 
+/// A connection that the app does not use, as automatic sync has one: its settings and statements stay.
+struct Syncer {
+    replica: Replica,
+    _shelf: OpenShelf,
+    // Closed last.
+    db: rusqlite::Connection,
+}
+
+impl Syncer {
+    fn open(path: &str, machine: &Rc<Machine>, opening: Opening) -> Result<Self> {
+        let db = host::open(path, opening.settings)?;
+        // SAFETY: the replica and the shelf are dropped before the connection, all by this value.
+        #[allow(unsafe_code)]
+        let connection = unsafe { host::wrap(&db)? };
+        let replica = Replica::open(connection, Rc::clone(machine) as Rc<dyn Environment>)?;
+        Ok(Self { replica, _shelf: Shelf::new(connection).open(), db })
+    }
+}
+
 impl Process {
-    fn open(path: &str, name: String, machine: &Rc<Machine>, opening: Opening) -> Result<Self> {
+    fn open(
+        path: &str,
+        name: String,
+        machine: &Rc<Machine>,
+        opening: Opening,
+        syncs_apart: bool,
+    ) -> Result<Self> {
         machine.enter();
         let db = host::open(path, opening.settings)?;
         // SAFETY: the replica is dropped before the connection, both by this value.
         #[allow(unsafe_code)]
         let connection = unsafe { host::wrap(&db)? };
         let replica = Replica::open(connection, Rc::clone(machine) as Rc<dyn Environment>)?;
+        let syncer = syncs_apart.then(|| Syncer::open(path, machine, opening)).transpose()?;
         Ok(Self {
+            syncer,
             replica,
             machine: Rc::clone(machine),
             session: None,
@@ -106,6 +137,28 @@ impl Process {
             name,
             db,
         })
+    }
+
+    /// What syncs the file.
+    fn syncing(&mut self) -> &mut Replica {
+        self.syncer.as_mut().map_or(&mut self.replica, |syncer| &mut syncer.replica)
+    }
+
+    /// The sync takes foreign keys as the app has them.
+    fn sync_as_the_app(&mut self) -> Result<()> {
+        let Some(syncer) = &mut self.syncer else { return Ok(()) };
+        let enforces = self.db.query_row("PRAGMA foreign_keys", [], |row| row.get(0))?;
+        let foreign_keys = if enforces { ForeignKeys::Enforced } else { ForeignKeys::Ignored };
+        syncer.replica.own_connection(foreign_keys);
+        Ok(())
+    }
+
+    /// Nothing may be open between two calls.
+    pub(crate) fn check_closed(&self) -> Result<()> {
+        if let Some(syncer) = &self.syncer {
+            host::check_closed(&syncer.db, true).context("of the sync")?;
+        }
+        host::check_closed(&self.db, false)
     }
 
     /// True when no session is on its way.
@@ -134,7 +187,7 @@ impl Process {
                 if action != Action::Absorb {
                     bail!("an answer led to {action:?}");
                 }
-                let absorbed = self.replica.absorb(&turn).context("absorb")?;
+                let absorbed = self.syncing().absorb(&turn).context("absorb")?;
                 self.step(Event::Absorbed(absorbed))
             }
             Answer::Refusal(refusal) => {
@@ -148,7 +201,7 @@ impl Process {
                 }
                 match self.take(Event::Refused(refusal.reason))? {
                     Action::Mend(_) => {
-                        self.replica.mend(&refusal).context("mend")?;
+                        self.syncing().mend(&refusal).context("mend")?;
                         self.step(Event::Mended)
                     }
                     action => self.act(action),
@@ -195,7 +248,7 @@ impl Process {
         match action {
             Action::Prepare { schema } => {
                 let goal = self.session()?.goal();
-                let bytes = self.replica.prepare(goal, schema).context("prepare")?;
+                let bytes = self.syncing().prepare(goal, schema).context("prepare")?;
                 match self.take(Event::Prepared)? {
                     Action::Send => Ok(Wish::Send(bytes)),
                     action => bail!("a request led to {action:?}"),
@@ -203,7 +256,7 @@ impl Process {
             }
             Action::Check => {
                 let goal = self.session()?.goal();
-                let Some(bytes) = self.replica.prepare_check(goal).context("prepare a check")? else {
+                let Some(bytes) = self.syncing().prepare_check(goal).context("prepare a check")? else {
                     return self.step(Event::Unchecked);
                 };
                 match self.take(Event::Prepared)? {
@@ -393,8 +446,11 @@ impl Device {
     pub(crate) fn add_process(&mut self) -> Result<()> {
         self.begun += 1;
         let name = format!("p{}", self.begun);
-        let process = Process::open(&self.path(&name), name, &self.machine, self.opening)?;
+        // Two of three devices; not drawn, so that it is the same for each seed that has the device.
+        let syncs_apart = !xxh3_64(self.place.as_bytes()).is_multiple_of(3);
+        let mut process = Process::open(&self.path(&name), name, &self.machine, self.opening, syncs_apart)?;
         family::set_up(&process.db, &self.place)?;
+        process.sync_as_the_app()?;
         self.processes.push(process);
         Ok(())
     }

@@ -156,12 +156,19 @@ pub(crate) fn memory() -> (i64, i64) {
     unsafe { (ffi::sqlite3_memory_used(), ffi::sqlite3_memory_highwater(1)) }
 }
 
-/// Nothing may be open in a connection between two calls.
-pub(crate) fn check_closed(db: &rusqlite::Connection) -> Result<()> {
-    // SAFETY: an open connection; a null statement asks for the first one.
-    let statement = unsafe { ffi::sqlite3_next_stmt(db.handle(), std::ptr::null_mut()) };
-    if !statement.is_null() {
-        bail!("a statement was left open");
+/// Nothing may be open in a connection between two calls; statements that are kept stand before their first row.
+pub(crate) fn check_closed(db: &rusqlite::Connection, keeps_statements: bool) -> Result<()> {
+    let mut statement = std::ptr::null_mut();
+    loop {
+        // SAFETY: an open connection; a null statement asks for the first one.
+        statement = unsafe { ffi::sqlite3_next_stmt(db.handle(), statement) };
+        if statement.is_null() {
+            break;
+        }
+        // SAFETY: a statement that was not finalized.
+        if !keeps_statements || unsafe { ffi::sqlite3_stmt_busy(statement) } != 0 {
+            bail!("a statement was left open");
+        }
     }
     if !db.is_autocommit() {
         bail!("a transaction was left open");

@@ -12,6 +12,8 @@ pub(crate) const HELP: &str = "usage: cargo xtask sim [--seed N] [--seconds S | 
   --minutes M      the same in minutes
   --runs N         runs that many seeds
   --dense          has everything go wrong in each history, and often; most leave some of it out
+  --calm           a day in each history that is as busy as --busy asks for and hardly more; most do several times as
+                   much in an hour
   --no-shrink      does not look for a shorter history of a seed that fails
   --busy           fails unless the world was busy: 5 devices at once, each with 60 rows and 12 syncs in an hour, and
                    something going wrong in 1 % of the steps
@@ -59,6 +61,8 @@ pub(crate) struct Case {
     pub(crate) seed: u64,
     /// Everything goes wrong, whatever the seed would leave out.
     pub(crate) dense: bool,
+    /// Not busier than a busy world has to be, for a day.
+    pub(crate) calm: bool,
     pub(crate) devices: Option<usize>,
     pub(crate) until: Option<u64>,
     pub(crate) skipped: Vec<(u64, u64)>,
@@ -90,7 +94,10 @@ impl Case {
     /// Takes out of the plan what is left out.
     pub(crate) fn limit(&self, plan: &mut Plan) {
         if self.dense {
-            plan.fill();
+            plan.fill(1);
+        }
+        if self.calm {
+            plan.calm_down();
         }
         plan.devices = self.devices.unwrap_or(plan.devices);
         plan.ticks = plan.ticks.min(self.until.unwrap_or(u64::MAX));
@@ -128,6 +135,9 @@ impl fmt::Display for Case {
         write!(out, "--seed {}", self.seed)?;
         if self.dense {
             write!(out, " --dense")?;
+        }
+        if self.calm {
+            write!(out, " --calm")?;
         }
         if let Some(devices) = self.devices {
             write!(out, " --devices {devices}")?;
@@ -185,6 +195,7 @@ impl Options {
                     case.without.insert(kind.with_context(|| format!("nothing is called {wanted}\n{HELP}"))?);
                 }
                 "--dense" => case.dense = true,
+                "--calm" => case.calm = true,
                 "--no-shrink" => shrinks = false,
                 "--marks" => marks = true,
                 "--busy" => busy = true,

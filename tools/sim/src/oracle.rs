@@ -394,7 +394,7 @@ struct Names {
 impl Names {
     fn read(db: &Connection) -> Result<Self> {
         let pairs = |sql: &str| -> Result<BTreeMap<i64, String>> {
-            let mut select = db.prepare(sql)?;
+            let mut select = db.prepare_cached(sql)?;
             let pairs = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             Ok(pairs.collect::<rusqlite::Result<_>>()?)
         };
@@ -438,7 +438,7 @@ pub(crate) struct StoredClocks {
 impl StoredClocks {
     pub(crate) fn read(db: &Connection) -> Result<Self> {
         let names = Names::read(db)?;
-        let mut select = db.prepare("SELECT pk, clock FROM cloudsync_clocks")?;
+        let mut select = db.prepare_cached("SELECT pk, clock FROM cloudsync_clocks")?;
         let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(Self { names, rows: rows.collect::<rusqlite::Result<_>>()? })
     }

@@ -3,6 +3,12 @@
 use crate::options::Case;
 use crate::random::Dice;
 
+/// A calm day: some 60 rows and 12 syncs for each device and hour.
+const CALM_DEVICES: usize = 5;
+pub(crate) const CALM_TICKS: u64 = 6_000;
+const CALM_PAUSE_MS_MAX: u64 = 350_000;
+const CALM_SYNCS: u64 = 460;
+
 /// How often things go wrong in a run. Rates are of a thousand steps of a device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
@@ -10,6 +16,8 @@ pub(crate) struct Plan {
     pub(crate) devices: usize,
     pub(crate) devices_max: usize,
     pub(crate) pause_ms_max: u64,
+    /// Steps of a device in which it begins a sync.
+    pub(crate) syncs: u64,
     pub(crate) crashes: u64,
     pub(crate) power_losses: u64,
     pub(crate) disk_faults: u64,
@@ -51,6 +59,7 @@ impl Plan {
             devices,
             devices_max: devices + 3,
             pause_ms_max: *dice.pick(&[20_000, 90_000, 180_000]),
+            syncs: 400,
             crashes: *dice.pick(&[0, 20, 80]),
             power_losses: *dice.pick(&[0, 10, 40]),
             disk_faults: *dice.pick(&[0, 20, 60, 150]),
@@ -98,8 +107,18 @@ impl Plan {
         plan
     }
 
-    /// Has everything go wrong, at the rates that a history may draw.
-    pub(crate) fn fill(&mut self) {
+    /// A day that is as busy as `--busy` asks for and hardly more, so that what a simulated hour costs can be compared.
+    /// Everything goes wrong, but not often.
+    pub(crate) fn calm_down(&mut self) {
+        let users = self.users;
+        self.fill(4);
+        (self.users, self.ticks) = (users, CALM_TICKS);
+        (self.devices, self.devices_max) = (CALM_DEVICES, CALM_DEVICES + 1);
+        (self.pause_ms_max, self.syncs) = (CALM_PAUSE_MS_MAX, CALM_SYNCS);
+    }
+
+    /// Has everything go wrong, at a fraction of the highest rates that a history may draw.
+    pub(crate) fn fill(&mut self, fraction: u64) {
         for (rate, often) in [
             (&mut self.crashes, 20),
             (&mut self.power_losses, 10),
@@ -119,7 +138,7 @@ impl Plan {
             (&mut self.filters, 20),
             (&mut self.renames, 15),
         ] {
-            *rate = often;
+            *rate = (often / fraction).max(1);
         }
         self.users = self.users.max(2);
         (self.server_writes, self.families) = (true, true);

@@ -4,7 +4,7 @@ use crate::options::{Case, KINDS};
 use std::time::{Duration, Instant};
 
 /// Most steps that a plan has.
-const TICKS_MAX: u64 = 1_000;
+const TICKS_MAX: u64 = crate::plan::CALM_TICKS;
 
 /// What the search has found so far.
 struct Search<'r> {

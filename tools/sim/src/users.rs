@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use cloudsync_server::auth::User;
 use cloudsync_server::policy::{Change, Verb};
 use cloudsync_server::store::sqlite::change_policies;
+use memchr::memmem;
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use std::cell::RefCell;
@@ -366,5 +367,5 @@ fn secret_of(cells: &[String]) -> Option<String> {
 }
 
 pub(crate) fn contains(bytes: &[u8], text: &[u8]) -> bool {
-    bytes.windows(text.len()).any(|window| window == text)
+    memmem::find(bytes, text).is_some()
 }

@@ -2,7 +2,7 @@
 
 use crate::device::{Device, Process, Wish};
 use crate::disk::{self, disks};
-use crate::host::{self, Machine};
+use crate::host::Machine;
 use crate::network::{Address, Event, Faults, Network};
 use crate::options::Case;
 use crate::oracle::{self, Model};
@@ -290,7 +290,8 @@ impl World {
         if disks().is_dead(&device.place, &running.name) {
             return Ok(Outcome::Died);
         }
-        host::check_closed(&running.db)
+        running
+            .check_closed()
             .with_context(|| format!("device {}, after {:?}", device.name, outcome.is_ok()))?;
         let error = match outcome {
             Ok(value) => return Ok(Outcome::Done(value)),
@@ -326,7 +327,7 @@ impl World {
             self.write(at, process, &mut dice)?;
         }
         let process = dice.below(self.devices[at].processes.len() as u64) as usize;
-        if dice.chance(400) {
+        if dice.chance(self.plan.syncs) {
             self.start(at, process, &mut dice)?;
         }
         Ok(())
