@@ -143,16 +143,20 @@ mod tests {
         let key = vec![1; KEY_BYTES_MAX + 1];
         let verdict = Verdict { key: &key, reason: "", ..verdict };
         assert!(Verdicts::decode(&Verdicts { list: vec![verdict], ..Verdicts::default() }.encode()).is_err());
-        let verdict = Verdict { key: b"k", ..verdict };
-        let list = |count| Verdicts { list: vec![verdict; count], ..Verdicts::default() }.encode();
-        assert!(Verdicts::decode(&list(VERDICTS_MAX)).is_ok());
-        assert!(Verdicts::decode(&list(VERDICTS_MAX + 1)).is_err());
         // More verdicts than bytes, another flag, another state, a reason that is no text.
         for wrong in
             [&[0, 0xff, 1, 0][..], &[2, 0, 0], &[0, 1, 4, 1, b't', 0, 0, 0], &[0, 1, 0, 0, 0, 1, 0xff, 0]]
         {
             assert!(Verdicts::decode(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn no_more_verdicts_are_taken_than_there_may_be() {
+        let verdict = Verdict { table: "t", key: b"k", reason: "", state: State::Absent };
+        let list = |count| Verdicts { list: vec![verdict; count], ..Verdicts::default() }.encode();
+        assert!(Verdicts::decode(&list(VERDICTS_MAX)).is_ok());
+        assert!(Verdicts::decode(&list(VERDICTS_MAX + 1)).is_err());
     }
 
     proptest! {

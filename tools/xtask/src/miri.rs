@@ -24,6 +24,7 @@ const LEFT_OUT: &[&str] = &[
     "a_lot_of_rows_from_few_bytes_costs_little",
     "texts_unfold_to_no_more_than_a_chunk",
     "counts_are_bounded",
+    "no_more_verdicts_are_taken_than_there_may_be",
     "every_flipped_bit_is_refused",
     "columns_are_small_even_stored",
     "keys_and_clocks_are_small_even_stored",
