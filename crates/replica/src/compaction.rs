@@ -39,7 +39,9 @@ const NEXT: &str = "compaction_next";
 const ENTRIES_MIN: i64 = 256;
 pub(crate) const ENTRIES_MIN_SETTING: &str = "compaction_entries_min";
 /// Changes that are compared at once; bounds the memory.
-const WINDOW_CHANGES: usize = 100_000;
+const WINDOW_CHANGES: u64 = 100_000;
+/// The setting that makes windows smaller, for tests.
+pub(crate) const WINDOW_SETTING: &str = "compaction_window_changes";
 /// Windows in one fold; bounds the time that it takes.
 const WINDOWS_MAX: usize = 4;
 
@@ -61,8 +63,10 @@ impl Replica {
             }
             left = 0;
         }
+        let most = storage::get_u64(&db, WINDOW_SETTING)?;
+        let most = if most == 0 { WINDOW_CHANGES } else { most.min(WINDOW_CHANGES) };
         for _ in 0..WINDOWS_MAX {
-            let window = Window::read(&db, next, last)?;
+            let window = Window::read(&db, next, last, most as usize)?;
             left += window.write(&db, next)?;
             forget_versions(&db, next, window.last, horizon)?;
             next = window.last;
@@ -117,8 +121,8 @@ const ENTRIES: &str = "SELECT e.id, e.table_id, v.origin, e.keys FROM main.cloud
                        WHERE e.id > ?1 AND e.id <= ?2 ORDER BY e.id";
 
 impl Window {
-    /// Reads the window that begins after the entry `after`.
-    fn read(db: &Connection, after: i64, last: i64) -> Result<Self> {
+    /// Reads the window that begins after the entry `after` and has so many changes at most, or one entry.
+    fn read(db: &Connection, after: i64, last: i64, most: usize) -> Result<Self> {
         let mut window = Self { rows: HashMap::new(), last };
         let mut select = db.prepare(ENTRIES)?;
         select.bind(1, Value::Integer(after))?;
@@ -136,7 +140,7 @@ impl Window {
                 })
                 .or_insert(Last { mask, entry });
             }
-            if window.rows.len() >= WINDOW_CHANGES {
+            if window.rows.len() >= most {
                 window.last = entry;
                 break;
             }

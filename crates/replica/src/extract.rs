@@ -21,6 +21,7 @@ use crate::codec::Zstd;
 use crate::compaction::COMPACTIONS;
 use crate::concurrent::{Sent, Uploads};
 use crate::error::{Error, Result};
+use crate::filter;
 use crate::given::GIVEN_VERSION;
 use crate::position::{Inside, Position};
 use crate::replica::Replica;
@@ -485,8 +486,22 @@ impl<'r> Builder<'r> {
                 self.encoder.pop(id);
                 Ok(!self.splits)
             }
-            Ok(_) => Ok(true),
+            Ok(true) => Ok(true),
+            Ok(false) => {
+                self.pass_over(table, key)?;
+                Ok(true)
+            }
         }
+    }
+
+    /// An unsent edit of a row that is outside of its filter is not sent, and counts as sent. Whoever else's change may take
+    /// the row there, and bring it back: so that the edit is sent then, the row is private meanwhile.
+    fn pass_over(&self, table: &Table, key: &[u8]) -> Result<()> {
+        if self.extraction.filter == Filter::Unsent && table.filter.is_some() {
+            cloudsync_core::reached!("filter: an unsent edit is outside");
+            filter::stays_private(&self.db, table, key, &clocks::pk(table.id, key))?;
+        }
+        Ok(())
     }
 
     /// The columns of which the entry at hand tells, where it does so in two parts.

@@ -14,7 +14,7 @@ use crate::capture::MAY_DELETE;
 use crate::catalog;
 use crate::clocks;
 use crate::clocks::NEXT_ORDINAL;
-use crate::compaction::ENTRIES_MIN_SETTING;
+use crate::compaction::{ENTRIES_MIN_SETTING, WINDOW_SETTING};
 use crate::error::{Error, Result};
 use crate::filter::WITHHELD;
 use crate::guard;
@@ -35,7 +35,7 @@ use cloudsync_sqlite_ffi::{Connection, Value};
 const LOGOUTS: &str = "logouts";
 
 /// The state that stays, besides the settings that people make.
-const STAYS: [&str; 13] = [
+const STAYS: [&str; 14] = [
     "format",
     "site",
     "file",
@@ -49,6 +49,7 @@ const STAYS: [&str; 13] = [
     "clock_offset",
     LOGOUTS,
     ENTRIES_MIN_SETTING,
+    WINDOW_SETTING,
 ];
 
 /// Our tables that hold keys, values or clocks; those of `aws` tables may not exist.

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+#[path = "bench/hub.rs"]
+mod hub;
 
-use bench::{Device, exchange, pair, sync_by_payload};
+use bench::{Device, NOW, exchange, pair, sync_by_payload};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_replica::Zstd;
+use hub::{BOTH, Hub, PULL};
 
 const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, public INTEGER)";
 
@@ -604,4 +607,27 @@ fn tables_without_a_filter_keep_their_triggers() {
     assert_ne!(a.rows("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name"), triggers);
     a.replica.clear_filter("notes").unwrap();
     assert_eq!(a.rows("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name"), triggers);
+}
+
+/// An edit that was not sent yet is passed over while somebody else's change keeps the row outside, and sent when another one
+/// brings it back.
+#[test]
+fn an_edit_that_was_passed_over_is_sent_when_others_bring_its_row_inside() {
+    let mut hub = Hub::new(NOTES);
+    let mut a = Device::new(1, NOTES);
+    a.replica.set_filter("notes", "public = 1").unwrap();
+    a.run("INSERT INTO notes VALUES('1', 'first', 1)");
+    hub.turn(&mut a, BOTH);
+    a.run_at(NOW + 2, "UPDATE notes SET title = 'mine'");
+    hub.server.run_at(NOW + 1, "UPDATE notes SET public = 0");
+    hub.turn(&mut a, PULL);
+    assert_eq!(a.dump("notes"), ["'1','mine',0"]);
+    hub.turn(&mut a, BOTH);
+    hub.turn(&mut a, BOTH);
+    assert_eq!(hub.server.dump("notes"), ["'1','first',0"]);
+    hub.server.run_at(NOW + 3, "UPDATE notes SET public = 1");
+    hub.turn(&mut a, BOTH);
+    hub.turn(&mut a, BOTH);
+    assert_eq!(hub.server.dump("notes"), ["'1','mine',1"]);
+    assert_eq!(a.clocks("notes"), hub.server.clocks("notes"));
 }
