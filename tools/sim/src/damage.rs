@@ -7,8 +7,9 @@ use crate::random::Dice;
 use crate::workload::{self, TABLES};
 use crate::world::World;
 use anyhow::{Context, Result, bail};
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::types::Value;
+use rusqlite::{Connection, params};
 
 /// Syncs in which a damaged device must become sound. Each checks a slice, which large rows make short.
 const HEALING_SYNCS_MAX: usize = 60;
@@ -27,15 +28,38 @@ impl World {
             for _ in 0..1 + dice.below(3) {
                 done.extend(damage(&process.db, dice, &mut edits)?);
             }
+            if !self.plan.checks {
+                done.extend(fill_later(&process.db, dice, &mut edits)?);
+            }
             let name = self.devices[at].name.clone();
             edited |= !edits.is_empty();
             self.sign(Some(at), &edits);
             self.model.wrote(&name, edits, false);
             self.note(|| format!("{name} is damaged: {}", done.join(", ")));
             self.stats.fault("damage");
+            edited |= self.edit_elsewhere(at)?;
             self.heal(at).with_context(|| format!("device {name}, damaged: {}", done.join(", ")))?;
         }
         Ok(edited)
+    }
+
+    /// Sometimes another device writes before the damage is found, and changes of what is gone come. Gives true if it did.
+    fn edit_elsewhere(&mut self, at: usize) -> Result<bool> {
+        let mut later = self.later_dice();
+        let other = later.below(self.devices.len() as u64) as usize;
+        if self.plan.checks || other == at || self.devices[other].holder.is_some() {
+            return Ok(false);
+        }
+        for _ in 0..8 {
+            let device = &self.devices[other];
+            let (name, mut written) = (device.name.clone(), Written::new());
+            device.machine.enter();
+            workload::write(&device.processes[0].db, &mut later, &name, &mut written)?;
+            self.sign(Some(other), &written);
+            self.model.wrote(&name, written, false);
+        }
+        self.sync(other)?;
+        Ok(true)
     }
 
     fn heal(&mut self, at: usize) -> Result<()> {
@@ -50,6 +74,23 @@ impl World {
         }
         bail!("not repaired after {HEALING_SYNCS_MAX} syncs: {}", found.unwrap_or_default())
     }
+}
+
+/// Writes into the column that came later, behind the triggers, where nobody ever wrote anything.
+fn fill_later(db: &Connection, dice: &mut Dice, edits: &mut Written) -> Result<Option<String>> {
+    let table = &TABLES[0];
+    let sql = "SELECT id FROM notes WHERE later IS NULL LIMIT 1";
+    if !table.has_later(db)? || !db.prepare(sql)?.exists([])? {
+        return Ok(None);
+    }
+    let id: Value = db.query_row(sql, [], |row| row.get(0))?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    let text = format!("later {}", dice.below(1 << 40));
+    let changed = db.execute("UPDATE notes SET later = ?1 WHERE id = ?2", params![text, id]);
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
+    changed?;
+    edits.push(oracle::look(db, table, &[id])?);
+    Ok(Some("filled of notes".to_owned()))
 }
 
 /// Changes or removes a row or its clock, behind the triggers. Says what was done. What is written into a column that came

@@ -12,6 +12,9 @@ use crate::world::{Outcome, World};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 
+/// How far a wrong clock that machines share is ahead.
+const WRONG_MS: i64 = 3_600_000;
+
 impl World {
     /// Draws what befalls a device in this step.
     pub(crate) fn mishap(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
@@ -98,6 +101,10 @@ impl World {
     /// Somebody carries what changed on a device to another one, as files.
     fn carry(&mut self, from: usize, dice: &mut Dice) -> Result<()> {
         let to = dice.below(self.devices.len() as u64) as usize;
+        self.carry_to(from, to, dice)
+    }
+
+    fn carry_to(&mut self, from: usize, to: usize, dice: &mut Dice) -> Result<()> {
         // A file knows nothing of who may see what.
         if self.devices[from].holder.is_some() || self.devices[to].holder.is_some() {
             return Ok(());
@@ -133,6 +140,20 @@ impl World {
             Ok(())
         })?;
         if matches!(outcome, Outcome::Died) { self.recovers(to) } else { Ok(()) }
+    }
+
+    /// Two machines have one wrong clock, as where nobody set it, and what one of them writes is carried to the other.
+    pub(crate) fn share_wrong_clock(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
+        let to = dice.below(self.devices.len() as u64) as usize;
+        if self.plan.skew_ms_max < WRONG_MS || self.plan.couriers == 0 || to == at {
+            return Ok(());
+        }
+        for device in [at, to] {
+            self.devices[device].machine.skew_ms.set(WRONG_MS);
+        }
+        self.stats.fault("shared wrong clock");
+        self.write(at, 0, dice)?;
+        self.carry_to(at, to, dice)
     }
 
     fn second_process(&mut self, at: usize) -> Result<()> {
@@ -204,8 +225,13 @@ impl World {
     fn miss_nothing_that_is_nowhere(&mut self) -> Result<()> {
         let mut left = BTreeSet::new();
         oracle::add_names(self.server.eye()?, &mut left)?;
-        for device in &self.devices {
-            oracle::add_names(&device.eye()?, &mut left)?;
+        // What only the server has under the old name of a table stays there.
+        renames::add_names(self.server.eye()?, &renames::NAMES[1..], &mut left)?;
+        // What only users have under a name may be refused.
+        for device in self.devices.iter().filter(|device| device.holder.is_none()) {
+            let eye = device.eye()?;
+            oracle::add_names(&eye, &mut left)?;
+            renames::add_names(&eye, &renames::NAMES, &mut left)?;
         }
         self.model.forget(&left);
         Ok(())

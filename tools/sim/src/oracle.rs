@@ -250,7 +250,7 @@ pub(crate) fn add_names(db: &Connection, names: &mut BTreeSet<RowName>) -> Resul
             }
         }
     }
-    renames::add_names(db, names)
+    Ok(())
 }
 
 /// All rows of the synced tables.

@@ -295,9 +295,9 @@ pub(crate) fn last_rows(db: &Connection) -> Result<Rows> {
     if is_part() { rows(db, Version { steps: STEPS.len() }, "1") } else { Ok(Rows::new()) }
 }
 
-/// The names of all rows, under any name of the table, added to those that are there.
-pub(crate) fn add_names(db: &Connection, names: &mut BTreeSet<RowName>) -> Result<()> {
-    for table in NAMES.iter().filter(|_| is_part()) {
+/// The names of all rows, under any of these names of the table, added to those that are there.
+pub(crate) fn add_names(db: &Connection, tables: &[&str], names: &mut BTreeSet<RowName>) -> Result<()> {
+    for table in tables.iter().filter(|_| is_part()) {
         let sql = "SELECT 1 FROM sqlite_schema WHERE name = ?1";
         if db.prepare(sql)?.exists([table])? {
             let mut select = db.prepare(&format!("SELECT quote(id) FROM {table}"))?;

@@ -52,13 +52,13 @@ impl World {
         Ok(())
     }
 
-    fn sweep_until_rest(&mut self) -> Result<()> {
+    pub(crate) fn sweep_until_rest(&mut self) -> Result<()> {
         for _ in 0..SWEEPS_MAX {
             if self.sweep()? == 0 {
                 return Ok(());
             }
         }
-        bail!("still moving after {SWEEPS_MAX} sweeps of plain syncs");
+        bail!("still moving after {SWEEPS_MAX} sweeps");
     }
 
     fn compare(&mut self, how: &str) -> Result<()> {

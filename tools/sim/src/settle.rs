@@ -35,7 +35,7 @@ impl World {
                 self.stats.sweeps_max = self.stats.sweeps_max.max(sweep);
                 let mut dice = self.dice_of_tick();
                 if self.damage_and_heal(&mut dice)? {
-                    self.sweep()?;
+                    self.sweep_until_rest()?;
                 }
                 // Repairs have an end. So has compaction, which waits until a change is history by its replica's own clock.
                 let all_is_history = host::HISTORY_MS + 2 * self.plan.skew_ms_max.unsigned_abs();
@@ -163,6 +163,8 @@ impl World {
         for _ in 0..TURNS_MAX {
             match wish {
                 Wish::Send(request) => {
+                    self.check_request(at, &request)?;
+                    self.show_sent(at, &request)?;
                     let Some(answer) = self.ask(&request, holder.as_ref())? else {
                         bail!("the server fails though faults are over");
                     };

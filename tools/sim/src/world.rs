@@ -14,6 +14,9 @@ use crate::users::{Holder, Users};
 use crate::{checker, family, renames, workload};
 use anyhow::{Context, Result};
 use cloudsync_protocol::client::{Goal, Retry};
+use cloudsync_protocol::message::Request;
+use cloudsync_protocol::payload::Opened;
+use cloudsync_replica::Zstd;
 use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -256,6 +259,7 @@ impl World {
                 let attempt = match wish {
                     Wish::Send(bytes) => {
                         self.check_request(at, &bytes)?;
+                        self.show_sent(at, &bytes)?;
                         let holder = self.devices[at].holder.clone();
                         Some(self.network.send(now, address, bytes, holder))
                     }
@@ -322,6 +326,9 @@ impl World {
             self.change_filter(at, &mut later)?;
         }
         self.use_books(at, &mut later)?;
+        if later.chance(20) && !self.case.without.contains("unchecked") {
+            self.share_wrong_clock(at, &mut later)?;
+        }
         let process = dice.below(self.devices[at].processes.len() as u64) as usize;
         if dice.chance(600) {
             self.write(at, process, &mut dice)?;
@@ -333,7 +340,7 @@ impl World {
         Ok(())
     }
 
-    fn write(&mut self, at: usize, process: usize, dice: &mut Dice) -> Result<()> {
+    pub(crate) fn write(&mut self, at: usize, process: usize, dice: &mut Dice) -> Result<()> {
         let name = self.devices[at].name.clone();
         let mut written = Vec::new();
         let write = if self.plan.families && dice.chance(300) { family::write } else { workload::write };
@@ -412,6 +419,26 @@ impl World {
             Outcome::Died => {
                 self.model.wrote(&owner, written, false);
                 self.server_recovers()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints what a request says of the watched row.
+    pub(crate) fn show_sent(&self, at: usize, request: &[u8]) -> Result<()> {
+        let Some(watched) = &self.case.watched else { return Ok(()) };
+        let Some(upload) = Request::decode(request)?.upload.filter(|upload| !upload.payload.is_empty())
+        else {
+            return Ok(());
+        };
+        let opened = Opened::open(upload.payload, &Zstd)?;
+        for group in opened.payload()?.groups() {
+            for row in 0..group.rows() {
+                let key: String = group.key(row).iter().map(|byte| format!("{byte:02x}")).collect();
+                if format!("{}:{key}", group.table()) == *watched {
+                    let (name, life, now) = (&self.devices[at].name, group.life(row), self.now() - START_MS);
+                    println!("{now:>8} {name} sends life {life} of the watched row, {:?}", group.columns());
+                }
             }
         }
         Ok(())
