@@ -292,6 +292,8 @@ pub(crate) struct Device {
     pub(crate) processes: Vec<Process>,
     /// Whose token it has; `None` has a key, which sees all.
     pub(crate) holder: Option<Holder>,
+    /// Its file is a copy, was copied or went back, so that it may have taken a site of which the server knows nothing.
+    pub(crate) parted: bool,
     /// What its filters may keep from others.
     pub(crate) own: Own,
     /// What the file was at some time.
@@ -313,9 +315,15 @@ impl Device {
             has_triggers,
             processes: Vec::new(),
             holder: None,
+            parted: false,
             own: Own::default(),
             backup: None,
         }
+    }
+
+    /// What a user may see no longer is taken from a copy only where it is checked.
+    pub(crate) const fn must_check(&self) -> bool {
+        self.parted && self.holder.is_some()
     }
 
     /// A device with empty tables that sync.
@@ -377,8 +385,12 @@ impl Device {
 
     /// Another machine with a copy of this device's file, which goes on under the same site id.
     pub(crate) fn copy(&self, name: String, machine: Rc<Machine>, dice: &mut Dice) -> Result<Self> {
-        let mut copy =
-            Self { holder: self.holder.clone(), own: self.own.clone(), ..Self::empty(name, machine, dice) };
+        let mut copy = Self {
+            holder: self.holder.clone(),
+            own: self.own.clone(),
+            parted: true,
+            ..Self::empty(name, machine, dice)
+        };
         copy.put(&self.files());
         copy.add_process()?;
         copy.set_up()?;

@@ -199,6 +199,7 @@ impl World {
         let fresh = self.name();
         let old = std::mem::replace(&mut self.devices[at].name, fresh.clone());
         self.note(|| format!("{old} goes on as {fresh}"));
+        self.devices[at].parted = true;
         self.model.share(&old);
     }
 

@@ -157,9 +157,10 @@ impl World {
         let device = &mut self.devices[at];
         let name = device.name.clone();
         let holder = device.holder.clone();
+        let checks = self.checks || device.must_check();
         let process = &mut device.processes[0];
         let mut wish =
-            process.start(BOTH, Retry::none(), self.checks).with_context(|| format!("device {name}"))?;
+            process.start(BOTH, Retry::none(), checks).with_context(|| format!("device {name}"))?;
         for _ in 0..TURNS_MAX {
             match wish {
                 Wish::Send(request) => {

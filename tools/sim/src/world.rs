@@ -383,7 +383,7 @@ impl World {
         let name = self.devices[at].name.clone();
         self.note(|| format!("{name} begins {goal:?}"));
         self.stats.rounds += 1;
-        let checks = self.checks;
+        let checks = self.checks || self.devices[at].must_check();
         self.step(at, process, |process| process.start(goal, retry, checks))
     }
 
