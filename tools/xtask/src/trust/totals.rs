@@ -104,6 +104,10 @@ impl Totals {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn record(&self, project: &Project) -> Result<()> {
+        // As when only `--help` was asked for.
+        if self.counts.is_empty() && self.failed == 0 {
+            return Ok(());
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let line = json!({
             "at": now.as_secs(),
