@@ -12,7 +12,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 /// Syncs in which a damaged device must become sound. Each checks a slice, which large rows make short.
-const HEALING_SYNCS_MAX: usize = 60;
+pub(crate) const HEALING_SYNCS_MAX: usize = 60;
 
 impl World {
     /// Damages some devices, and syncs each until it is sound again. Gives true if what was written there may be taken for

@@ -340,6 +340,15 @@ pub(crate) struct NamedClock {
 }
 
 impl NamedClock {
+    /// True for a living clock of no cells, in a table that has some: it stays of a row that was deleted outside of a filter which
+    /// was cleared since, so that whatever others have of the row comes again. If they have none, nothing comes.
+    pub(crate) fn is_hollow(&self, row: &str) -> bool {
+        !self.is_dead()
+            && self.cells.is_empty()
+            && !row.starts_with("marks:")
+            && !row.starts_with("aws_marks:")
+    }
+
     /// Leaves out what other columns have.
     pub(crate) fn keep(&mut self, columns: &[&str]) {
         self.cells.retain(|name, _| columns.contains(&name.as_str()));

@@ -261,7 +261,12 @@ impl World {
         let (mut known, mut clocks) = (oracle::clocks(self.server.eye()?)?, oracle::clocks(db)?);
         let excuses = self.excuses(at)?;
         known.retain(|row, _| !excuses.clock(row));
-        clocks.retain(|row, _| !excuses.clock(row));
+        // A check takes hollow ones away.
+        let may_be_hollow = !self.checks;
+        let is_left_over = |row: &String, clock: &oracle::NamedClock| {
+            may_be_hollow && clock.is_hollow(row) && !known.contains_key(row)
+        };
+        clocks.retain(|row, clock| !excuses.clock(row) && !is_left_over(row, clock));
         if let Some(shown) = shown {
             if let Some((row, clock)) =
                 clocks.iter().find(|(row, clock)| !clock.is_dead() && !shown.contains(*row))
