@@ -295,17 +295,16 @@ impl World {
         Ok(Some(format!("in a row: {difference}{more}")))
     }
 
-    /// Takes note of who made up a secret: no two are alike, so it is whoever wrote it first. And of where it is.
+    /// Takes note of who made up a secret: no two are alike, so it is whoever wrote it first. And of where it is: who gives a row
+    /// another key writes all of that row anew, and so what others had made up, too.
     pub(crate) fn sign(&mut self, at: Option<usize>, written: &Written) {
         let rows = written.iter().filter(|(name, _)| oracle::is_guarded(name));
         for (name, secret) in rows.filter_map(|(name, cells)| Some((name, secret_of(cells.as_deref()?)?))) {
             let holder = at.and_then(|at| self.devices[at].holder.as_ref());
-            if let Some(holder) = holder {
-                holder.had.borrow_mut().entry(secret.clone()).or_default().insert(name.clone());
-            }
-            if self.secrets.insert(secret.clone())
-                && let Some(holder) = holder
-            {
+            let is_first = self.secrets.insert(secret.clone());
+            let Some(holder) = holder else { continue };
+            let is_moved = holder.had.borrow_mut().entry(secret.clone()).or_default().insert(name.clone());
+            if is_first || is_moved {
                 holder.wrote.borrow_mut().insert(secret);
             }
         }

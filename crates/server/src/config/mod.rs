@@ -161,7 +161,17 @@ impl Config {
 
 /// The settings that are set.
 fn table(settings: &Settings) -> Result<Table> {
-    Table::try_from(settings).map_err(|error| Error::Config(error.to_string()))
+    Table::try_from(settings).map_err(|error| {
+        // TOML has no integers beyond those of an i64, and its error no name.
+        let all = serde_json::to_value(settings).unwrap_or_default();
+        let is_too_large =
+            |value: &serde_json::Value| value.as_u64().is_some_and(|number| number > i64::MAX as u64);
+        let large = all.as_object().into_iter().flatten().find(|(_, value)| is_too_large(value));
+        Error::Config(match large {
+            Some((name, value)) => format!("{name} = {value} is too large"),
+            None => error.to_string(),
+        })
+    })
 }
 
 fn check_ranges(effective: &[Effective]) -> Result<()> {
@@ -283,6 +293,12 @@ mod tests {
         };
         assert_eq!((origin("body_ms").as_str(), origin("stop_ms").as_str()), ("--body-ms", "default"));
         assert!(origin("idle_ms").ends_with(FILE_NAME));
+    }
+
+    #[test]
+    fn a_number_that_no_file_could_hold_is_named() {
+        let text = load(None, &["--request-bytes", "18446744073709551615"]).unwrap_err().to_line();
+        assert!(text.contains("request_bytes = 18446744073709551615 is too large"), "{text}");
     }
 
     #[test]

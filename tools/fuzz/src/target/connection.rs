@@ -56,7 +56,10 @@ pub(super) fn run(bytes: &[u8]) {
 fn tells_nothing(error: &str, text: &str) {
     assert!(!error.is_empty());
     let Some((_, query)) = text.split_once('?') else { return };
-    for part in query.split(['&', '=', '#']).filter(|part| part.len() >= TELLING_BYTES) {
+    // How a connection string begins, the error says by itself.
+    let is_known = |part: &&str| ["cloudsync://", "sqlitecloud://", "https://", "http://"].contains(part);
+    let parts = query.split(['&', '=', '#']).filter(|part| part.len() >= TELLING_BYTES && !is_known(part));
+    for part in parts {
         assert!(!error.contains(part), "{error:?} repeats a part of {query:?}");
     }
 }
