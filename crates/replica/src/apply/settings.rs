@@ -42,7 +42,8 @@ impl Replica {
     }
 
     /// Runs `act` with foreign keys and, where nobody needs them, triggers off; where triggers of the app run, they are
-    /// guarded. All is put back afterwards, but on a connection that nobody else uses. Inside the app's transaction foreign keys and triggers stay as they are.
+    /// guarded. All is put back afterwards, but on a connection that nobody else uses. Inside the app's transaction foreign
+    /// keys and triggers stay as they are.
     ///
     /// # Errors
     /// Those of `act`, and when triggers cannot be guarded.
