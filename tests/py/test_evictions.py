@@ -102,6 +102,22 @@ def test_rows_lost_by_a_membership_leave_nothing_in_the_file(team, alice, tmp_pa
     assert device.value("SELECT count(*) FROM notes WHERE body LIKE 'body-lost-%'") == ROWS
 
 
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_rows_that_were_hidden_and_then_deleted_leave_nothing_in_the_file(team, alice, tmp_path, mode):
+    device = alice(mode)
+    lose(team, tmp_path)
+    run_sql(team, tmp_path, "DELETE FROM notes WHERE project = 'lost'")
+    device.sync()
+    assert not is_scrub_due(device)
+    assert device.query("SELECT count(*), min(project), max(project) FROM notes") == [(ROWS, "mine", "mine")]
+    left = bytes_of(device)
+    assert b"body-mine-" in left and b"body-lost-" not in left
+    # The next deletions wait: for them alone the file is not written again on the same day.
+    run_sql(team, tmp_path, "DELETE FROM notes WHERE id = 'mine-key-1'")
+    device.sync()
+    assert is_scrub_due(device)
+
+
 @pytest.mark.parametrize("reader", ["statement", "connection", "transaction"])
 def test_a_reader_puts_the_scrub_off_and_the_next_sync_makes_it(team, alice, tmp_path, reader):
     device = alice("wal")

@@ -15,6 +15,7 @@ mod settings;
 mod target;
 
 use self::refused::Waits;
+pub(crate) use self::settings::SEES_PART;
 pub(crate) use self::target::Target;
 use crate::buried;
 use crate::capture;
@@ -29,6 +30,7 @@ use crate::pieces;
 use crate::quarantine::Quarantine;
 use crate::rebuilt;
 use crate::replica::Replica;
+use crate::scrub;
 use crate::storage;
 use crate::table::Table;
 use crate::value::from_sqlite;
@@ -165,6 +167,8 @@ pub(crate) struct Applier {
     privacy: Option<Privacy>,
     /// Tables that were written unseen, so that other values under equal clocks are edits of this replica.
     doubtful: HashSet<i64>,
+    /// Set once the server tells of a row that is dead.
+    told_of_deletion: bool,
     /// Rows of which the other side is to hear: it does not know them in the life into which they were moved.
     moved: Vec<(i64, Vec<u8>)>,
     /// The edits that were found.
@@ -209,6 +213,7 @@ impl Applier {
             doubtful: rebuilt::doubtful_tables(&db)?,
             edits: Vec::new(),
             moved: Vec::new(),
+            told_of_deletion: false,
             own: replica.own_site()?,
             clone_seen: false,
             log_before: db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?.unwrap_or(0),
@@ -313,6 +318,9 @@ impl Applier {
         }
         if self.clone_seen {
             replica.note_clone()?;
+        }
+        if self.told_of_deletion {
+            scrub::note_deletions(&self.db)?;
         }
         if let Some(privacy) = self.privacy {
             privacy.finish()?;

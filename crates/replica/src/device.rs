@@ -17,6 +17,7 @@ use crate::quarantine;
 use crate::rebuilt;
 use crate::repair;
 use crate::replica::Replica;
+use crate::scrub;
 use crate::storage;
 use crate::upload::{Outgoing, Round};
 use cloudsync_protocol::client::{Absorbed, Goal};
@@ -400,6 +401,10 @@ impl Replica {
                 storage::unset(&self.db, "unsent_position")?;
                 storage::set_u64(&self.db, "epoch", refusal.epoch)?;
                 storage::set_u64(&self.db, "nonce", refusal.nonce)?;
+                if self.is_part()? {
+                    // It may have forgotten what it sent to whom.
+                    scrub::call(&self.db)?;
+                }
                 // This file may have gone back as well, which an epoch of the past hides. What this site wrote alone is
                 // fetched, too, unless the check would find that it is another: it asks for that itself where it cannot.
                 if !can_check {

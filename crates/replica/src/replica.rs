@@ -3,6 +3,7 @@
 use crate::catalog::Catalog;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
+use crate::scrub;
 use crate::sites::Sites;
 use crate::storage;
 use cloudsync_core::clock::{SiteOrdinal, TIME_MAX};
@@ -203,6 +204,9 @@ impl Replica {
         self.sites.refresh(&self.db)?;
         let ordinal = self.sites.ordinal(&self.db, SiteId(id))?;
         storage::set(&self.db, "site", Value::Integer(i64::from(ordinal.0)))?;
+        if self.is_part()? {
+            scrub::call(&self.db)?;
+        }
         self.forget_agreement()
     }
 

@@ -5,7 +5,18 @@
 //! removes those, and it writes the whole file. So an eviction makes a scrub *due*, and one is made when the device is
 //! idle, by a connection that has nothing else to do, in a file up to a size that the app may set. What is promised is
 //! therefore eventual; the status says whether a scrub is due.
+//!
+//! What a file forgot may be left in it as well: after a loss of power the WAL ends where its frames no longer fit
+//! together, and what is behind that stays until SQLite writes over it, as do free pages that a transaction filled which was
+//! then rolled back. Nothing in SQLite tells of either. But the server knows what it sent to a site, and tells the site when a
+//! row is to go, known or not; that makes a scrub due. Where the site is another one than before, nobody knows, so a user's
+//! file that takes a new site is scrubbed whole, and of one that begins the WAL is emptied: a file that lost all that was
+//! agreed with the server has lost it with its whole WAL.
+//!
+//! A row that went out of sight and was then deleted reaches those who hold it as any deletion. So deletions make a scrub due
+//! on a user's device, too. They are common, so those alone wait until the last scrub is a day old.
 
+use crate::apply::SEES_PART;
 use crate::catalog::schema_version;
 use crate::changes::read_row;
 use crate::clocks;
@@ -21,6 +32,12 @@ use cloudsync_sqlite_ffi::{Connection, Value};
 pub(crate) const SCRUB_DUE: &str = "scrub_due";
 /// The setting that counts the evictions since the last scrub.
 const EVICTIONS: &str = "scrub_evictions";
+/// The setting that counts the applies with deletions since the last scrub.
+const DELETIONS: &str = "scrub_deletions";
+/// The setting: when the last scrub was, in milliseconds since 1970.
+const SCRUBBED_AT: &str = "scrubbed_at";
+/// Deletions alone have the file written anew once in this time, in milliseconds.
+const DELETIONS_WAIT_MS: u64 = 24 * 3_600_000;
 /// The setting: the largest file that is cleaned, in bytes.
 pub(crate) const SCRUB_BYTES_MAX: &str = "scrub_bytes_max";
 
@@ -36,22 +53,49 @@ const RENUMBERED: &str = "SELECT count(*) FROM main.sqlite_master AS t WHERE t.t
     AND NOT EXISTS(SELECT 1 FROM main.sqlite_master AS i WHERE i.type = 'index' AND i.tbl_name = t.name) \
     AND NOT EXISTS(SELECT 1 FROM pragma_table_info(t.name) WHERE pk > 0)";
 
-/// Says that rows were evicted.
+/// Says that rows were evicted, or that rows may be in the file of which neither it nor the server knows.
 pub(crate) fn call(db: &Connection) -> Result<()> {
     storage::count_up(db, EVICTIONS, 1)
 }
 
+/// Says that the server told of deletions, which matters where it may have told of rows that had gone out of sight.
+pub(crate) fn note_deletions(db: &Connection) -> Result<()> {
+    if storage::is_set(db, SEES_PART)? { storage::count_up(db, DELETIONS, 1) } else { Ok(()) }
+}
+
 impl Replica {
-    /// True when the file may still hold values of rows that went: in its WAL after a logout, anywhere after evictions.
+    /// True when the file may still hold values of rows that went: in its WAL after a logout, anywhere after evictions and
+    /// deletions.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn is_scrub_due(&self) -> Result<bool> {
-        Ok(self.exists()? && (storage::is_set(&self.db, SCRUB_DUE)? || self.has_evicted()?))
+        Ok(self.scrub_wait_ms()?.is_some())
     }
 
-    fn has_evicted(&self) -> Result<bool> {
-        storage::is_set(&self.db, EVICTIONS)
+    /// How long a scrub that is due may wait, in milliseconds, so that it does not write the file too often; `None` when none
+    /// is due.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn scrub_wait_ms(&self) -> Result<Option<u64>> {
+        if !self.exists()? {
+            return Ok(None);
+        }
+        if storage::is_set(&self.db, SCRUB_DUE)? || storage::is_set(&self.db, EVICTIONS)? {
+            return Ok(Some(0));
+        }
+        if !storage::is_set(&self.db, DELETIONS)? {
+            return Ok(None);
+        }
+        // The clock may have been set back.
+        let elapsed = self.now_ms().abs_diff(storage::get_u64(&self.db, SCRUBBED_AT)?);
+        Ok(Some(DELETIONS_WAIT_MS.saturating_sub(elapsed)))
+    }
+
+    /// How much there is that only VACUUM removes.
+    fn gone(&self) -> Result<(u64, u64)> {
+        Ok((storage::get_u64(&self.db, EVICTIONS)?, storage::get_u64(&self.db, DELETIONS)?))
     }
 
     /// Empties the WAL, or a journal that is kept, after a logout. Where another connection reads, it stays due.
@@ -65,7 +109,7 @@ impl Replica {
         self.transact(|replica| storage::unset(&replica.db, SCRUB_DUE))
     }
 
-    /// Removes what is left of evicted rows, if anything is due. Takes as long as it takes to write the file once, and
+    /// Removes what is left of rows that went, if anything is due, also where it could wait. Takes as long as it takes to write the file once, and
     /// gives true if it did. Must be called on a connection on which no statement runs, outside of transactions; where
     /// another connection is in the way it stays due.
     ///
@@ -73,10 +117,13 @@ impl Replica {
     /// When the file cannot be read or written.
     pub fn scrub(&mut self) -> Result<bool> {
         self.scrub_if_due()?;
-        if !self.exists()? || !self.has_evicted()? || !self.may_vacuum()? {
+        if !self.exists()? {
             return Ok(false);
         }
-        let evictions = storage::get_u64(&self.db, EVICTIONS)?;
+        let gone = self.gone()?;
+        if gone == (0, 0) || !self.may_vacuum()? {
+            return Ok(false);
+        }
         self.transact(|replica| replica.fold_in_transaction().map(drop))?;
         if !self.forget_entries()?
             || self.db.query_i64("SELECT 1 FROM main.cloudsync_log LIMIT 1", &[])?.is_some()
@@ -93,10 +140,12 @@ impl Replica {
             return Ok(false);
         }
         self.transact(|replica| {
-            // Rows may have been evicted meanwhile, by another process.
-            if storage::get_u64(&replica.db, EVICTIONS)? == evictions {
+            // More may have gone meanwhile, by another process.
+            if replica.gone()? == gone {
                 storage::unset(&replica.db, EVICTIONS)?;
+                storage::unset(&replica.db, DELETIONS)?;
             }
+            storage::set_u64(&replica.db, SCRUBBED_AT, replica.now_ms())?;
             // VACUUM counts as one change of the schema, and no other one may go unseen.
             let seen = storage::get_i64(&replica.db, "schema_version")?;
             let now = schema_version(&replica.db)?;

@@ -289,3 +289,140 @@ fn a_scrub_waits_while_others_use_the_file_or_it_is_too_large() {
     a.run("CREATE INDEX known ON bare(x)");
     assert!(a.replica.scrub().unwrap());
 }
+
+const SERIES: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)";
+
+/// True when the file or what belongs to it has a text.
+fn has(folder: &Folder, text: &str) -> bool {
+    String::from_utf8_lossy(&bytes_of(folder, "a.db")).contains(text)
+}
+
+#[test]
+fn deletions_make_a_scrub_due_on_a_users_device_and_wait_for_a_day_after_the_last_one() {
+    let (folder, mut hub) = (Folder::new(), Hub::new(NOTES));
+    let mut a = Device::open(&folder.file("a.db"), 1);
+    let mut b = Device::open(&folder.file("b.db"), 2);
+    let mut trusted = Device::open(&folder.file("c.db"), 3);
+    for device in [&mut a, &mut b, &mut trusted] {
+        device.run(NOTES);
+        device.init_all();
+    }
+    a.replica.set_sees_part(true).unwrap();
+    a.replica.scrub().unwrap();
+    b.run(&format!("{SERIES} INSERT INTO notes SELECT i, printf('secret %d of them', i) FROM n"));
+    for device in [&mut b, &mut a, &mut trusted] {
+        hub.sync(device);
+    }
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), None);
+    a.run("DELETE FROM notes WHERE id = '9'");
+    hub.sync(&mut a);
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), None, "the app's own deletion");
+    b.run("DELETE FROM notes WHERE id = '1'");
+    for device in [&mut b, &mut a, &mut trusted] {
+        hub.sync(device);
+    }
+    assert_eq!(trusted.replica.scrub_wait_ms().unwrap(), None, "who sees all has nothing to hide");
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), Some(0), "the first one need not wait");
+    assert!(has(&folder, "secret 1 of them"));
+    assert!(a.replica.scrub().unwrap());
+    assert!(!has(&folder, "secret 1 of them"));
+    assert!(has(&folder, "secret 2 of them"));
+    assert!(!a.replica.is_scrub_due().unwrap());
+    b.run("DELETE FROM notes WHERE id = '2'");
+    hub.sync(&mut b);
+    a.world.now.set(NOW + 60_000);
+    hub.sync(&mut a);
+    let day = 24 * 3_600_000;
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), Some(day - 60_000));
+    assert_eq!(a.replica.status().unwrap()["scrub_due"], true);
+    a.world.now.set(NOW - 2 * day);
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), Some(0), "whatever the clock was");
+    a.world.now.set(NOW + 60_000);
+    evict(&mut a, &[("notes", "3")]);
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), Some(0), "an eviction does not wait");
+    assert!(a.replica.scrub().unwrap());
+    assert!(!has(&folder, "secret 2 of them"));
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), None);
+}
+
+/// The power goes: the first bytes of the WAL are lost, and with them all that was committed since the last checkpoint.
+fn lose_the_wal(folder: &Folder, from: &str, to: &str) {
+    let path = |name: &str| folder.file(name);
+    std::fs::copy(path(from), path(to)).unwrap();
+    let mut wal = std::fs::read(path(&format!("{from}-wal"))).unwrap();
+    wal[..512].fill(0);
+    std::fs::write(path(&format!("{to}-wal")), wal).unwrap();
+}
+
+/// A device that loses its file, but for the frames that nobody reads any more, begins as another site, and the server
+/// knows of nothing to be taken out there.
+#[test]
+fn a_users_file_that_begins_anew_keeps_nothing_of_what_its_wal_was() {
+    let folder = Folder::new();
+    let mut before = Device::open(&folder.file("before.db"), 1);
+    before.run("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0");
+    before.run(NOTES);
+    before.init_all();
+    before.run(&format!("{SERIES} INSERT INTO notes SELECT i, 'secret ' || i || hex(zeroblob(2000)) FROM n"));
+    lose_the_wal(&folder, "before.db", "a.db");
+    let mut a = Device::open(&folder.file("a.db"), 2);
+    a.run(NOTES);
+    a.init_all();
+    assert!(
+        a.dump("notes").is_empty() && has(&folder, "secret 20"),
+        "the file is lost and the frames are not"
+    );
+    a.replica.set_sees_part(true).unwrap();
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), Some(0));
+    a.replica.scrub().unwrap();
+    assert!(!has(&folder, "secret "));
+    assert!(!a.replica.is_scrub_due().unwrap());
+    a.replica.set_sees_part(true).unwrap();
+    assert!(!a.replica.is_scrub_due().unwrap(), "once for a file");
+}
+
+/// The server knows what it sent, also where the file has lost it.
+#[test]
+fn an_eviction_of_a_row_that_the_file_forgot_cleans_what_is_left_of_it() {
+    let (folder, mut hub) = (Folder::new(), Hub::new(NOTES));
+    let mut before = Device::open(&folder.file("before.db"), 1);
+    before.run("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0");
+    before.run(NOTES);
+    before.init_all();
+    before.replica.set_sees_part(true).unwrap();
+    before.replica.scrub().unwrap();
+    before.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    let mut b = Device::open(&folder.file("b.db"), 2);
+    b.run(NOTES);
+    b.init_all();
+    b.run(&format!("{SERIES} INSERT INTO notes SELECT i, 'secret ' || i || hex(zeroblob(2000)) FROM n"));
+    hub.sync(&mut b);
+    hub.sync(&mut before);
+    lose_the_wal(&folder, "before.db", "a.db");
+    let mut a = Device::open(&folder.file("a.db"), 3);
+    assert!(a.dump("notes").is_empty() && has(&folder, "secret 20"));
+    assert!(!a.replica.is_scrub_due().unwrap());
+    assert_eq!(evict(&mut a, &[("notes", "20")]), 0);
+    assert!(a.replica.scrub().unwrap());
+    assert!(!has(&folder, "secret "));
+}
+
+#[test]
+fn a_users_file_that_takes_another_site_is_scrubbed() {
+    let (folder, mut hub) = (Folder::new(), Hub::new(NOTES));
+    for sees_part in [false, true] {
+        let name = format!("{sees_part}.db");
+        let mut a = Device::open(&folder.file(&name), 1);
+        a.world.identity.set(Some(1));
+        a.run(NOTES);
+        a.init_all();
+        a.replica.set_sees_part(sees_part).unwrap();
+        a.replica.scrub().unwrap();
+        hub.sync(&mut a);
+        assert!(!a.replica.is_scrub_due().unwrap());
+        a.world.identity.set(Some(2));
+        hub.sync(&mut a);
+        assert!(a.replica.status().unwrap()["parted"].is_object());
+        assert_eq!(a.replica.is_scrub_due().unwrap(), sees_part);
+    }
+}

@@ -407,6 +407,7 @@ impl Device {
         replica.logout(true)?;
         // The extension says so before each sync with a token.
         replica.set_sees_part(true)?;
+        replica.scrub_if_due()?;
         Ok(!replica.is_scrub_due()?)
     }
 

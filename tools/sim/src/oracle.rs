@@ -6,7 +6,7 @@ use crate::{family, renames};
 use anyhow::{Context, Result, bail};
 use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{Clock, RowClock};
-use cloudsync_core::key::{KeyCollation, pack_part};
+use cloudsync_core::key::pack_part;
 use cloudsync_core::value::ValueRef as PackedRef;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, params_from_iter};
@@ -303,15 +303,6 @@ const fn value(value: ValueRef<'_>) -> PackedRef<'_> {
         ValueRef::Text(bytes) => PackedRef::Text(bytes),
         ValueRef::Blob(bytes) => PackedRef::Blob(bytes),
     }
-}
-
-/// The name of the clock of a row whose key is one text.
-pub(crate) fn clock_of((table, key): &RowName) -> String {
-    let mut packed = Vec::new();
-    let text = PackedRef::Text(key.trim_matches('\'').as_bytes());
-    // No key here is too long.
-    let _ = pack_part(&mut packed, text, KeyCollation::Binary, true);
-    clock_name(table, &packed)
 }
 
 fn clock_name(table: &str, packed: &[u8]) -> String {

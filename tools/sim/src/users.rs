@@ -2,7 +2,7 @@
 
 use crate::disk::disks;
 use crate::family;
-use crate::oracle::{self, NamedClock, RowName, Rows, Written};
+use crate::oracle::{self, RowName, Rows, Written};
 use crate::random::Dice;
 use crate::workload::{self, TABLES, TableSpec};
 use crate::world::{Outcome, World};
@@ -314,12 +314,6 @@ impl World {
     /// and lost: it was refused, or a deletion or another value won over it. Such a value may be in a row that the user does not
     /// see, which came back after a deletion that the user was told of, say. Who wrote it is known here, whatever the
     /// journals say of it.
-    ///
-    /// A deletion is no eviction: what a deleted row leaves on free pages stays until SQLite writes over it, as in any
-    /// file. The text may live on elsewhere, in a row that the user does not see, since updates may give a row another key.
-    /// Whether the device was told of a deletion says its tombstone, which an eviction does not leave; that a tombstone is one
-    /// of the server's says the comparison of clocks. What was in no row with a tombstone must be gone, and also what the device
-    /// cannot have had at all.
     pub(crate) fn check_disk(&mut self, at: usize) -> Result<()> {
         if self.devices[at].holder.is_none() {
             return Ok(());
@@ -337,14 +331,8 @@ impl World {
                    UNION ALL SELECT 1 FROM cloudsync_conflicts WHERE col_value = ?1";
         let bytes = device.bytes();
         let Some(holder) = &device.holder else { return Ok(()) };
-        let (wrote, had) = (holder.wrote.borrow(), holder.had.borrow());
-        let clocks = oracle::clocks(&device.processes[0].db)?;
-        let is_deleted =
-            |name: &RowName| clocks.get(&oracle::clock_of(name)).is_some_and(NamedClock::is_dead);
+        let wrote = holder.wrote.borrow();
         for text in hidden.iter().filter(|text| contains(&bytes, text.as_bytes())) {
-            if had.get(text).is_some_and(|rows| rows.iter().any(is_deleted)) {
-                continue;
-            }
             if !wrote.contains(text) || !device.processes[0].db.prepare(sql)?.exists([text])? {
                 bail!("device {}: {text:?} may not be seen and is on the disk after the scrub", device.name);
             }

@@ -101,7 +101,7 @@ pub(crate) fn check(file: &FileKey, connection: Connection) -> Result<()> {
     Err(Error::usage(format!("{advice}; or call cloudsync_network_sync() instead")))
 }
 
-/// Removes what evicted rows left in a file, over a connection of our own: on the caller's a statement runs. Where the
+/// Removes what rows that went left in a file, over a connection of our own: on the caller's a statement runs. Where the
 /// file cannot be opened twice, or others are in the way, it stays due.
 pub(crate) fn scrub(connection: Connection, environment: &Rc<dyn Environment>) {
     let scrubbed = FileKey::of(connection)
@@ -162,7 +162,8 @@ struct FileState {
     site: String,
     cursor: u64,
     unsent: bool,
-    scrub_due: bool,
+    /// From when on a scrub is due.
+    scrub_from: Option<Instant>,
 }
 
 /// How to come to the server.
@@ -315,7 +316,9 @@ impl Worker<'_> {
             site,
             cursor: replica.state_number("cursor")?.unwrap_or(0).unsigned_abs(),
             unsent: replica.has_unsent()?,
-            scrub_due: replica.is_scrub_due()?,
+            scrub_from: replica
+                .scrub_wait_ms()?
+                .map(|wait_ms| Instant::now() + Duration::from_millis(wait_ms)),
         }))
     }
 
@@ -386,18 +389,19 @@ impl Worker<'_> {
         self.file = Some(file);
     }
 
-    /// Removes what evicted rows left in the file, while the app does nothing.
+    /// Removes what rows that went left in the file, while the app does nothing.
     fn scrub(&mut self) {
         let now = Instant::now();
         let idle = !self.due && now >= self.active_at + SCRUB_IDLE && now >= self.scrub_at;
-        if !idle || !self.file.as_ref().is_some_and(|file| file.scrub_due) {
+        let due = self.file.as_ref().and_then(|file| file.scrub_from).is_some_and(|from| now >= from);
+        if !idle || !due {
             return;
         }
         self.scrub_at = now + SCRUB_AGAIN;
         let scrubbed = Replica::open(self.connection, Rc::clone(&self.environment))
             .and_then(|mut replica| replica.scrub());
         if let (Ok(true), Some(file)) = (scrubbed, &mut self.file) {
-            file.scrub_due = false;
+            file.scrub_from = None;
         }
     }
 

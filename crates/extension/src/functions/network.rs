@@ -209,7 +209,7 @@ fn run(call: &Call<'_>, goal: Goal, retry: Retry) -> Result<Round> {
     call.state().rolling.replace(replica.take_rolling());
     let begun = Begun { server: Some(address.to_string()), started_ms, last_conflict };
     conclude(call, &mut replica, &begun, &round, outcome.as_ref().copied());
-    if outcome.is_ok() && replica.is_scrub_due()? {
+    if outcome.is_ok() && replica.scrub_wait_ms()? == Some(0) {
         crate::auto::scrub(call.connection(), environment);
     }
     outcome.map(|()| round)

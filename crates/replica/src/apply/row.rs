@@ -226,6 +226,7 @@ impl Applier {
     fn note(&mut self, replica: &Replica, arrival: Arrival<'_>, decision: &Decision) -> Result<()> {
         let Arrival { row, pk, stored, incoming, is_moved } = arrival;
         let table = row.target.table.id;
+        self.told_of_deletion |= self.source.origin == Origin::Server && !incoming.is_alive();
         // What came by file the server may not have, and never moves the floor, also if it waited in the quarantine.
         if self.source.origin != Origin::File {
             let latest = incoming.time_max();

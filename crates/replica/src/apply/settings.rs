@@ -24,6 +24,8 @@ impl Replica {
         self.transact(|replica| {
             if sees_part {
                 quarantine::call(&replica.db)?;
+                // Of what this file was before it lost everything, the WAL may have kept rows.
+                replica.owe_scrub()?;
                 storage::set(&replica.db, SEES_PART, Value::Integer(1))
             } else {
                 storage::unset(&replica.db, SEES_PART)

@@ -135,7 +135,7 @@ fn synced(
                     Severity::Advice,
                     "scrub_due",
                     name,
-                    "what was evicted is still in the file's free pages",
+                    "what was evicted or deleted is still in the file's free pages",
                     remedy,
                 );
             }
