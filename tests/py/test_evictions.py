@@ -1,6 +1,7 @@
 """What a user may no longer see: it goes from the device's file, and the scrub leaves nothing of it, with the shipped files."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -176,3 +177,28 @@ def test_an_edit_of_a_lost_row_is_kept_for_its_author_and_nothing_else_of_it(tea
     device.sync()
     left = bytes_of(device)
     assert b"body-lost-" not in left and b"lost-key-4" not in left
+
+
+@pytest.mark.parametrize("binding", ["sqlite3"], indirect=True)
+def test_a_copy_that_cannot_be_compared_fetches_everything_and_what_does_not_come_goes(team, alice, device, tmp_path):
+    original = alice("delete")
+    shutil.copy(original.path, tmp_path / "copy.db")
+    # Tables are compared only where they have the same columns.
+    run_sql(team, tmp_path, "ALTER TABLE notes ADD COLUMN later TEXT")
+    lose(team, tmp_path)
+    original.sync()
+    copy = device("copy")
+    # The app has forgotten whose file it was: the token is given anew.
+    copy.query("SELECT cloudsync_network_init(?)", team.connection)
+    copy.query("SELECT cloudsync_network_set_token(?)", team.token)
+    copy.query("INSERT INTO notes VALUES ('mine-key-of-the-copy', 'mine', 'body-mine-of-the-copy')")
+    for _ in range(3):
+        copy.sync()
+    status = json.loads(copy.value("SELECT cloudsync_status()"))
+    assert status["parted"] and not status["reconciling"] and not status["unsent"]
+    assert copy.query("SELECT count(*), min(project), max(project) FROM notes") == [(ROWS + 1, "mine", "mine")]
+    assert original.sync() == 1
+    assert original.query("SELECT * FROM notes ORDER BY id") == copy.query("SELECT * FROM notes ORDER BY id")
+    assert not is_scrub_due(copy)
+    left = bytes_of(copy)
+    assert b"body-mine-" in left and b"body-lost-" not in left and b"lost-key-" not in left

@@ -35,7 +35,7 @@ use cloudsync_core::merge::Algorithm;
 use cloudsync_protocol::limits::{CHUNK_BYTES_MAX, ROW_BYTES_MAX, TURN_CHUNK_BYTES_MAX};
 use cloudsync_protocol::payload::{Encoder, Header};
 use cloudsync_sqlite_ffi::Connection;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Which changes an extraction takes.
@@ -45,6 +45,8 @@ pub enum Filter {
     Everything,
     /// Those the server has not sent: local ones, and those that came by file.
     Unsent,
+    /// All of them, for a server that lost what it had.
+    Resend,
     /// What a site does not know: not the changes that it uploaded, and in a scan not the rows that it alone wrote,
     /// unless it asks for those too.
     ForSite {
@@ -70,7 +72,7 @@ impl Filter {
 
     pub(crate) fn takes(self, origin: i64) -> bool {
         match self {
-            Self::Everything | Self::BySite(_) => true,
+            Self::Everything | Self::Resend | Self::BySite(_) => true,
             Self::Unsent => origin == Origin::Local.code() || origin == Origin::File.code(),
             Self::ForSite { site, echo } => echo || origin != Origin::Site(site).code(),
         }
@@ -264,6 +266,8 @@ pub(crate) struct Builder<'r> {
     listed_mask: Option<Mask>,
     /// The values of dead rows, opened with the first of them.
     buried: Option<Buried>,
+    /// The rows with unsent edits, read once somebody asks.
+    unsent: Option<HashSet<Vec<u8>>>,
     /// Who receives the rows, if they may not see all.
     pub(crate) audience: Option<&'r mut dyn Audience>,
     pub(crate) ordinals: Option<OrdinalReader>,
@@ -290,7 +294,7 @@ impl<'r> Builder<'r> {
             sent: HashMap::new(),
             uploads: match extraction.filter {
                 Filter::ForSite { site, .. } => Some(Uploads::new(replica.db, site, extraction.last)),
-                Filter::Everything | Filter::Unsent | Filter::BySite(_) => None,
+                Filter::Everything | Filter::Resend | Filter::Unsent | Filter::BySite(_) => None,
             },
             concurrent: false,
             base: u64::MAX,
@@ -306,6 +310,7 @@ impl<'r> Builder<'r> {
             listed_at: (0, 0),
             listed_mask: None,
             buried: None,
+            unsent: None,
             audience: None,
             ordinals: None,
         })
@@ -496,12 +501,38 @@ impl<'r> Builder<'r> {
 
     /// An unsent edit of a row that is outside of its filter is not sent, and counts as sent. Whoever else's change may take
     /// the row there, and bring it back: so that the edit is sent then, the row is private meanwhile.
-    fn pass_over(&self, table: &Table, key: &[u8]) -> Result<()> {
-        if self.extraction.filter == Filter::Unsent && table.filter.is_some() {
+    fn pass_over(&mut self, table: &Table, key: &[u8]) -> Result<()> {
+        if table.filter.is_none() {
+            return Ok(());
+        }
+        let pk = clocks::pk(table.id, key);
+        let is_unsent = match self.extraction.filter {
+            Filter::Unsent => true,
+            Filter::Resend => self.is_unsent(&pk)?,
+            Filter::Everything | Filter::ForSite { .. } | Filter::BySite(_) => false,
+        };
+        if is_unsent {
             cloudsync_core::reached!("filter: an unsent edit is outside");
-            filter::stays_private(&self.db, table, key, &clocks::pk(table.id, key))?;
+            filter::stays_private(&self.db, table, key, &pk)?;
         }
         Ok(())
+    }
+
+    /// Whether a row has an unsent edit. The list is read for the first row that is asked about.
+    fn is_unsent(&mut self, pk: &[u8]) -> Result<bool> {
+        let unsent = match self.unsent.take() {
+            Some(unsent) => unsent,
+            None => {
+                let mut unsent = HashSet::new();
+                let origins = [Origin::Local, Origin::File];
+                let each = |table, key: &[u8], _| {
+                    unsent.insert(clocks::pk(table, key));
+                };
+                self.replica.each_unsent_of(&origins, each)?;
+                unsent
+            }
+        };
+        Ok(self.unsent.insert(unsent).contains(pk))
     }
 
     /// The columns of which the entry at hand tells, where it does so in two parts.

@@ -436,8 +436,9 @@ impl Folder {
         let sql = format!("SELECT {tests} FROM {} WHERE {}", table.quoted(), table.key_condition(1));
         let mut select = self.db.prepare(&sql)?;
         clocks::bind_key(&mut select, 1, key)?;
-        // Without a row nothing differs.
-        select.step()?;
+        if !select.step()? {
+            return Ok(());
+        }
         let changed = newer.iter().enumerate().filter(|(i, _)| select.column_i64(*i) != 0);
         touch.updates.push((at, changed.map(|(_, cell)| cell.number).collect()));
         Ok(())

@@ -16,7 +16,7 @@ use crate::value::from_sqlite;
 use cloudsync_core::clock::{ColumnNumber, ColumnSet, RowClock};
 use cloudsync_core::value::ValueRef;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Begins the names of the settings that say which tables are in doubt; the id follows.
 const DOUBT: &str = "doubtful ";
@@ -103,14 +103,22 @@ pub(crate) fn forget_vanished(db: &Connection, table: &Table) -> Result<()> {
     fetch_again(db)
 }
 
-/// The rows of which the log says last that they were deleted, by their keys in the tree of clocks.
+/// The rows of which the log says last that they were deleted, or left their filter, by their keys in the tree of clocks. A
+/// deletion in a filtered table is noted as a look at the row, as a REPLACE that may not have happened is: what such notes tell of
+/// is rather fetched again than deleted for everybody.
 fn noted_deletions(db: &Connection, table: &Table) -> Result<HashSet<Vec<u8>>> {
     // language=SQLite
     let sql = "SELECT rowid, * FROM main.cloudsync_log WHERE layout IN \
                (SELECT id FROM main.cloudsync_layouts WHERE table_id = ?1) ORDER BY rowid";
     let mut select = db.prepare(sql)?;
     select.bind(1, Value::Integer(table.id))?;
-    let mut deleted = HashSet::new();
+    // Whether the first note says that the row was outside of its filter, and whether the last one says that it went.
+    let mut rows: HashMap<Vec<u8>, (bool, bool)> = HashMap::new();
+    let mut note = |pk: Option<Vec<u8>>, outside: bool, gone: bool| {
+        if let Some(pk) = pk {
+            rows.entry(pk).or_insert((outside, gone)).1 = gone;
+        }
+    };
     while select.step()? {
         let key = |old: usize| {
             let mut key = Vec::new();
@@ -119,16 +127,13 @@ fn noted_deletions(db: &Connection, table: &Table) -> Result<HashSet<Vec<u8>>> {
         };
         let what = select.column_i64(3);
         if matches!(what, capture::NOTE_REKEY | capture::NOTE_LEAVE_REKEY) {
-            deleted.extend(key(1));
+            note(key(1), false, true);
         }
-        let Some(pk) = key(0) else { continue };
-        if what == capture::NOTE_DELETE {
-            deleted.insert(pk);
-        } else {
-            deleted.remove(&pk);
-        }
+        let gone = matches!(what, capture::NOTE_DELETE | capture::NOTE_LEAVE);
+        note(key(0), what == capture::NOTE_LOCAL, gone);
     }
-    Ok(deleted)
+    let deleted = rows.into_iter().filter(|(_, (outside, gone))| *gone && !outside);
+    Ok(deleted.map(|(pk, _)| pk).collect())
 }
 
 /// The rows that have a living clock and do not exist: their keys in the tree of clocks, and their clocks.

@@ -151,7 +151,12 @@ impl Replica {
         self.each_unsent_of(&[Origin::Local], each)
     }
 
-    fn each_unsent_of(&self, origins: &[Origin], mut each: impl FnMut(i64, &[u8], Mask)) -> Result<()> {
+    /// The same of these origins.
+    pub(crate) fn each_unsent_of(
+        &self,
+        origins: &[Origin],
+        mut each: impl FnMut(i64, &[u8], Mask),
+    ) -> Result<()> {
         let (after, mut skip) = self.first_unsent()?.entry(&self.db)?;
         let mut entries = EntryReader::open(&self.db, after, i64::MAX as u64)?;
         while let Some(entry) = entries.next()? {

@@ -100,7 +100,7 @@ impl Replica {
             let extraction = Extraction {
                 from: round.position.clone(),
                 last: round.last,
-                filter: if round.everything { Filter::Everything } else { Filter::Unsent },
+                filter: if round.everything { Filter::Resend } else { Filter::Unsent },
                 bytes_target: CHUNK_BYTES_TARGET,
             };
             // A round that is too long for one commit ends behind the row that is on its way; what is left begins the

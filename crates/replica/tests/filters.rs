@@ -613,6 +613,12 @@ fn tables_without_a_filter_keep_their_triggers() {
 /// brings it back.
 #[test]
 fn an_edit_that_was_passed_over_is_sent_when_others_bring_its_row_inside() {
+    pass_over_and_bring_inside("");
+    // A restored server is sent everything.
+    pass_over_and_bring_inside("INSERT INTO cloudsync_settings VALUES('resend', 1)");
+}
+
+fn pass_over_and_bring_inside(meanwhile: &str) {
     let mut hub = Hub::new(NOTES);
     let mut a = Device::new(1, NOTES);
     a.replica.set_filter("notes", "public = 1").unwrap();
@@ -622,6 +628,7 @@ fn an_edit_that_was_passed_over_is_sent_when_others_bring_its_row_inside() {
     hub.server.run_at(NOW + 1, "UPDATE notes SET public = 0");
     hub.turn(&mut a, PULL);
     assert_eq!(a.dump("notes"), ["'1','mine',0"]);
+    a.run(meanwhile);
     hub.turn(&mut a, BOTH);
     hub.turn(&mut a, BOTH);
     assert_eq!(hub.server.dump("notes"), ["'1','first',0"]);
