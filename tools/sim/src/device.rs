@@ -1,7 +1,7 @@
 //! A device: a machine with a clock of its own, a file, and the processes that use it.
 
 use crate::checker;
-use crate::disk::{self, disks};
+use crate::disk::{Content, disks};
 use crate::family;
 use crate::filters::Own;
 use crate::host::{self, Machine};
@@ -14,6 +14,7 @@ use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session, To
 use cloudsync_protocol::message::{Answer, Reason};
 use cloudsync_replica::{Environment, ForeignKeys, Replica};
 use cloudsync_sqlite_ffi::{OpenShelf, Shelf};
+use std::ops::Deref;
 use std::rc::Rc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -297,7 +298,7 @@ pub(crate) struct Device {
     /// What its filters may keep from others.
     pub(crate) own: Own,
     /// What the file was at some time.
-    backup: Option<Vec<(&'static str, Vec<u8>)>>,
+    backup: Option<Vec<(&'static str, Content)>>,
 }
 
 impl Device {
@@ -413,11 +414,13 @@ impl Device {
 
     /// Everything that lies on the disk of this device's file.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        self.files().into_iter().flat_map(|(_, bytes)| bytes).collect()
+        let mut bytes = Vec::new();
+        self.files().iter().for_each(|(_, content)| content.append_to(&mut bytes));
+        bytes
     }
 
     /// The file and what belongs to it, as they are.
-    fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
+    fn files(&self) -> Vec<(&'static str, Content)> {
         let suffixes = ["", "-wal", "-journal"].into_iter();
         let disks = disks();
         suffixes
@@ -425,14 +428,14 @@ impl Device {
             .collect()
     }
 
-    fn put(&self, files: &[(&'static str, Vec<u8>)]) {
+    fn put(&self, files: &[(&'static str, Content)]) {
         let mut disks = disks();
         let path = self.path("any");
         for suffix in ["", "-wal", "-journal", "-shm"] {
             disks.remove(&format!("{path}{suffix}"));
         }
-        for (suffix, bytes) in files {
-            disks.place(&format!("{path}{suffix}"), bytes.clone());
+        for (suffix, content) in files {
+            disks.place(&format!("{path}{suffix}"), content.clone());
         }
     }
 
@@ -459,8 +462,9 @@ impl Device {
     pub(crate) fn add_process(&mut self) -> Result<()> {
         self.begun += 1;
         let name = format!("p{}", self.begun);
-        // Two of three devices; not drawn, so that it is the same for each seed that has the device.
-        let syncs_apart = !xxh3_64(self.place.as_bytes()).is_multiple_of(3);
+        // Three of four devices; not drawn, so that it is the same for each seed that has the device. On the connection of an app
+        // no statement may be kept, so that compiling them is half of what a sync there costs.
+        let syncs_apart = !xxh3_64(self.place.as_bytes()).is_multiple_of(4);
         let mut process = Process::open(&self.path(&name), name, &self.machine, self.opening, syncs_apart)?;
         family::set_up(&process.db, &self.place)?;
         process.sync_as_the_app()?;
@@ -495,8 +499,30 @@ impl Device {
         self.set_up()
     }
 
-    /// A connection that nothing befalls.
-    pub(crate) fn eye(&self) -> Result<rusqlite::Connection> {
-        host::open(&self.path(disk::faults::EYE), "")
+    /// A look at the file that nothing befalls.
+    pub(crate) fn eye(&self) -> Eye<'_> {
+        disks().spare(&self.place, true);
+        Eye { db: &self.processes[0].db, place: &self.place }
+    }
+}
+
+/// A look at the file of a device, through a connection that it has: to open one for each look would be most of its costs.
+/// Nothing befalls the disk of the machine meanwhile, and nothing comes nearer that will.
+pub(crate) struct Eye<'d> {
+    db: &'d rusqlite::Connection,
+    place: &'d str,
+}
+
+impl Deref for Eye<'_> {
+    type Target = rusqlite::Connection;
+
+    fn deref(&self) -> &rusqlite::Connection {
+        self.db
+    }
+}
+
+impl Drop for Eye<'_> {
+    fn drop(&mut self) {
+        disks().spare(self.place, false);
     }
 }

@@ -126,9 +126,12 @@ impl World {
         let Some(upload) = Request::decode(request)?.upload.filter(|_| device.own.is_filtered) else {
             return Ok(());
         };
-        let eye = device.eye()?;
+        if upload.payload.is_empty() {
+            return Ok(());
+        }
+        let eye = device.eye();
         let filters = filters(&eye)?;
-        if upload.payload.is_empty() || filters.is_empty() {
+        if filters.is_empty() {
             return Ok(());
         }
         let opened = Opened::open(upload.payload, &Zstd)?;

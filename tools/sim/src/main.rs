@@ -34,6 +34,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use world::World;
 
+/// Also what SQLite takes, since the crate puts itself in the place of the C library's functions.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Failures after which a run ends early.
 const FAILURES_MAX: u64 = 5;
 /// What SQLite may take for all files of a world together.

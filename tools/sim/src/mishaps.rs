@@ -127,7 +127,7 @@ impl World {
         let (author, reader) = (self.devices[from].name.clone(), self.devices[to].name.clone());
         self.note(|| format!("{} files go from {author} to {reader}", payloads.len()));
         let mut names = BTreeSet::new();
-        oracle::add_names(&self.devices[from].eye()?, &mut names)?;
+        oracle::add_names(&self.devices[from].eye(), &mut names)?;
         self.devices[to].own.got(names);
         let outcome = self.guarded(to, 0, |process| {
             for payload in &payloads {
@@ -230,7 +230,7 @@ impl World {
         renames::add_names(self.server.eye()?, &renames::NAMES[1..], &mut left)?;
         // What only users have under a name may be refused.
         for device in self.devices.iter().filter(|device| device.holder.is_none()) {
-            let eye = device.eye()?;
+            let eye = device.eye();
             oracle::add_names(&eye, &mut left)?;
             renames::add_names(&eye, &renames::NAMES, &mut left)?;
         }
@@ -252,7 +252,7 @@ impl World {
     /// Checks the file of a device that begins anew.
     fn recovered(&mut self, at: usize, lost_power: bool) -> Result<()> {
         let device = &self.devices[at];
-        let eye = device.eye()?;
+        let eye = device.eye();
         oracle::check_integrity(&eye, &device.name)?;
         if lost_power && !device.opening.is_durable {
             drop(eye);
@@ -265,7 +265,7 @@ impl World {
 
     /// Draws what befalls the server.
     pub(crate) fn server_mishap(&mut self, dice: &mut Dice) -> Result<()> {
-        if dice.chance(30) {
+        if dice.chance(self.plan.server_restarts) {
             self.note(|| "the server restarts".to_owned());
             disks().disarm(SERVER);
             self.server.restart()?;

@@ -428,40 +428,58 @@ impl Names {
     }
 }
 
-/// All clocks as a file has them.
+/// All clocks as a file has them: read after each upload, and so without a piece of memory for each row.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoredClocks {
     names: Names,
-    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The keys and clocks of all rows, one after the other.
+    bytes: Vec<u8>,
+    /// Where the key of each row ends, and where its clock does. Keys ascend.
+    ends: Vec<(usize, usize)>,
 }
 
 impl StoredClocks {
     pub(crate) fn read(db: &Connection) -> Result<Self> {
-        let names = Names::read(db)?;
-        let mut select = db.prepare_cached("SELECT pk, clock FROM cloudsync_clocks")?;
-        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(Self { names, rows: rows.collect::<rusqlite::Result<_>>()? })
+        let mut clocks = Self { names: Names::read(db)?, ..Self::default() };
+        let mut select = db.prepare_cached("SELECT pk, clock FROM cloudsync_clocks ORDER BY pk")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            clocks.bytes.extend_from_slice(row.get_ref(0)?.as_blob()?);
+            let key_end = clocks.bytes.len();
+            clocks.bytes.extend_from_slice(row.get_ref(1)?.as_blob()?);
+            clocks.ends.push((key_end, clocks.bytes.len()));
+        }
+        Ok(clocks)
+    }
+
+    /// The stored key and clock of each row.
+    fn rows(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
+        let rows = starts.zip(&self.ends);
+        rows.map(|(start, (key_end, end))| (&self.bytes[start..*key_end], &self.bytes[*key_end..*end]))
     }
 
     /// Fails when something of these clocks is lost in later ones. What has the same bytes under the same names is the same.
     pub(crate) fn check_kept(&self, later: &Self) -> Result<()> {
-        if self.names == later.names {
-            for (pk, before) in &self.rows {
-                let now = later.rows.get(pk);
-                if now != Some(before) {
-                    let (row, before) = self.names.decode(pk, before)?;
-                    let now = now.map(|now| self.names.decode(pk, now)).transpose()?.map(|(_, now)| now);
-                    check_kept(&row, &before, now.as_ref())?;
-                }
-            }
-            return Ok(());
+        if self.names != later.names {
+            let (before, now) = (self.decode()?, later.decode()?);
+            return before.iter().try_for_each(|(row, before)| check_kept(row, before, now.get(row)));
         }
-        let (before, now) = (self.decode()?, later.decode()?);
-        before.iter().try_for_each(|(row, before)| check_kept(row, before, now.get(row)))
+        let mut rows = later.rows().peekable();
+        for (pk, before) in self.rows() {
+            while rows.next_if(|(other, _)| *other < pk).is_some() {}
+            let now = rows.next_if(|(other, _)| *other == pk).map(|(_, clock)| clock);
+            if now != Some(before) {
+                let (row, before) = self.names.decode(pk, before)?;
+                let now = now.map(|now| self.names.decode(pk, now)).transpose()?.map(|(_, now)| now);
+                check_kept(&row, &before, now.as_ref())?;
+            }
+        }
+        Ok(())
     }
 
     fn decode(&self) -> Result<Clocks> {
-        self.rows.iter().map(|(pk, clock)| self.names.decode(pk, clock)).collect()
+        self.rows().map(|(pk, clock)| self.names.decode(pk, clock)).collect()
     }
 }
 

@@ -6,8 +6,8 @@ use crate::random::Dice;
 /// A calm day: some 60 rows and 12 syncs for each device and hour.
 const CALM_DEVICES: usize = 5;
 pub(crate) const CALM_TICKS: u64 = 6_000;
-const CALM_PAUSE_MS_MAX: u64 = 350_000;
-const CALM_SYNCS: u64 = 460;
+const CALM_PAUSE_MS_MAX: u64 = 360_000;
+const CALM_SYNCS: u64 = 480;
 
 /// How often things go wrong in a run. Rates are of a thousand steps of a device.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) power_losses: u64,
     pub(crate) disk_faults: u64,
     pub(crate) server_faults: u64,
+    /// Of a thousand steps of the server.
+    pub(crate) server_restarts: u64,
     pub(crate) clock_jumps: u64,
     pub(crate) copies: u64,
     pub(crate) restores: u64,
@@ -64,6 +66,7 @@ impl Plan {
             power_losses: *dice.pick(&[0, 10, 40]),
             disk_faults: *dice.pick(&[0, 20, 60, 150]),
             server_faults: *dice.pick(&[0, 30, 100, 250]),
+            server_restarts: 30,
             clock_jumps: *dice.pick(&[0, 0, 15]),
             copies: *dice.pick(&[0, 0, 10]),
             restores: *dice.pick(&[0, 0, 5]),
@@ -113,7 +116,7 @@ impl Plan {
         let users = self.users;
         self.fill(4);
         (self.users, self.ticks) = (users, CALM_TICKS);
-        (self.devices, self.devices_max) = (CALM_DEVICES, CALM_DEVICES + 1);
+        (self.devices, self.devices_max) = (CALM_DEVICES, CALM_DEVICES);
         (self.pause_ms_max, self.syncs) = (CALM_PAUSE_MS_MAX, CALM_SYNCS);
     }
 
@@ -124,6 +127,7 @@ impl Plan {
             (&mut self.power_losses, 10),
             (&mut self.disk_faults, 60),
             (&mut self.server_faults, 100),
+            (&mut self.server_restarts, 30),
             (&mut self.clock_jumps, 15),
             (&mut self.copies, 10),
             (&mut self.restores, 5),

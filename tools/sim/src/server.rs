@@ -1,6 +1,6 @@
 //! The server: the real store on a file, and somebody who works on that file with plain SQL.
 
-use crate::disk::{self, disks};
+use crate::disk::{self, Content, disks};
 use crate::host::{self, Machine, ServerHost};
 use crate::oracle::{self, StoredClocks};
 use crate::random::Dice;
@@ -48,7 +48,7 @@ impl Drop for Server {
 
 /// The server's file at some time, with what was acknowledged by then.
 pub(crate) struct Backup {
-    files: Vec<(String, Vec<u8>)>,
+    files: Vec<(String, Content)>,
     acknowledged: StoredClocks,
 }
 

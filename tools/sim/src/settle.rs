@@ -16,6 +16,8 @@ use cloudsync_protocol::client::Retry;
 
 /// Sweeps of syncs in which everybody must come to rest.
 const SWEEPS_MAX: usize = 12;
+/// Sweeps in which compaction must come to its end: a fold does a little of it, of a list as long as the history.
+const COMPACTION_SWEEPS_MAX: usize = 300;
 /// Turns that one sync may take.
 const TURNS_MAX: usize = 500;
 
@@ -42,7 +44,7 @@ impl World {
                 // Repairs have an end. So has compaction, which waits until a change is history by its replica's own clock.
                 let all_is_history = host::HISTORY_MS + 2 * self.plan.skew_ms_max.unsigned_abs();
                 disk::set_now_ms(self.now() + all_is_history);
-                for _ in 0..SWEEPS_MAX {
+                for _ in 0..COMPACTION_SWEEPS_MAX {
                     let before = disks().writes;
                     let moved = self.sweep()?;
                     if moved > 0 {

@@ -449,7 +449,7 @@ impl World {
         let Some(row) = self.case.watched.clone() else { return Ok(()) };
         let mut files = Vec::new();
         for device in &self.devices {
-            files.push((device.name.as_str(), oracle::clocks(&device.eye()?)?));
+            files.push((device.name.as_str(), oracle::clocks(&device.eye())?));
         }
         files.push(("server", oracle::clocks(self.server.eye()?)?));
         for (name, clocks) in files {

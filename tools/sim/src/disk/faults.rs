@@ -78,6 +78,9 @@ impl Disks {
             return Course::Well;
         }
         let Some(drive) = self.drives.get_mut(&owner.0) else { return Course::Well };
+        if drive.is_spared {
+            return Course::Well;
+        }
         if drive.is_full && call == (Call::Write { grows: true }) {
             drive.injected += 1;
             *self.injected.entry("full disk").or_default() += 1;

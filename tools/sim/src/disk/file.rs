@@ -1,7 +1,7 @@
 //! A file: what its readers see, and what would be left of it without power.
 
-use super::Disks;
 use super::locks::SharedMemory;
+use super::{Content, Disks};
 use crate::random::Dice;
 
 /// What a disk writes as a whole.
@@ -16,8 +16,9 @@ enum Step {
 /// A file.
 #[derive(Default)]
 pub(super) struct File {
-    pub(super) bytes: Vec<u8>,
-    synced: Vec<u8>,
+    pub(super) content: Content,
+    /// What is left without the steps that were not synced.
+    synced: Content,
     unsynced: Vec<Step>,
     /// Its name is on disk.
     pub(super) is_linked: bool,
@@ -31,8 +32,8 @@ impl File {
         Self { tracks, ..Self::default() }
     }
 
-    pub(super) fn durable(bytes: Vec<u8>) -> Self {
-        Self { synced: bytes.clone(), bytes, is_linked: true, tracks: true, ..Self::default() }
+    pub(super) fn durable(content: Content) -> Self {
+        Self { synced: content.clone(), content, is_linked: true, tracks: true, ..Self::default() }
     }
 
     /// True when its name or the lack of it is not on disk yet.
@@ -46,14 +47,14 @@ impl File {
     }
 
     pub(super) fn write(&mut self, at: usize, bytes: &[u8]) {
-        put(&mut self.bytes, at, bytes);
+        self.content.write(at, bytes);
         if self.tracks {
             self.unsynced.push(Step::Write { at, bytes: bytes.to_owned() });
         }
     }
 
     pub(super) fn truncate(&mut self, length: usize) {
-        self.bytes.truncate(length);
+        self.content.truncate(length);
         if self.tracks {
             self.unsynced.push(Step::Truncate(length));
         }
@@ -62,7 +63,7 @@ impl File {
     pub(super) fn sync(&mut self) {
         for step in self.unsynced.drain(..) {
             match step {
-                Step::Write { at, bytes } => put(&mut self.synced, at, &bytes),
+                Step::Write { at, bytes } => self.synced.take_over(&self.content, at, bytes.len()),
                 Step::Truncate(length) => self.synced.truncate(length),
             }
         }
@@ -81,26 +82,18 @@ impl File {
                     while from < bytes.len() {
                         let to = (from + SECTOR - (at + from) % SECTOR).min(bytes.len());
                         if dice.chance(mood) {
-                            put(&mut self.synced, at + from, &bytes[from..to]);
+                            self.synced.write(at + from, &bytes[from..to]);
                         }
                         from = to;
                     }
                 }
-                Step::Write { at, bytes } if dice.chance(mood) => put(&mut self.synced, at, &bytes),
+                Step::Write { at, bytes } if dice.chance(mood) => self.synced.write(at, &bytes),
                 Step::Truncate(length) if dice.chance(mood) => self.synced.truncate(length),
                 Step::Write { .. } | Step::Truncate(_) => {}
             }
         }
-        self.bytes = self.synced.clone();
+        self.content = self.synced.clone();
     }
-}
-
-fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    let end = at + bytes.len();
-    if file.len() < end {
-        file.resize(end, 0);
-    }
-    file[at..end].copy_from_slice(bytes);
 }
 
 impl Disks {

@@ -6,6 +6,7 @@
 //!
 //! There is one set of disks, since SQLite knows its file systems by name; one world uses it at a time.
 
+mod content;
 pub(crate) mod faults;
 mod file;
 mod locks;
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use content::Content;
 pub(crate) use vfs::register;
 
 /// Milliseconds since 1970 in the world.
@@ -90,6 +92,8 @@ struct Drive {
     /// Files that were removed without a sync of their folder: they may be back after a power loss.
     removed: Vec<(String, File)>,
     is_full: bool,
+    /// Somebody looks on, whom nothing befalls.
+    is_spared: bool,
     /// Writes that are not synced are remembered, so that the power may go.
     tracks: bool,
     /// Writes never harm the bytes beside them, even in one sector.
@@ -174,6 +178,11 @@ impl Disks {
         drive.is_full = false;
     }
 
+    /// Lets nothing befall the disk of a machine, and nothing that will come nearer, until this is taken back.
+    pub(crate) fn spare(&mut self, machine: &str, is_spared: bool) {
+        self.drive(machine).is_spared = is_spared;
+    }
+
     /// True while something is bound to happen to a machine's disk, or it is full.
     pub(crate) fn is_armed(&self, machine: &str) -> bool {
         self.drives.get(machine).is_some_and(|drive| drive.armed.is_some() || drive.is_full)
@@ -237,18 +246,18 @@ impl Disks {
     }
 
     /// What is in a file, as its readers see it.
-    pub(crate) fn content(&self, path: &str) -> Option<Vec<u8>> {
+    pub(crate) fn content(&self, path: &str) -> Option<Content> {
         let (_, name) = parse(path)?;
-        Some(self.files[self.names.get(&name)?].bytes.clone())
+        Some(self.files[self.names.get(&name)?].content.clone())
     }
 
     /// Puts a file in the place of another one, on disk for good. Nobody has either open.
-    pub(crate) fn place(&mut self, path: &str, bytes: Vec<u8>) {
+    pub(crate) fn place(&mut self, path: &str, content: Content) {
         let Some((_, name)) = parse(path) else { return };
         self.remove(path);
         self.next += 1;
         self.names.insert(name, self.next);
-        self.files.insert(self.next, File::durable(bytes));
+        self.files.insert(self.next, File::durable(content));
     }
 
     /// Removes a file for good.

@@ -90,9 +90,7 @@ impl Disks {
             Course::Ends(fault) => return Err(self.end(owner.as_ref(), fault)),
         }
         let file = self.file(handle)?;
-        let there = file.bytes.get(at..).unwrap_or_default();
-        let length = there.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&there[..length]);
+        let length = file.content.read(at, buffer);
         buffer[length..].fill(0);
         Ok(length == buffer.len())
     }
@@ -100,7 +98,7 @@ impl Disks {
     pub(super) fn write(&mut self, handle: u64, bytes: &[u8], at: usize) -> Outcome<()> {
         self.record(handle, at, bytes.len());
         let owner = self.owner(handle);
-        let grows = at + bytes.len() > self.file(handle)?.bytes.len();
+        let grows = at + bytes.len() > self.file(handle)?.content.len();
         match self.course(owner.as_ref(), Call::Write { grows }) {
             Course::Well => {}
             Course::Fails(code) => return Err(code),
@@ -158,7 +156,7 @@ impl Disks {
     }
 
     pub(super) fn size(&mut self, handle: u64) -> Outcome<usize> {
-        Ok(self.file(handle)?.bytes.len())
+        Ok(self.file(handle)?.content.len())
     }
 
     pub(super) fn delete(&mut self, path: &str, syncs_folder: bool) -> Outcome<()> {
