@@ -5,6 +5,10 @@
 mod bench;
 #[path = "ledger/checks.rs"]
 mod checks;
+#[path = "ledger/chunks.rs"]
+mod chunks;
+#[path = "ledger/damage.rs"]
+mod damage;
 #[path = "ledger/large.rs"]
 mod large;
 #[path = "ledger/plan.rs"]
@@ -141,6 +145,29 @@ fn a_membership_grants_and_takes_rows_that_did_not_change() {
     }
 }
 
+/// REPLACE runs no trigger for the rows that it removes.
+#[test]
+fn whoever_loses_a_membership_to_a_replace_loses_its_rows_and_nobody_looks_at_everything() {
+    let mut team = Team::new(
+        "CREATE TABLE members(id TEXT PRIMARY KEY NOT NULL, project TEXT, seat INTEGER UNIQUE, user TEXT);
+         CREATE TABLE tasks(id TEXT PRIMARY KEY NOT NULL, project TEXT, body TEXT)",
+    );
+    team.sees("tasks", MEMBERS);
+    team.run("INSERT INTO tasks VALUES('a', 'p', '1'), ('b', 'q', '2')");
+    team.run("INSERT INTO members VALUES('m', 'p', 1, 'alice'), ('n', 'q', 2, 'bob')");
+    let (mut alice, mut bob) = (team.member(1, "alice"), team.member(2, "bob"));
+    team.assert_settled(&mut [&mut alice, &mut bob]);
+    let before = team.server.store.recomputations();
+    team.run("INSERT OR REPLACE INTO members VALUES('o', 'p', 1, 'bob')");
+    team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+    assert_eq!(alice.got, [0, 0, 1]);
+    team.run("UPDATE OR REPLACE members SET seat = 2 WHERE id = 'o'");
+    team.sync_with(&mut bob, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+    assert_eq!(bob.got, [1, 0, 1]);
+    assert_eq!(team.server.store.recomputations(), before);
+    team.assert_settled(&mut [&mut alice, &mut bob]);
+}
+
 #[test]
 fn a_membership_in_the_same_batch_counts_when_it_is_in() {
     let mut team = projects();
@@ -213,6 +240,9 @@ fn a_row_that_came_with_a_verdict_is_taken_away_like_any_other() {
         team.send(&mut alice, &mut |turn| if turn == 0 { fate } else { Fate::Arrives });
         assert_eq!(alice.rows("SELECT * FROM notes"), ["'n','alice','of the server'"]);
         team.run("UPDATE notes SET owner = 'bob'");
+        // Without its check, which would find what the ledger has wrong.
+        team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+        assert_eq!(alice.got, [0, 0, 1], "{was_held}, {fate:?}");
         team.assert_settled(&mut [&mut alice]);
         assert_eq!(alice.device.dump("notes"), [""; 0]);
     }
@@ -586,6 +616,12 @@ fn an_idle_poll_writes_nothing() {
         team.sync(&mut alice);
     }
     assert_eq!(commits(), before);
+    // Nor does the first one after news.
+    team.run("UPDATE tasks SET body = '2'; INSERT INTO tasks VALUES('b', 'p', '1')");
+    team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+    let before = commits();
+    team.sync(&mut alice);
+    assert_eq!((alice.got, commits()), ([0; 3], before));
 }
 
 #[test]

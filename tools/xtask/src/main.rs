@@ -123,7 +123,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "mutants",
-        args: "[--minutes N] [--jobs N] [--survivors] [--list] [AREA...]",
+        args: "[--minutes N] [--jobs N] [--survivors] [--quick] [--list] [AREA...]",
         about: "plants mistakes in merge, fold and ledger, and looks whether a test fails; goes on where it stopped",
         run: mutants::run,
     },

@@ -307,6 +307,8 @@ impl<'a> Reader<'a> {
             && self.evicted.is_empty();
         let before = known.stamp_of(standing);
         let is_end_of_other = position.is_none() && before != stamp;
+        // Until the end everything is in doubt that was: whoever begins again looks at all of it.
+        let base_stamp = if self.doubts { !stamp } else { before };
         // The next chunk could not tell any more that the record was taken in.
         let is_beginning = position.is_some() && standing == Standing::Taken;
         // What it did not take in must not count as taken in with the next cursor.
@@ -321,21 +323,14 @@ impl<'a> Reader<'a> {
                 granted: self.granted_here,
                 evicted: self.evicted_here,
                 record: Some(Record {
-                    base: match standing {
-                        Standing::Amid | Standing::Unrecorded => known.base,
-                        _ => request.cursor,
-                    },
+                    base: request.cursor,
                     cursor,
                     position: position.clone().unwrap_or_default(),
                     granted: self.granted,
                     evicted: self.evicted,
-                    // Before the end everything is in doubt that was: whoever begins again looks at all of it.
-                    stamp: match position {
-                        None => stamp,
-                        Some(_) if self.doubts => !stamp,
-                        Some(_) => before,
-                    },
-                    base_stamp: if self.doubts { !stamp } else { before },
+                    // Only that of a download which came to its end is asked for.
+                    stamp: if position.is_none() { stamp } else { base_stamp },
+                    base_stamp,
                 }),
             })
         };

@@ -62,6 +62,8 @@ pub(crate) struct Member {
     knew: Rc<RefCell<HashSet<RowKey>>>,
     /// What the last sync received: rows alive, rows dead, evictions; pieces of large values; and in how many turns.
     pub(crate) got: [usize; 3],
+    /// Of the rows alive those that came whole.
+    pub(crate) whole: usize,
     pub(crate) pieces: usize,
     /// Rows that it repaired.
     pub(crate) repaired: u64,
@@ -149,6 +151,7 @@ impl Team {
             device,
             knew: Rc::default(),
             got: [0; 3],
+            whole: 0,
             pieces: 0,
             repaired: 0,
             turns: 0,
@@ -161,8 +164,14 @@ impl Team {
 
     /// The server is stopped and started.
     pub(crate) fn restart(&mut self) {
+        self.restart_with(|| ());
+    }
+
+    /// The server is stopped and started, and something happens in between.
+    pub(crate) fn restart_with(&mut self, act: impl FnOnce()) {
         let path = self.server.path.clone();
         self.server.store = SqliteStore::open(&path.with_extension("other")).unwrap();
+        act();
         self.server.store = SqliteStore::open(&path).unwrap();
     }
 
@@ -230,7 +239,7 @@ impl Team {
     }
 
     fn sync_to(&self, member: &mut Member, goal: Goal, fate: &mut dyn FnMut(usize) -> Fate) {
-        (member.got, member.pieces, member.repaired, member.turns) = ([0; 3], 0, 0, 0);
+        (member.got, member.whole, member.pieces, member.repaired, member.turns) = ([0; 3], 0, 0, 0, 0);
         let asker = member.asker();
         let (mut schema, mut checks, mut checked) = (false, false, false);
         for turn in 0..TURNS_MAX {
@@ -335,6 +344,7 @@ impl Team {
                 } else {
                     assert!(visible.contains(&row), "{} is sent {row:?}", member.user);
                     member.got[0] += usize::from(counts);
+                    member.whole += usize::from(counts && group.whole());
                     member.knew.borrow_mut().insert(row);
                 }
             }

@@ -19,11 +19,12 @@ use crate::process;
 /// the time that the processor gave it, and only of what waits that of the clock.
 const TIMEOUT_FACTOR: u32 = 8;
 const TIMEOUT_MIN: Duration = Duration::from_secs(300);
-const CPU_SECONDS_MIN: u64 = 15;
+const CPU_SECONDS_MIN: u64 = 5;
 /// How much longer a test may take than another one, and come first, for each mistake that it caught.
 const CAUGHT_WORTH: u32 = 20;
-/// For the first run of each test.
+/// For the first run of each test; where only quick ones are asked, those that need more are not.
 const CPU_SECONDS_FIRST: u64 = 900;
+const CPU_SECONDS_QUICK: u64 = 2;
 /// A mistake may ask for memory or write files without end.
 const MEMORY_KIB_MAX: u64 = 4 << 20;
 const FILE_BLOCKS_MAX: u64 = 4 << 20;
@@ -40,6 +41,29 @@ pub(super) struct Test {
     took: Duration,
     /// The functions with mistakes that it enters, each with how many mistakes of it this test has caught.
     reaches: BTreeMap<u32, AtomicU32>,
+}
+
+/// How long a test may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    timeout: Duration,
+    cpu_seconds: u64,
+}
+
+impl Limits {
+    /// Of a test that was run.
+    fn of(test: &Test) -> Self {
+        Self {
+            timeout: (test.took * TIMEOUT_FACTOR).max(TIMEOUT_MIN),
+            cpu_seconds: (u64::from(TIMEOUT_FACTOR) * test.took.as_secs()).max(CPU_SECONDS_MIN),
+        }
+    }
+
+    /// Of one that was not.
+    fn first(cpu_seconds: u64) -> Self {
+        let timeout = Duration::from_secs(CPU_SECONDS_FIRST * u64::from(TIMEOUT_FACTOR));
+        Self { timeout, cpu_seconds }
+    }
 }
 
 /// What a test says.
@@ -59,17 +83,18 @@ pub(super) struct Tests {
 
 impl Tests {
     /// Runs each test of the programs once, so many at a time. `folder` is that of their package; `scratch` may be emptied.
+    /// With `quick` those are left out that take long.
     pub(super) fn measure(
         programs: &[PathBuf],
-        folder: &Path,
-        scratch: &Path,
+        (folder, scratch): (&Path, &Path),
         at_once: usize,
+        quick: bool,
     ) -> Result<Self> {
         let mut all = Self { tests: Vec::new(), folder: folder.to_owned(), scratch: scratch.to_owned() };
         let mut waiting = Vec::new();
         for program in programs {
             let listed = process::capture(all.command(program, 0).args(["--list", "--format", "terse"]))?;
-            let took = Duration::from_secs(CPU_SECONDS_FIRST);
+            let took = Duration::ZERO;
             let names = listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned);
             let test = |name| Test { program: program.clone(), name, took, reaches: BTreeMap::new() };
             waiting.extend(names.map(test));
@@ -77,8 +102,8 @@ impl Tests {
         let (next, measured) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let each = at_once_each(at_once, |worker| {
             while let Some(test) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let known = all.measure_one(test, worker)?;
-                measured.lock().map_err(|_| anyhow!("a worker panicked"))?.push(known);
+                let known = all.measure_one(test, worker, quick)?;
+                measured.lock().map_err(|_| anyhow!("a worker panicked"))?.extend(known);
             }
             Ok(())
         });
@@ -87,17 +112,23 @@ impl Tests {
         Ok(all)
     }
 
-    fn measure_one(&self, test: &Test, worker: usize) -> Result<Test> {
+    /// What a test is like; `None` if it shall be quick and is not.
+    fn measure_one(&self, test: &Test, worker: usize, quick: bool) -> Result<Option<Test>> {
         let trace = self.scratch.with_extension(format!("trace{worker}"));
         let _ = fs::remove_file(&trace);
         let start = Instant::now();
-        if self.run(test, worker, |command| _ = command.env(plant::TRACE, &trace))? != Said::Passed {
-            bail!("{} fails without a mistake: {}", test.name, test.program.display());
+        let limits = Limits::first(if quick { CPU_SECONDS_QUICK } else { CPU_SECONDS_FIRST });
+        match self.run(test, worker, limits, |command| _ = command.env(plant::TRACE, &trace))? {
+            Said::Passed => {}
+            Said::Endless if quick => return Ok(None),
+            Said::Failed | Said::Endless => {
+                bail!("{} fails without a mistake: {}", test.name, test.program.display())
+            }
         }
         let entered = fs::read_to_string(&trace).unwrap_or_default();
         let reaches = entered.lines().filter_map(|line| Some((line.parse().ok()?, AtomicU32::new(0))));
         let (program, name) = (test.program.clone(), test.name.clone());
-        Ok(Test { program, name, took: start.elapsed(), reaches: reaches.collect() })
+        Ok(Some(Test { program, name, took: start.elapsed(), reaches: reaches.collect() }))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -114,7 +145,7 @@ impl Tests {
         let mut order: Vec<_> = self.tests.iter().filter_map(|test| Some((caught(test)?, test))).collect();
         order.sort_by_key(|(caught, test)| test.took / (1 + CAUGHT_WORTH * caught));
         for (_, test) in order {
-            let said = self.run(test, worker, |command| {
+            let said = self.run(test, worker, Limits::of(test), |command| {
                 if let Some((_, number)) = mistake {
                     command.env(plant::CHOSEN, number.to_string());
                 }
@@ -129,15 +160,19 @@ impl Tests {
         Ok(None)
     }
 
-    fn run(&self, test: &Test, worker: usize, set: impl FnOnce(&mut Command)) -> Result<Said> {
+    fn run(
+        &self,
+        test: &Test,
+        worker: usize,
+        limits: Limits,
+        set: impl FnOnce(&mut Command),
+    ) -> Result<Said> {
         let scratch = self.scratch(worker);
         let _ = fs::remove_dir_all(&scratch);
         fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
-        let timeout = (test.took * TIMEOUT_FACTOR).max(TIMEOUT_MIN);
-        let cpu_seconds = (u64::from(TIMEOUT_FACTOR) * test.took.as_secs()).max(CPU_SECONDS_MIN);
         let mut command = self.command(Path::new("sh"), worker);
         command.args(["-c", SHELL, "sh"]);
-        command.args([cpu_seconds, MEMORY_KIB_MAX, FILE_BLOCKS_MAX].map(|limit| limit.to_string()));
+        command.args([limits.cpu_seconds, MEMORY_KIB_MAX, FILE_BLOCKS_MAX].map(|limit| limit.to_string()));
         command.arg(&test.program).args(["--exact", &test.name, "--test-threads", "1"]);
         command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null()).process_group(0);
         set(&mut command);
@@ -148,7 +183,7 @@ impl Tests {
             if let Some(status) = child.try_wait()? {
                 break Some(status);
             }
-            if start.elapsed() > timeout {
+            if start.elapsed() > limits.timeout {
                 break None;
             }
             std::thread::sleep(pause);

@@ -4,7 +4,8 @@
 //! [planted](plant) into one copy of the source, below the build folder, compiled once, and chosen one by one; each is shown
 //! to the tests that enter its function, until one fails. Outcomes are kept in `mutants/results.jsonl`:
 //! a run goes on where the last one stopped, and a mutant is tried again only when the lines around it change, or with
-//! `--survivors`.
+//! `--survivors`. With `--quick` tests that take long are not asked, so that what survives is soon known; whether they mind it,
+//! a run with `--survivors` finds out.
 
 mod areas;
 mod asked;
@@ -43,6 +44,7 @@ struct Wanted {
     minutes: Option<u64>,
     areas: Vec<String>,
     survivors: bool,
+    quick: bool,
     list: bool,
     /// Tests that run at once; as many as there are cores.
     jobs: Option<usize>,
@@ -51,6 +53,7 @@ struct Wanted {
 /// How mutants are tried.
 struct How {
     survivors: bool,
+    quick: bool,
     deadline: Option<Instant>,
     at_once: usize,
 }
@@ -76,7 +79,12 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     let start = Instant::now();
     let deadline = wanted.minutes.map(|minutes| start + Duration::from_secs(minutes * 60));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let how = How { survivors: wanted.survivors, deadline, at_once: wanted.jobs.unwrap_or(cores) };
+    let how = How {
+        survivors: wanted.survivors,
+        quick: wanted.quick,
+        deadline,
+        at_once: wanted.jobs.unwrap_or(cores),
+    };
     let mut totals = Totals::begin("mutants", args);
     let mut outcome = Ok(());
     for (area, mutants) in &planted {
@@ -104,9 +112,12 @@ fn parse(args: &[String]) -> Result<Wanted> {
                 wanted.jobs = Some(jobs.context("--jobs wants a number")?);
             }
             "--survivors" => wanted.survivors = true,
+            "--quick" => wanted.quick = true,
             "--list" => wanted.list = true,
             name if AREAS.iter().any(|area| area.name == name) => wanted.areas.push(name.to_owned()),
-            other => bail!("`{other}` is not --minutes, --jobs, --survivors, --list, merge, fold or ledger"),
+            other => bail!(
+                "`{other}` is not --minutes, --jobs, --survivors, --quick, --list, merge, fold or ledger"
+            ),
         }
     }
     Ok(wanted)
@@ -283,7 +294,7 @@ impl<'w> Work<'w> {
         let mut build = self.cargo(&["test", "--quiet", "--no-run"], area);
         let programs = asked::programs(&process::capture(build.args(area.tests.split_whitespace()))?);
         let (folder, scratch) = (self.tree.join(area.folder), self.folder.join("scratch"));
-        Tests::measure(&programs, &folder, &scratch, how.at_once)
+        Tests::measure(&programs, (&folder, &scratch), how.at_once, how.quick)
     }
 
     /// Makes the programs of the tests with one mistake; whether the compiler takes it.
