@@ -1,8 +1,8 @@
 //! An audience: somebody who may not see everything, and of whom it is known what they hold.
 //!
 //! An extraction asks it about each row that would be sent. It may also name rows of its own accord, of which nothing
-//! changed but who may see them; those come first. What an audience remembers of its answers is its own matter: a chunk
-//! that has to be made anew begins with [`Audience::begin`].
+//! changed but who may see them; those come first. What an audience remembers of its answers is its own matter; each is asked
+//! for one chunk.
 
 use crate::changes::{self, ChangeWriter, EntryReader, Mask};
 use crate::clocks::{self, bind_key};
@@ -69,12 +69,6 @@ pub enum Sending {
 
 /// Whoever receives an extraction.
 pub trait Audience {
-    /// A chunk begins, maybe not for the first time.
-    ///
-    /// # Errors
-    /// When what it knows cannot be read.
-    fn begin(&mut self) -> Result<()>;
-
     /// The next row that it wants looked at, table and packed key; `None` when there are no more for now.
     ///
     /// # Errors
@@ -294,11 +288,6 @@ pub struct KnownKeys {
 }
 
 impl KnownKeys {
-    /// Forgets where it stands.
-    pub fn restart(&mut self) {
-        self.runs = None;
-    }
-
     /// The next key of a table after this one, empty for the first.
     ///
     /// # Errors

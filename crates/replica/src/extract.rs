@@ -180,7 +180,6 @@ impl Replica {
         let mut builder = Builder::new(self, extraction, until)?;
         builder.ends_rows = ends_rows;
         if let Some(audience) = audience {
-            audience.begin()?;
             builder.audience = Some(audience);
         }
         let next = builder.run()?;

@@ -20,7 +20,7 @@ mod server;
 #[path = "ledger/team.rs"]
 mod team;
 
-use bench::NOW;
+use bench::{Device, NOW};
 use cloudsync_protocol::message::{Answer, Reason, Request};
 use cloudsync_server::policy::Verb;
 use cloudsync_server::store::Store;
@@ -274,9 +274,14 @@ fn claims_and_policies_decide_anew() {
     team.assert_settled(&mut [&mut alice]);
     assert_eq!(alice.rows("SELECT id FROM notes"), ["'a'"]);
     alice.claims = serde_json::json!({ "team": 2 });
+    assert!(team.concerns(&alice));
+    team.sync(&mut alice);
+    assert_eq!((alice.got, alice.turns), ([1, 0, 1], 1));
     team.assert_settled(&mut [&mut alice]);
     assert_eq!(alice.rows("SELECT id FROM notes"), ["'b'"]);
+    assert!(!team.concerns(&alice));
     team.sees("notes", "team > auth_json() ->> '$.team'");
+    assert!(team.concerns(&alice));
     team.assert_settled(&mut [&mut alice]);
     assert_eq!(alice.rows("SELECT id FROM notes"), ["'c'"]);
     // An expression that fails shows nothing, and stops nobody.
@@ -306,6 +311,45 @@ fn a_row_for_which_a_policy_fails_is_not_shown_and_stops_nobody() {
         team.assert_settled(&mut [&mut alice, &mut bob]);
         assert_eq!(alice.device.dump("notes"), [""; 0]);
     }
+}
+
+#[test]
+fn a_membership_for_which_a_policy_fails_wakes_and_stops_nobody() {
+    let mut team = projects();
+    let to = "json_extract(m.user, '$.to') = auth_userid()";
+    team.sees(
+        "tasks",
+        &format!("EXISTS (SELECT 1 FROM members AS m WHERE m.project = tasks.project AND {to})"),
+    );
+    team.policies.insert(
+        "tasks".to_owned(),
+        "project IN (SELECT project FROM members WHERE user LIKE '%' || auth_userid() || '%')".to_owned(),
+    );
+    team.run("INSERT INTO tasks VALUES('a', 'p', '1'), ('b', 'q', '2')");
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    team.run("INSERT INTO members VALUES('m', 'p', '{\"to\":\"alice\"}')");
+    team.assert_settled(&mut [&mut alice]);
+    team.run("INSERT INTO members VALUES('n', 'q', 'no json')");
+    assert!(!team.concerns(&alice));
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!(alice.rows("SELECT id FROM tasks"), ["'a'"]);
+}
+
+/// What the device brought is not all that there is of the row.
+#[test]
+fn a_row_that_two_wrote_comes_whole_to_the_one_who_had_not_seen_it() {
+    let team = journals();
+    let server = Device::on(team.server.shell(), 0);
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    server.run_at(NOW - 3_000, "INSERT INTO notes VALUES('n', 'alice', 'first')");
+    server.run_at(NOW - 1_000, "UPDATE notes SET body = 'last'");
+    alice.device.run_at(NOW - 2_000, "INSERT INTO notes VALUES('n', 'alice', 'her own')");
+    team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+    assert_eq!((alice.got, alice.whole), ([1, 0, 0], 1));
+    assert_eq!(alice.rows("SELECT * FROM notes"), ["'n','alice','last'"]);
+    team.assert_settled(&mut [&mut alice]);
 }
 
 #[test]
@@ -384,7 +428,9 @@ fn news_wake_only_those_whom_they_concern() {
         ("INSERT INTO tasks VALUES('b', 'q', '1')", [false, false]),
         ("INSERT INTO members VALUES('n', 'q', 'bob')", [false, true]),
         ("UPDATE members SET user = 'bob' WHERE id = 'm'", [true, true]),
+        ("INSERT INTO tasks VALUES('c', 'q', '1')", [false, true]),
         ("DELETE FROM tasks WHERE id = 'a'", [false, true]),
+        ("UPDATE tasks SET project = 'z' WHERE id = 'b'", [false, true]),
     ] {
         team.run(sql);
         assert_eq!([team.concerns(&alice), team.concerns(&bob)], expected, "{sql}");
@@ -594,12 +640,13 @@ fn a_device_that_goes_back_or_begins_again_gets_everything() {
         team.assert_settled(&mut [&mut alice]);
     }
     // As a file does that comes from a backup.
+    let looked = team.server.store.recomputations();
     alice.run(&format!("UPDATE cloudsync_settings SET value = {before} WHERE key = 'cursor'"));
     team.sync(&mut alice);
-    assert_eq!(alice.got[0], 3);
+    assert_eq!((alice.got[0], team.server.store.recomputations() - looked), (3, 1));
     alice.run("DELETE FROM cloudsync_settings WHERE key = 'cursor'; INSERT INTO cloudsync_settings VALUES('echo', 1)");
     team.sync(&mut alice);
-    assert_eq!(alice.got[0], 3);
+    assert_eq!((alice.got[0], team.server.store.recomputations() - looked), (3, 1), "all is sent anyway");
     team.assert_settled(&mut [&mut alice]);
 }
 
@@ -651,6 +698,8 @@ fn rows_go_and_come_with_columns_that_a_join_names() {
         assert_eq!(bob.rows("SELECT id FROM work"), ["'w'"], "{seen}");
         for class in ["x", "y", "z"] {
             team.run(&format!("UPDATE tasks SET class = '{class}'"));
+            let concerned = [team.concerns(&bob), team.concerns(&carol)];
+            assert!(class == "z" || concerned == [true; 2], "{seen}: {class}");
             team.assert_settled(&mut [&mut bob, &mut carol]);
         }
         assert_eq!(bob.rows("SELECT id FROM work"), [""; 0], "{seen}");

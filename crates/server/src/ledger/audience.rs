@@ -161,8 +161,6 @@ pub(super) struct Reader<'a> {
     /// What came and went in this download, with this chunk.
     granted: RoaringTreemap,
     evicted: RoaringTreemap,
-    /// The same as the chunk began.
-    before: (RoaringTreemap, RoaringTreemap),
     /// In this chunk alone.
     granted_here: RoaringTreemap,
     evicted_here: RoaringTreemap,
@@ -184,7 +182,7 @@ impl<'a> Reader<'a> {
         regard: Regard,
     ) -> Result<Self, Error> {
         let sets = || (known.granted.clone(), known.evicted.clone());
-        let before = if standing == Standing::Amid { sets() } else { Default::default() };
+        let (granted, evicted) = if standing == Standing::Amid { sets() } else { Default::default() };
         Ok(Self {
             policies,
             tables,
@@ -192,9 +190,8 @@ impl<'a> Reader<'a> {
             pieces: Pieces::new(*db, site),
             doubts: standing == Standing::Back,
             taken: (standing == Standing::Taken).then(sets),
-            granted: before.0.clone(),
-            evicted: before.1.clone(),
-            before,
+            granted,
+            evicted,
             granted_here: RoaringTreemap::new(),
             evicted_here: RoaringTreemap::new(),
             regard,
@@ -339,14 +336,6 @@ impl<'a> Reader<'a> {
 }
 
 impl Audience for Reader<'_> {
-    fn begin(&mut self) -> Result<(), Error> {
-        self.regard.restart();
-        (self.granted, self.evicted) = self.before.clone();
-        self.granted_here.clear();
-        self.evicted_here.clear();
-        Ok(())
-    }
-
     fn next(&mut self) -> Result<Option<(i64, Vec<u8>)>, Error> {
         let next = self.regard.next(&self.tables)?;
         self.regarded = next.is_none();

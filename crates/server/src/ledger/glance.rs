@@ -193,11 +193,6 @@ struct List {
 }
 
 impl Audience for List {
-    fn begin(&mut self) -> Result<(), Error> {
-        self.changed.clear();
-        Ok(())
-    }
-
     fn next(&mut self) -> Result<Option<(i64, Vec<u8>)>, Error> {
         Ok(None)
     }
@@ -222,10 +217,6 @@ struct Look<'a> {
 }
 
 impl Audience for Look<'_> {
-    fn begin(&mut self) -> Result<(), Error> {
-        self.reader.begin()
-    }
-
     fn next(&mut self) -> Result<Option<(i64, Vec<u8>)>, Error> {
         self.reader.next()
     }

@@ -41,8 +41,6 @@ pub(super) struct Regard {
     asked: Option<RowKeys>,
     at: usize,
     walk: Option<Walk>,
-    /// As it was found, for a chunk that is made anew.
-    begun: Option<Walk>,
     /// Where it stood before the row that it gave last.
     before: Option<Walk>,
     begun_walk: bool,
@@ -77,8 +75,7 @@ impl Regard {
             questions: Vec::new(),
             asked: None,
             at: 0,
-            walk: walk.clone(),
-            begun: walk,
+            walk,
             before: None,
             begun_walk: false,
             known: replica.known_keys()?,
@@ -94,7 +91,6 @@ impl Regard {
         if let Some(tables) = concerned {
             regard.walk_through(tables);
         }
-        regard.begun.clone_from(&regard.walk);
         Ok(regard)
     }
 
@@ -107,13 +103,6 @@ impl Regard {
         self.begun_walk = true;
         let after = (*first, Vec::new());
         self.walk = Some(Walk { head: self.head, tables, after });
-    }
-
-    /// Begins again.
-    pub(super) fn restart(&mut self) {
-        (self.asked, self.at) = (None, 0);
-        self.walk.clone_from(&self.begun);
-        self.known.restart();
     }
 
     /// Puts questions. Gives the tables that must be gone through instead, if there are any.

@@ -125,6 +125,10 @@ fn a_question_with_more_rows_than_are_looked_at_wakes() {
         team.sync(&mut alice);
         assert_eq!(alice.got, [0; 3], "{project}");
     }
+    team.run("INSERT INTO tasks VALUES('new', 'new', 'x')");
+    assert!(!team.concerns(&alice));
+    team.run("INSERT INTO members VALUES('n', 'new', 'alice')");
+    assert!(team.concerns(&alice));
 }
 
 /// What the server lost is brought back by who holds it, also where nothing but the place in a download tells of it.

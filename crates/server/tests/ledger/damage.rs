@@ -7,7 +7,8 @@ use cloudsync_server::auth::User;
 use cloudsync_server::store::{Store, StoreError};
 
 // language=SQLite
-const TASKS: &str = "CREATE TABLE tasks(id TEXT PRIMARY KEY NOT NULL, project TEXT, body TEXT)";
+const TASKS: &str = "CREATE TABLE tasks(id TEXT PRIMARY KEY NOT NULL, project TEXT, body TEXT);
+    CREATE INDEX tasks_of ON tasks(project)";
 const LET_IN: &str = "EXISTS (SELECT 1 FROM guests WHERE user = auth_userid())";
 
 /// A project tool whose policies read two tables that do not sync.
@@ -23,12 +24,13 @@ fn team(seen: &str) -> (Team, Member) {
     (team, alice)
 }
 
-/// Has a table begin at a page that is none of its own.
-fn damage(team: &Team, table: &str) {
+/// Has a table or an index begin at a page of one of the other kind.
+fn damage(team: &Team, what: &str) {
+    let other = if what == "tasks_of" { "guests" } else { "sqlite_autoindex_tasks_1" };
     team.run(&format!(
         "PRAGMA writable_schema = ON;
-         UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_tasks_1')
-         WHERE name = '{table}'; PRAGMA writable_schema = RESET"
+         UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master WHERE name = '{other}')
+         WHERE name = '{what}'; PRAGMA writable_schema = RESET"
     ));
     // Whoever has the file open reads its schema anew.
     team.run("CREATE TABLE another(x)");
@@ -64,13 +66,16 @@ fn a_row_is_not_taken_away_because_its_policy_cannot_be_read() {
 
 #[test]
 fn a_membership_that_cannot_be_followed_is_an_error() {
-    let (team, mut alice) =
-        team(&format!("project IN (SELECT project FROM members WHERE user = auth_userid()) AND {LET_IN}"));
-    team.run("INSERT INTO members VALUES('q', 'alice')");
-    damage(&team, "guests");
-    assert!(concerns(&team, &alice).is_err());
-    let request = alice.device.replica.prepare(BOTH, false).unwrap();
-    fails(&team, &alice, &request);
+    for what in ["guests", "tasks_of"] {
+        let seen =
+            format!("project IN (SELECT project FROM members WHERE user = auth_userid()) AND {LET_IN}");
+        let (team, mut alice) = team(&seen);
+        team.run("INSERT INTO members VALUES('q', 'alice')");
+        damage(&team, what);
+        assert!(concerns(&team, &alice).is_err(), "{what}");
+        let request = alice.device.replica.prepare(BOTH, false).unwrap();
+        fails(&team, &alice, &request);
+    }
 }
 
 #[test]

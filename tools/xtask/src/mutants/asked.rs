@@ -28,8 +28,8 @@ const CPU_SECONDS_QUICK: u64 = 2;
 /// A mistake may ask for memory or write files without end.
 const MEMORY_KIB_MAX: u64 = 4 << 20;
 const FILE_BLOCKS_MAX: u64 = 4 << 20;
-/// What limits a test and then becomes it.
-const SHELL: &str = r#"ulimit -t "$1"; ulimit -v "$2"; ulimit -f "$3"; shift 3; exec "$@""#;
+/// What limits a test and then becomes it. At the hard limit of time it would be killed as by anything else.
+const SHELL: &str = r#"ulimit -S -t "$1"; ulimit -v "$2"; ulimit -f "$3"; shift 3; exec "$@""#;
 /// A debug build keeps room for each copy of a function on the stack.
 const STACK_BYTES: &str = "33554432";
 const SIGNAL_CPU: i32 = 24;
@@ -263,6 +263,24 @@ mod tests {
     #[test]
     fn chosen_mistake_is_nine() {
         assert_ne!(std::env::var(plant::CHOSEN).as_deref(), Ok("9"));
+    }
+
+    /// Mistake 10 has no end.
+    #[test]
+    fn chosen_mistake_is_ten() {
+        while std::env::var(plant::CHOSEN).as_deref() == Ok("10") {}
+    }
+
+    #[test]
+    fn a_test_without_an_end_is_told_from_one_that_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let tests = tests(folder.path(), "chosen_mistake_is_ten");
+        let limits = Limits::first(1);
+        let run = |number: &str| {
+            let set = |command: &mut Command| _ = command.env(plant::CHOSEN, number);
+            tests.run(&tests.tests[0], 0, limits, set).unwrap()
+        };
+        assert_eq!((run("9"), run("10")), (Said::Passed, Said::Endless));
     }
 
     #[test]
