@@ -76,9 +76,14 @@ fn any_marks(kinds: u8, sites: u32) -> impl Strategy<Value = Option<Marks>> {
     })
 }
 
+/// Rows of a group: few, or more than small forms of lists have room for. An interpreter takes seconds for each of them.
+fn any_rows_count() -> BoxedStrategy<usize> {
+    if cfg!(miri) { (1usize..4).boxed() } else { prop_oneof![4 => 1usize..20, 1 => 60usize..140].boxed() }
+}
+
 fn any_group(sites: u32) -> impl Strategy<Value = Rows> {
     let kinds = prop_oneof![4 => Just(0), 4 => prop::sample::select(vec![1u8, 2, 4, 6])];
-    let rows_count = prop_oneof![4 => 1usize..20, 1 => 60usize..140];
+    let rows_count = any_rows_count();
     (0usize..5, rows_count, any::<bool>(), 0u8..4, kinds).prop_flat_map(
         move |(columns_count, rows_count, whole, keys, kinds)| {
             let whole = whole || kinds & 4 > 0;
