@@ -676,6 +676,7 @@ fn rows_go_and_come_with_columns_that_a_join_names() {
     // SQLite does not tell that USING and NATURAL read the columns that they compare.
     for seen in [
         "EXISTS(SELECT 1 FROM tasks JOIN teaching AS t USING(class) WHERE tasks.id = work.task AND t.user = auth_userid())",
+        "EXISTS(SELECT 1 FROM tasks JOIN pupils AS t USING(class) WHERE tasks.id = work.task AND t.user = auth_userid())",
         "EXISTS(SELECT 1 FROM tasks NATURAL JOIN lessons WHERE tasks.id = work.task AND lessons.user = auth_userid())",
         "EXISTS(SELECT 1 FROM taught AS t WHERE t.id = work.task AND t.user = auth_userid())",
         "student = auth_userid() OR task IN (SELECT id FROM teaching LEFT JOIN tasks USING(class) WHERE user = auth_userid())",

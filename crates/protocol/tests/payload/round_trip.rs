@@ -76,7 +76,11 @@ fn any_marks(kinds: u8, sites: u32) -> impl Strategy<Value = Option<Marks>> {
     })
 }
 
-/// Rows of a group: few, or more than small forms of lists have room for. An interpreter takes seconds for each of them.
+/// Most groups and columns, exclusive. An interpreter takes seconds to draw one of them, and for each row.
+const GROUPS: usize = if cfg!(miri) { 2 } else { 4 };
+const COLUMNS: usize = if cfg!(miri) { 3 } else { 5 };
+
+/// Rows of a group: few, or more than small forms of lists have room for.
 fn any_rows_count() -> BoxedStrategy<usize> {
     if cfg!(miri) { (1usize..4).boxed() } else { prop_oneof![4 => 1usize..20, 1 => 60usize..140].boxed() }
 }
@@ -84,7 +88,7 @@ fn any_rows_count() -> BoxedStrategy<usize> {
 fn any_group(sites: u32) -> impl Strategy<Value = Rows> {
     let kinds = prop_oneof![4 => Just(0), 4 => prop::sample::select(vec![1u8, 2, 4, 6])];
     let rows_count = any_rows_count();
-    (0usize..5, rows_count, any::<bool>(), 0u8..4, kinds).prop_flat_map(
+    (0..COLUMNS, rows_count, any::<bool>(), 0u8..4, kinds).prop_flat_map(
         move |(columns_count, rows_count, whole, keys, kinds)| {
             let whole = whole || kinds & 4 > 0;
             let may_be_dead = whole && columns_count == 0 && kinds == 0;
@@ -160,7 +164,7 @@ pub(crate) fn any_chunk() -> impl Strategy<Value = Chunk> {
     (prop::collection::btree_set(any::<[u8; 16]>(), 1..5), any::<[u64; 2]>(), any::<bool>()).prop_flat_map(
         |(sites, [first_version, last_version], is_final)| {
             let sites: Vec<_> = sites.into_iter().map(SiteId).collect();
-            let groups = prop::collection::vec(any_group(sites.len() as u32), 0..4);
+            let groups = prop::collection::vec(any_group(sites.len() as u32), 0..GROUPS);
             let piece = (any::<[u8; 16]>(), 0..1u64 << 30, prop::collection::vec(any::<u8>(), 1..40));
             let pieces = prop::collection::vec(piece, 0..3);
             let keys = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 1..5);

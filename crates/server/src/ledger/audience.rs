@@ -309,7 +309,7 @@ impl<'a> Reader<'a> {
         // The next chunk could not tell any more that the record was taken in.
         let is_beginning = position.is_some() && standing == Standing::Taken;
         // What it did not take in must not count as taken in with the next cursor.
-        let is_void = matches!(standing, Standing::Again | Standing::Unrecorded) && known.has_rows();
+        let is_void = matches!(standing, Standing::Again | Standing::Unrecorded);
         let posting = if is_nothing_new && !self.doubts && !is_end_of_other && !is_beginning && !is_void {
             None
         } else {

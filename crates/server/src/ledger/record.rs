@@ -81,11 +81,6 @@ impl Record {
             }
         }
     }
-
-    /// Whether it tells of rows.
-    pub(super) fn has_rows(&self) -> bool {
-        !self.granted.is_empty() || !self.evicted.is_empty()
-    }
 }
 
 fn encode_stamps(stamp: i64, base_stamp: i64) -> [u8; 16] {

@@ -50,7 +50,7 @@ fn notes() -> (Team, Member) {
     team.sync(&mut alice);
     alice.run("DELETE FROM notes WHERE id = 'gone'");
     team.run("DELETE FROM notes WHERE id IN ('n00', 'n01')");
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     assert_eq!(alice.repaired, 0);
     assert_eq!(alice.device.dump("notes").len(), 4);
     (team, alice)
@@ -60,7 +60,7 @@ fn notes() -> (Team, Member) {
 fn what_a_user_holds_is_equal_to_what_they_see() {
     let (team, mut alice) = notes();
     let mut bob = team.member(2, "bob");
-    team.assert_settled(&mut [&mut alice, &mut bob]);
+    team.assert_mended(&mut [&mut alice, &mut bob]);
     for member in [&mut alice, &mut bob] {
         let before = member.device.sql.total_changes();
         for _ in 0..4 {
@@ -89,7 +89,7 @@ fn damage_on_a_users_device_is_found_and_repaired() {
         alice.device.run_unseen(&damage);
         team.sync(&mut alice);
         assert_eq!(alice.repaired, repaired, "{damage}");
-        team.assert_settled(&mut [&mut alice]);
+        team.assert_mended(&mut [&mut alice]);
         assert_eq!(alice.repaired, 0, "{damage}");
     }
 }
@@ -102,10 +102,10 @@ fn a_copy_of_a_users_device_loses_what_it_may_not_have_and_keeps_nothing_of_it()
         let mut other = copy(&team, &alice, &folder, "copy.db", 7);
         // What is taken away is told to the first one alone.
         team.run("UPDATE notes SET owner = 'bob', body = 'of bob' WHERE id = 'n04'; DELETE FROM notes WHERE id = 'n07'");
-        team.assert_settled(&mut [&mut alice]);
+        team.assert_mended(&mut [&mut alice]);
         if writes {
             alice.run("INSERT INTO notes VALUES('from the first', 'alice', '1')");
-            team.assert_settled(&mut [&mut alice]);
+            team.assert_mended(&mut [&mut alice]);
             other.run("INSERT INTO notes VALUES('from the copy', 'alice', '2')");
         }
         // Nobody tells the copy what it does not hold any more by the ledger.
@@ -113,7 +113,7 @@ fn a_copy_of_a_users_device_loses_what_it_may_not_have_and_keeps_nothing_of_it()
             team.sync(&mut other);
             team.sync(&mut alice);
         }
-        team.assert_settled(&mut [&mut other, &mut alice]);
+        team.assert_mended(&mut [&mut other, &mut alice]);
         assert_eq!(other.rows("SELECT * FROM cloudsync_rejected"), [""; 0]);
         assert!(other.device.replica.is_scrub_due().unwrap());
         assert_eq!(other.device.dump("notes").len(), if writes { 4 } else { 2 });
@@ -180,7 +180,7 @@ fn after_the_scrub_nothing_is_left_of_what_a_check_or_a_piece_brought() {
     team.sync(&mut alice);
     let mut other = copy(&team, &alice, &folder, "copy.db", 7);
     drop(alice);
-    team.assert_settled(&mut [&mut other]);
+    team.assert_mended(&mut [&mut other]);
     // A row that was repaired before it went, one that the ledger takes away, and one that a check finds.
     other.device.run_unseen("UPDATE notes SET body = 'X' WHERE id = 'key-of-damaged'");
     team.sync(&mut other);
@@ -232,11 +232,11 @@ fn of_a_row_that_was_taken_away_only_what_its_user_wrote_is_kept() {
     alice.run(
         "UPDATE notes SET tag = 'forbidden' WHERE id = 'refused'; DELETE FROM notes WHERE id = 'deleted'",
     );
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     assert_eq!(alice.device.dump("notes").len(), 3);
     alice.run("UPDATE notes SET tag = 'my own' WHERE id = 'unsent'");
     team.run("UPDATE notes SET owner = 'bob'");
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     assert_eq!(alice.device.dump("notes"), [""; 0]);
     let kept =
         alice.device.column::<String>("SELECT ifnull(\"row\", '-') FROM cloudsync_rejected ORDER BY id");
@@ -266,13 +266,13 @@ fn a_large_row_that_was_lost_and_fetched_is_compared_as_any_other() {
         "INSERT INTO notes VALUES('key-of-large', 'alice', hex(randomblob(400000))), ('small', 'alice', 'x')",
     );
     let mut alice = team.member_on(on_disk(&folder.file("device.db"), NOTES), "alice");
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     for damage in
         ["DELETE FROM notes WHERE id = 'key-of-large'", "UPDATE notes SET owner = 'X' WHERE body <> 'x'"]
     {
         alice.device.run_unseen(damage);
         (0..2).for_each(|_| team.sync(&mut alice));
-        team.assert_settled(&mut [&mut alice]);
+        team.assert_mended(&mut [&mut alice]);
     }
     // What was damaged is kept, but for the row that was gone.
     assert_eq!(alice.rows("SELECT json_extract(\"row\", '$.owner') FROM cloudsync_rejected"), ["'X'"]);
@@ -280,7 +280,7 @@ fn a_large_row_that_was_lost_and_fetched_is_compared_as_any_other() {
     team.run("UPDATE notes SET owner = 'bob' WHERE id = 'key-of-large'");
     team.sync(&mut alice);
     assert_eq!(alice.repaired, 1);
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     assert_eq!(alice.rows("SELECT id FROM notes"), ["'small'"]);
     assert!(alice.device.replica.scrub().unwrap());
     let left = bytes_of(&folder, "device.db");
@@ -293,15 +293,15 @@ fn a_restored_device_of_a_user_loses_what_went_meanwhile() {
     let (team, mut alice) = notes();
     let backup = copy(&team, &alice, &folder, "backup.db", 1);
     team.run("UPDATE notes SET owner = 'bob' WHERE id IN ('n04', 'n07')");
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     team.run(
         "UPDATE notes SET owner = 'alice' WHERE id = 'n07'; INSERT INTO notes VALUES('late', 'alice', 'x')",
     );
     alice.run("UPDATE notes SET body = 'later' WHERE id = 'own'");
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     drop(alice);
     let mut alice = backup;
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     assert_eq!(alice.rows("SELECT id FROM notes ORDER BY id"), ["'late'", "'n07'", "'n10'", "'own'"]);
 }
 
@@ -315,7 +315,7 @@ fn a_users_reset_transfers_what_differs_and_nothing_else() {
     alice.device.replica.reset_sync().unwrap();
     team.sync(&mut alice);
     assert_eq!((alice.got, alice.repaired), ([0; 3], 1));
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
 }
 
 /// What the server finds in the ranges of a request.
@@ -332,7 +332,7 @@ fn findings_are_the_same_whatever_there_is_that_cannot_be_seen() {
     for damage in ["", "DELETE FROM notes", "UPDATE notes SET body = 'X'"] {
         let (team, mut alice) = notes();
         let mut eve = team.member(5, "eve");
-        team.assert_settled(&mut [&mut alice, &mut eve]);
+        team.assert_mended(&mut [&mut alice, &mut eve]);
         alice.device.run_unseen(damage);
         // She asks about rows that she made up.
         eve.device.run_unseen("INSERT INTO notes VALUES('n00', 'eve', '0'), ('n05', 'eve', '5')");
@@ -372,7 +372,23 @@ fn rows_that_come_with_findings_are_in_the_ledger() {
     team.run("UPDATE notes SET owner = 'bob' WHERE id = 'n04'");
     team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
     assert_eq!(alice.got, [0, 0, 1]);
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
+}
+
+#[test]
+fn a_device_that_begins_again_with_a_lost_ledger_does_not_get_what_it_wrote_and_loses_it_like_the_rest() {
+    let (team, mut alice) = notes();
+    team.run(&format!("{LOSE_LEDGER}; DELETE FROM cloudsync_server_downloads"));
+    alice.run("DELETE FROM cloudsync_settings WHERE key = 'cursor'");
+    let unchecked = |alice: &mut Member| {
+        team.sync_with(alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
+    };
+    unchecked(&mut alice);
+    assert_eq!(alice.got, [3, 0, 0]);
+    team.run("UPDATE notes SET owner = 'bob' WHERE id IN ('own', 'n04')");
+    unchecked(&mut alice);
+    assert_eq!(alice.got, [0, 0, 2]);
+    team.assert_mended(&mut [&mut alice]);
 }
 
 #[test]
@@ -382,7 +398,7 @@ fn what_a_lost_ledger_does_not_take_away_is_found() {
     team.run("UPDATE notes SET owner = 'bob' WHERE id = 'n07'");
     team.sync(&mut alice);
     assert_eq!((alice.got, alice.repaired, alice.device.dump("notes").len()), ([0; 3], 1, 3));
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
 }
 
 #[test]
@@ -411,11 +427,11 @@ fn a_policy_that_fails_for_a_row_does_not_keep_the_others_from_being_checked() {
     team.shows("notes", Some("json_extract(body, '$.to') = auth_userid()"));
     team.policies.insert("notes".to_owned(), "id = 'a'".to_owned());
     let mut alice = team.member(1, "alice");
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     alice.device.run_unseen("DELETE FROM notes; INSERT INTO notes VALUES('b', 'alice', 'ghost')");
     team.sync(&mut alice);
     assert_eq!(alice.repaired, 2);
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     assert_eq!(alice.device.dump("notes").len(), 1);
 }
 
@@ -459,7 +475,7 @@ fn make_slow(team: &mut Team) {
 fn a_policy_that_takes_too_much_work_is_not_evaluated_for_checks_and_refuses_rounds() {
     let (mut team, mut alice) = notes();
     make_slow(&mut team);
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     alice.device.run_unseen("UPDATE notes SET body = 'X' WHERE id = 'own'");
     for _ in 0..2 {
         team.sync(&mut alice);
@@ -481,7 +497,7 @@ fn a_policy_that_takes_too_much_work_is_not_evaluated_for_checks_and_refuses_rou
     assert_eq!(team.server.rows("SELECT count(*) FROM notes WHERE body LIKE '%!'"), ["0"]);
     // Nothing of it is lost.
     bound(&mut team, 10_000_000, 10_000_000);
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     assert_eq!(team.server.rows("SELECT count(*) FROM notes WHERE body LIKE '%!'"), ["4"]);
 }
 
@@ -489,12 +505,12 @@ fn a_policy_that_takes_too_much_work_is_not_evaluated_for_checks_and_refuses_rou
 fn a_large_row_of_a_user_that_is_damaged_is_fetched() {
     let (team, mut alice) = notes();
     team.run("UPDATE notes SET body = hex(randomblob(400000)) WHERE id = 'n04'");
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     alice.device.run_unseen("UPDATE notes SET owner = 'X' WHERE id = 'n04'");
     for _ in 0..2 {
         team.sync(&mut alice);
     }
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     assert_eq!(alice.rows("SELECT owner FROM notes WHERE id = 'n04'"), ["'alice'"]);
 }
 
@@ -519,6 +535,6 @@ fn many_rows_of_a_user_are_checked_in_parts() {
     for _ in 0..12 {
         team.sync(&mut alice);
     }
-    team.assert_settled(&mut [&mut alice]);
+    team.assert_mended(&mut [&mut alice]);
     assert_eq!(alice.device.dump("tasks").len(), 6_000);
 }

@@ -183,7 +183,7 @@ fn run(seed: u64, steps: u64, mut harm: Option<Harm>) {
         }
         if step % 40 == 39 {
             harm.iter().for_each(|harm| harm.heal(&team, &mut members));
-            team.assert_settled(&mut members.iter_mut().collect::<Vec<_>>());
+            team.assert_mended(&mut members.iter_mut().collect::<Vec<_>>());
             if harm.is_none() {
                 assert_nothing_was_to_be_repaired(&members);
                 (0..3).for_each(|_| team.run(&write(&mut chance, step)));
@@ -192,7 +192,7 @@ fn run(seed: u64, steps: u64, mut harm: Option<Harm>) {
         }
     }
     harm.iter().for_each(|harm| harm.heal(&team, &mut members));
-    team.assert_settled(&mut members.iter_mut().collect::<Vec<_>>());
+    team.assert_mended(&mut members.iter_mut().collect::<Vec<_>>());
     if harm.is_none() {
         assert_nothing_was_to_be_repaired(&members);
     }
