@@ -90,7 +90,7 @@ impl Replica {
                 let base = storage::get_u64(&replica.db, "cursor")?;
                 let source = Source { origin: Origin::File, time_max: Some(Time(bound)), base };
                 let rows = replica.apply_in_transaction(std::slice::from_ref(decoded), source)?.rows;
-                replica.forget_used_pieces()?;
+                replica.forget_used_pieces(true)?;
                 Ok(rows)
             })
         })

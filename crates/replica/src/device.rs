@@ -343,7 +343,7 @@ impl Replica {
         }
         let settled = self.settle(source)?;
         self.raise_settled(settled.time_max.0)?;
-        self.forget_used_pieces()?;
+        self.forget_used_pieces(false)?;
         if is_last {
             self.forget_pieces()?;
         }

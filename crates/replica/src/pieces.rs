@@ -199,17 +199,19 @@ pub(crate) fn used(payload: &Payload<'_>) -> Vec<SetId> {
 }
 
 impl Replica {
-    /// Forgets the pieces of rows that were applied since, but for those that a change in the quarantine needs.
-    pub(crate) fn forget_used_pieces(&mut self) -> Result<()> {
+    /// Forgets the pieces of rows that were applied since, but for those that a change in the quarantine needs. Those that came
+    /// `by_hand` and others have nothing to do with each other: the same row may be half here in a download that goes on.
+    pub(crate) fn forget_used_pieces(&mut self, by_hand: bool) -> Result<()> {
         let used = std::mem::take(&mut self.unsettled.used);
         if used.is_empty() || !exists(&self.db)? {
             return Ok(());
         }
         // language=SQLite
-        let sql = "DELETE FROM main.cloudsync_pieces WHERE set_id = ?1 \
+        let sql = "DELETE FROM main.cloudsync_pieces WHERE set_id = ?1 AND (at > 0) = ?2 \
                    AND NOT EXISTS(SELECT 1 FROM main.cloudsync_held AS h WHERE h.set_id = ?1)";
         let mut delete = self.db.prepare(sql)?;
-        used.iter().try_for_each(|set| Ok(delete.run(&[Value::Blob(&set.0)])?))
+        let by_hand = Value::Integer(i64::from(by_hand));
+        used.iter().try_for_each(|set| Ok(delete.run(&[Value::Blob(&set.0), by_hand])?))
     }
 
     /// Forgets all pieces that no row will ask for: at the end of a download or a round, those that no change in the

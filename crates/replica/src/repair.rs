@@ -19,6 +19,7 @@ use crate::codec::Zstd;
 use crate::error::{Error, Result};
 use crate::pick::RowKey;
 use crate::ranges::{ClockWalk, Filled, Held, RowReader, Unclocked};
+use crate::rebuilt::vanished;
 use crate::replica::Replica;
 use crate::storage;
 use crate::table::Table;
@@ -567,6 +568,23 @@ impl Finder<'_> {
             let row = Refusal::damaged((Rc::clone(table), key.to_vec()), pk.clone(), None, false);
             plan.rows.insert(pk, (row, Damage::Large));
             plan.fetches = true;
+            self.gone_too(replica, plan, table)?;
+        }
+        Ok(())
+    }
+
+    /// Everything is fetched: what else of the table is gone comes with it, instead of with another download for each row.
+    /// Behind a filter, rows may be gone that were deleted here only.
+    fn gone_too(&self, replica: &Replica, plan: &mut Plan, table: &Rc<Table>) -> Result<()> {
+        if table.filter.is_some() {
+            return Ok(());
+        }
+        for (pk, _) in vanished(&replica.db, table)? {
+            if plan.rows.contains_key(&pk) || self.is_left_alone(&pk) {
+                continue;
+            }
+            let row = (Rc::clone(table), split_pk(&pk)?.1.to_vec());
+            plan.rows.insert(pk.clone(), (Refusal::damaged(row, pk, None, false), Damage::Gone));
         }
         Ok(())
     }

@@ -369,6 +369,75 @@ fn by_hand_chunks_wait_for_their_row_and_nothing_else_is_taken() {
 }
 
 #[test]
+fn a_file_with_a_row_leaves_the_pieces_of_a_download_that_has_half_of_it() {
+    let server = Server::new(FILES);
+    let mut a = Device::new(1, FILES);
+    put(&a, "1", noise(1, 2 * MIB + 7));
+    sync(&mut a, &server);
+    // The first download shows progress, so its pieces are there before their row is.
+    let mut b = Device::new(2, FILES);
+    assert!(turn(&mut b, &server));
+    assert!(pieces(&b.sql) > 0);
+    for chunk in all_chunks(&mut a.replica) {
+        b.apply(&chunk).unwrap();
+    }
+    assert_eq!(content(&b.sql, "t"), content(&a.sql, "t"));
+    while turn(&mut b, &server) {}
+    assert_even(&server, &mut [&mut a, &mut b], "t");
+    // And the other way round.
+    let mut c = Device::new(3, FILES);
+    let chunks = all_chunks(&mut a.replica);
+    c.apply(&chunks[0]).unwrap();
+    while turn(&mut c, &server) {}
+    for chunk in &chunks[1..] {
+        c.apply(chunk).unwrap();
+    }
+    assert_even(&server, &mut [&mut a, &mut c], "t");
+}
+
+#[test]
+fn a_round_that_had_arrived_before_its_row_grew_leaves_nothing_in_the_middle_of_it() {
+    let server = Server::new(FILES);
+    let (mut a, mut b) = (Device::new(1, FILES), Device::new(2, FILES));
+    put(&a, "1", "small".to_owned());
+    sync(&mut a, &server);
+    put(&a, "1", "still small".to_owned());
+    let request = a.replica.prepare(BOTH, false).unwrap();
+    // The answer is lost.
+    server.store.turn(&Request::decode(&request).unwrap(), &KEY, a.world.now.get()).unwrap();
+    put(&a, "1", noise(1, 2 * MIB + 7));
+    sync(&mut a, &server);
+    assert_even(&server, &mut [&mut a, &mut b], "t");
+}
+
+/// Checks a slice, if there is anything to check; gives the rows that were damaged.
+fn check(device: &mut Device, server: &Server) -> Option<u64> {
+    let request = device.replica.prepare_check(BOTH).unwrap()?;
+    let request = Request::decode(&request).unwrap();
+    let answer = server.store.turn(&request, &KEY, device.world.now.get()).unwrap();
+    match Answer::decode(&answer).unwrap() {
+        Answer::Turn(turn) => Some(device.replica.absorb(&turn).unwrap().rows_repaired),
+        Answer::Refusal(refusal) => panic!("{refusal:?}"),
+    }
+}
+
+#[test]
+fn a_table_of_large_rows_that_was_emptied_unseen_is_fetched_once() {
+    let server = Server::new(FILES);
+    let (mut a, mut b) = (Device::new(1, FILES), Device::new(2, FILES));
+    (0..5).for_each(|i| put(&a, &i.to_string(), noise(i, ROW_BYTES_MAX + 1)));
+    put(&a, "small", "text".to_owned());
+    sync(&mut a, &server);
+    sync(&mut b, &server);
+    b.run_unseen("DELETE FROM t");
+    // The first of the large ones asks for all of them.
+    assert_eq!(check(&mut b, &server), Some(6));
+    while turn(&mut b, &server) {}
+    assert_eq!(check(&mut b, &server), Some(0));
+    assert_even(&server, &mut [&mut a, &mut b], "t");
+}
+
+#[test]
 fn a_large_row_that_waits_keeps_its_pieces() {
     let server = Server::new(FILES);
     let strict = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, n UNIQUE, v);";
