@@ -3,7 +3,7 @@
 
 use crate::oracle::RowName;
 use crate::server::Server;
-use crate::users::{Holder, Known, Policies, contains};
+use crate::users::{self, Holder, Known, Policies, contains};
 use crate::workload::{TABLES, TableSpec};
 use anyhow::{Context, Result, bail, ensure};
 use cloudsync_core::key::{KeyCollation, pack_part};
@@ -33,13 +33,13 @@ impl Guarded {
         server.speak_of(user);
         let eye = server.eye()?;
         let (mut shown, mut hidden, mut told) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
-        for table in TABLES.iter().filter(|table| table.is_guarded()) {
+        for table in users::guarded() {
             for (key, secret) in secrets(eye, table, policies.get(table.name).map_or("0", |text| text))? {
                 shown.insert((table.name, pack(&key)?));
                 told.insert(secret);
             }
         }
-        for table in TABLES.iter().filter(|table| table.is_guarded()) {
+        for table in users::guarded() {
             for (key, secret) in secrets(eye, table, "1")? {
                 let is_shown = shown.contains(&(table.name, pack(&key)?));
                 if let Some(secret) = secret.filter(|_| !is_shown) {
@@ -73,7 +73,7 @@ fn pack(key: &str) -> Result<Vec<u8>> {
 }
 
 fn guarded(table: &str) -> Option<&'static TableSpec> {
-    TABLES.iter().find(|known| known.name == table && known.is_guarded())
+    users::guarded().find(|known| known.name == table)
 }
 
 /// Rows of guarded tables that a device's own app wrote are no secret to it.

@@ -36,6 +36,14 @@ const EXPRESSIONS: &[(&str, &[&str])] = &[
     ("members", &["member <> 'nobody'"]),
 ];
 
+/// The same for tables with foreign keys: a parent may be outside of what its children are inside of.
+const OF_FAMILIES: &[(&str, &[&str])] = &[
+    ("houses", &["secret < 'secret 8'", "0"]),
+    ("rooms", &["house IS NOT NULL", "secret > 'secret 5'"]),
+    ("lamps", &["secret < 'secret a'"]),
+    ("trees", &["parent IS NULL", "secret > 'secret 3'"]),
+];
+
 /// What a device has for itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Own {
@@ -104,7 +112,16 @@ fn outside(db: &Connection, table: &TableSpec, filter: &str) -> Result<BTreeSet<
 impl World {
     /// The app of a device sets, changes or clears a filter.
     pub(crate) fn change_filter(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
-        let (table, expressions) = dice.pick(EXPRESSIONS);
+        let written: Vec<_> = EXPRESSIONS.iter().filter(|(table, _)| workload::is_written(table)).collect();
+        let likes_large = self.plan.large > workload::LARGE_SELDOM && dice.chance(500);
+        let of_families = self.plan.families && dice.chance(300);
+        let (table, expressions) = match (likes_large, written.is_empty()) {
+            _ if of_families => dice.pick(OF_FAMILIES),
+            // What is on its way in many chunks must not leave any more.
+            (true, _) => &("notes", &["0"][..]),
+            (false, true) => dice.pick(EXPRESSIONS),
+            (false, false) => *dice.pick::<&(&str, &[&str])>(&written),
+        };
         let filter = (!dice.chance(300)).then(|| *dice.pick(expressions));
         let name = self.devices[at].name.clone();
         self.note(|| format!("{name} filters {table} by {filter:?}"));

@@ -28,8 +28,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(skew_ms: i64, mut dice: Dice) -> Rc<Self> {
-        let tells_files = dice.chance(600);
+    pub(crate) fn new(skew_ms: i64, dice: Dice) -> Rc<Self> {
+        Self::with_files(skew_ms, dice, true)
+    }
+
+    /// The same; its file system does not tell files apart where it may not.
+    pub(crate) fn with_files(skew_ms: i64, mut dice: Dice, may_tell_files: bool) -> Rc<Self> {
+        let tells_files = dice.chance(600) && may_tell_files;
         Rc::new(Self { skew_ms: Cell::new(skew_ms), dice: RefCell::new(dice), tells_files })
     }
 

@@ -9,6 +9,7 @@ mod disk;
 mod family;
 mod filters;
 mod host;
+mod likings;
 mod marks;
 mod mishaps;
 mod network;

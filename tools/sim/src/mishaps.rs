@@ -1,7 +1,7 @@
 //! What goes wrong: with machines, their files, clocks and disks; and how one recovers.
 
-use crate::disk::disks;
 use crate::disk::faults::Fault;
+use crate::disk::{self, disks};
 use crate::host::Machine;
 use crate::oracle;
 use crate::random::Dice;
@@ -10,6 +10,7 @@ use crate::server::SERVER;
 use crate::workload;
 use crate::world::{Outcome, World};
 use anyhow::{Context, Result};
+use cloudsync_protocol::limits::STAGED_MS_MAX;
 use std::collections::BTreeSet;
 
 /// How far a wrong clock that machines share is ahead.
@@ -55,7 +56,7 @@ impl World {
             self.second_process(at)?;
         }
         self.disk_fault(at, dice);
-        if dice.chance(plan.alterations) {
+        if dice.chance(plan.alterations.max(plan.rebuilds)) {
             self.alter(at, dice)?;
         }
         if dice.chance(plan.couriers) {
@@ -67,14 +68,36 @@ impl World {
         Ok(())
     }
 
+    /// Everybody sleeps for longer than the server keeps what was begun, mostly while something is.
+    pub(crate) fn sleep(&mut self, dice: &mut Dice) -> Result<()> {
+        let sql = "SELECT count(*) FROM cloudsync_server_staging";
+        let staged: i64 = self.server.eye()?.query_row(sql, [], |row| row.get(0))?;
+        if staged == 0 && !dice.chance(50) {
+            return Ok(());
+        }
+        let nap_ms = STAGED_MS_MAX + 1 + dice.below(STAGED_MS_MAX / 4);
+        self.note(|| format!("everybody sleeps for {nap_ms} ms"));
+        self.stats.fault("long sleep");
+        self.stats.slept_ms += nap_ms;
+        disk::set_now_ms(self.now() + nap_ms);
+        Ok(())
+    }
+
     /// The app of a device comes to a later version, or makes a table anew.
     fn alter(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
         let name = self.devices[at].name.clone();
         let rebuilds = dice.chance(500);
-        self.note(|| format!("{name} alters its schema, by rebuilding: {rebuilds}"));
+        let is_unseen = rebuilds && self.plan.rebuilds > 0;
+        self.note(|| {
+            format!("{name} alters its schema, by rebuilding: {rebuilds}, without the bracket: {is_unseen}")
+        });
         self.stats.fault("schema change");
         let outcome = self.guarded(at, 0, |process| {
-            if rebuilds {
+            if rebuilds && is_unseen {
+                workload::rebuild(&process.db)?;
+                // What is written without triggers would not be noted.
+                Ok(process.replica.has_unsent().map(drop)?)
+            } else if rebuilds {
                 process.replica.begin_alter("notes")?;
                 workload::rebuild(&process.db)?;
                 Ok(process.replica.commit_alter("notes")?)
@@ -183,7 +206,8 @@ impl World {
 
     fn copy(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
         let name = self.name();
-        let machine = Machine::new(self.devices[at].machine.skew_ms.get(), dice.fork());
+        let skew_ms = self.devices[at].machine.skew_ms.get();
+        let machine = Machine::with_files(skew_ms, dice.fork(), !self.plan.twins);
         let original = self.devices[at].name.clone();
         self.note(|| format!("{name} is a copy of {original}"));
         self.stats.fault("copied file");
@@ -191,6 +215,11 @@ impl World {
         // What the copy holds unsent is its own from here on.
         self.rename(at);
         self.add(copy, dice);
+        if self.plan.twins {
+            let copy = self.devices.len() - 1;
+            self.write(copy, 0, dice)?;
+            self.carry_to(copy, at, dice)?;
+        }
         Ok(())
     }
 

@@ -28,7 +28,7 @@ what a shortened case consists of:
   --skip A-B,C     leaves these steps out
   --without KIND   leaves out crashes, power, disks, server-disks, jumps, copies, restores, server-restores, joins,
                    alterations, couriers, processes, users, policies, claims, user-changes, server-writes, filters,
-                   families (foreign keys), renames or unchecked; may be given several times";
+                   families (foreign keys), renames, unchecked or likings; may be given several times";
 
 /// What can be left out of a case.
 pub(crate) const KINDS: &[&str] = &[
@@ -53,6 +53,7 @@ pub(crate) const KINDS: &[&str] = &[
     "families",
     "renames",
     "unchecked",
+    "likings",
 ];
 
 /// One history: a seed, and what of it is left out.
@@ -123,7 +124,9 @@ impl Case {
                 "filters" => plan.filters = 0,
                 "families" => plan.families = false,
                 "renames" => plan.renames = 0,
-                _ => plan.checks = true,
+                "unchecked" => plan.checks = true,
+                // Not drawn at all.
+                _ => {}
             }
         }
     }

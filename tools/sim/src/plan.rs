@@ -1,7 +1,9 @@
 //! What a run may contain, drawn from its seed.
 
+use crate::likings;
 use crate::options::Case;
 use crate::random::Dice;
+use crate::workload;
 
 /// A calm day: some 60 rows and 12 syncs for each device and hour.
 const CALM_DEVICES: usize = 5;
@@ -48,6 +50,16 @@ pub(crate) struct Plan {
     /// Idle syncs check what is held. Without that nothing but syncing makes replicas equal.
     pub(crate) checks: bool,
     pub(crate) skew_ms_max: i64,
+    /// Of a thousand transactions of apps, those that write more than one chunk takes.
+    pub(crate) large: u64,
+    /// Everybody sleeps for long, so often.
+    pub(crate) naps: u64,
+    /// Copies do not know that they are, and meet each other before the server.
+    pub(crate) twins: bool,
+    /// A table is made anew behind the library's back, so often.
+    pub(crate) rebuilds: u64,
+    /// The tables that apps write, as bits of their places; all of them if there is none.
+    pub(crate) tables: u32,
 }
 
 /// The stream of what was added to the world once seeds were known, so that those keep their other draws.
@@ -85,6 +97,11 @@ impl Plan {
             renames: 0,
             checks: true,
             skew_ms_max: *dice.pick(&[0, 3_000, 50_000, 4_000_000]),
+            large: workload::LARGE_SELDOM,
+            naps: 0,
+            twins: false,
+            rebuilds: 0,
+            tables: 0,
         };
         if dice.chance(500) {
             plan.users = 1 + dice.below(3);
@@ -101,6 +118,9 @@ impl Plan {
         if !case.without.contains("unchecked") {
             plan.server_restores = plan.server_restores.max(*later.pick(&[0, 0, 60]));
             plan.couriers = plan.couriers.max(*later.pick(&[0, 0, 60]));
+        }
+        if !case.calm && !case.without.contains("likings") {
+            likings::draw(case.seed, &mut plan);
         }
         case.limit(&mut plan);
         if plan.users > 0 {

@@ -10,7 +10,7 @@ use crate::oracle::{self, Rows};
 use crate::renames;
 use crate::server::SERVER;
 use crate::workload;
-use crate::world::{BOTH, Outcome, START_MS, World};
+use crate::world::{BOTH, Outcome, World};
 use anyhow::{Context, Result, bail, ensure};
 use cloudsync_protocol::client::Retry;
 
@@ -25,9 +25,10 @@ impl World {
     /// Faults are over: everybody syncs until nothing moves any more; then nobody writes anything any more.
     pub(crate) fn settle(&mut self) -> Result<()> {
         disks().disarm(SERVER);
+        let awake_ms = self.awake_ms();
         for device in &mut self.devices {
             disks().disarm(&device.place);
-            self.stats.device_ms += disk::now_ms() - START_MS;
+            self.stats.device_ms += awake_ms;
             device.processes.iter_mut().for_each(crate::device::Process::give_up);
         }
         self.agree_on_schema()?;
@@ -217,8 +218,10 @@ impl World {
                 bail!("server and {name} differ {difference}");
             }
             self.check_disk(at)?;
+            let shown = self.rows_for(at)?;
             let db = &self.devices[at].processes[0].db;
-            family::check(db, &oracle::rows(db)?, &name)?;
+            let has_user = self.devices[at].holder.is_some();
+            family::check(db, &oracle::rows(db)?, &name, has_user.then_some(&shown))?;
         }
         self.model.check(&rows)
     }

@@ -17,7 +17,9 @@ pub(crate) struct Stats {
     pub(crate) answers_to_users: u64,
     /// Rows that apps wrote.
     pub(crate) rows: u64,
+    /// Without long sleeps.
     pub(crate) simulated_ms: u64,
+    pub(crate) slept_ms: u64,
     pub(crate) device_ms: u64,
     /// Sweeps of syncs until everybody was at rest, at most.
     pub(crate) sweeps_max: usize,

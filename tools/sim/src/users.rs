@@ -48,6 +48,16 @@ const PROJECTS: &[&str] = &[
     "EXISTS (SELECT 1 FROM members m WHERE m.project = projects.project AND m.member = auth_userid())",
 ];
 
+/// Policies of tables with foreign keys: by the row, by its parent, by its children. The parent of a row that is seen may be
+/// hidden, and the other way round.
+const FAMILIES: &[(&str, &[&str])] = &[
+    ("houses", &["1", "secret < 'secret 8'", "EXISTS (SELECT 1 FROM rooms r WHERE r.house = houses.id)"]),
+    ("rooms", &["1", "house IN (SELECT id FROM houses WHERE secret < 'secret a')", "secret < 'secret 8'"]),
+    ("lamps", &["1", "secret > 'secret 4'", "EXISTS (SELECT 1 FROM rooms r WHERE r.id = lamps.room)"]),
+    ("locks", &["1", "house IS NULL OR house > 'houses-shared-2'"]),
+    ("trees", &["1", "parent IS NULL", "secret < 'secret c'"]),
+];
+
 /// What a user may have come to know: tables and keys as they are shown.
 pub(crate) type Known = Rc<RefCell<BTreeSet<RowName>>>;
 /// SELECT policies by table.
@@ -129,13 +139,21 @@ pub(crate) fn policies(db: &Connection) -> Result<Policies> {
     Ok(policies)
 }
 
+/// The tables of which policies say who sees which rows.
+pub(crate) fn guarded() -> impl Iterator<Item = &'static TableSpec> {
+    workload::tables().filter(|table| table.is_guarded())
+}
+
 fn changes(dice: &mut Dice, table: &'static TableSpec, now_ms: u64) -> Vec<Change<'static>> {
     let (select, free) = match table.name {
         "members" => (*dice.pick(MEMBERS), true),
         "projects" => (*dice.pick(PROJECTS), true),
         "tasks" => (*dice.pick(TASKS), false),
         "diaries" => (*dice.pick(DIARIES), false),
-        _ => ("1", true),
+        _ => match FAMILIES.iter().find(|(name, _)| *name == table.name) {
+            Some((_, policies)) => (*dice.pick(policies), dice.chance(500)),
+            None => ("1", true),
+        },
     };
     let change = |verb, text| Change { table: table.name, verb, text: Some(text), by: "sim", now_ms };
     let writes = if free || dice.chance(300) { "1" } else { select };
@@ -156,9 +174,9 @@ impl World {
         let wanted: Vec<_> = tables.into_iter().flat_map(|table| changes(dice, table, now)).collect();
         let wanted: Vec<_> = wanted
             .into_iter()
-            .map(|change| match change.table {
-                "members" | "projects" | "tasks" | "diaries" => change,
-                _ => Change { text: Some("1"), ..change },
+            .map(|change| match guarded().any(|table| table.name == change.table) {
+                true => change,
+                false => Change { text: Some("1"), ..change },
             })
             .collect();
         match self.server.administer(|path| Ok(change_policies(path, &wanted)?))? {
@@ -180,7 +198,7 @@ impl World {
             self.stats.fault("claim change");
         }
         if dice.chance(self.plan.policy_changes) {
-            let guarded: Vec<_> = TABLES.iter().filter(|table| table.is_guarded()).collect();
+            let guarded: Vec<_> = guarded().collect();
             let table: &'static TableSpec = dice.pick::<&TableSpec>(&guarded);
             let wanted = changes(dice, table, self.now());
             self.stats.fault("policy change");
@@ -218,7 +236,7 @@ impl World {
     fn secrets_on(&self, at: usize) -> Result<BTreeSet<String>> {
         let mut secrets = BTreeSet::new();
         let eye = self.devices[at].eye();
-        for table in TABLES.iter().filter(|table| table.is_guarded()) {
+        for table in guarded() {
             let mut select = eye.prepare(&format!("SELECT secret FROM {}", table.name))?;
             let found = select.query_map([], |row| row.get::<_, Option<String>>(0))?;
             secrets.extend(found.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten());

@@ -1,12 +1,14 @@
 //! The tables, and what apps do to them.
 
 use crate::oracle::{self, Written};
+use crate::plan::Plan;
 use crate::random::Dice;
 use crate::{family, users};
 use anyhow::Result;
 use cloudsync_core::key::KeyCollation;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A table as the oracles see it: SQL for its key and its columns.
 pub(crate) struct TableSpec {
@@ -193,11 +195,39 @@ pub(crate) const TABLES: &[TableSpec] = &[
     },
 ];
 
+/// The tables of this world that apps write, as bits of their places; all if there is none. There is one world at a time.
+static WRITTEN: AtomicU32 = AtomicU32::new(0);
+/// Of a thousand transactions of apps, those that write more than one chunk takes.
+static LARGE: AtomicU64 = AtomicU64::new(0);
+
+/// Says what the apps of the world that begins like to write.
+pub(crate) fn begin(plan: &Plan) {
+    WRITTEN.store(plan.tables, Ordering::Relaxed);
+    LARGE.store(plan.large, Ordering::Relaxed);
+}
+
+/// True for a table that apps of this world write.
+pub(crate) fn is_written(table: &str) -> bool {
+    let written = WRITTEN.load(Ordering::Relaxed);
+    written == 0 || (0..).zip(TABLES).any(|(at, known)| known.name == table && written & (1 << at) != 0)
+}
+
+/// A table to write.
+fn any_table(dice: &mut Dice) -> &'static TableSpec {
+    if WRITTEN.load(Ordering::Relaxed) == 0 {
+        return dice.pick(TABLES);
+    }
+    let written: Vec<&TableSpec> = TABLES.iter().filter(|table| is_written(table.name)).collect();
+    dice.pick::<&TableSpec>(&written)
+}
+
 /// All tables of this world.
 pub(crate) fn tables() -> impl Iterator<Item = &'static TableSpec> {
     TABLES.iter().chain(family::tables())
 }
 
+/// What of a thousand transactions write more than one chunk takes where nobody likes that.
+pub(crate) const LARGE_SELDOM: u64 = 5;
 /// Keys that everybody uses, per table.
 const SHARED_KEYS: u64 = 6;
 /// Keys that only one writer uses, per table and writer.
@@ -349,7 +379,7 @@ pub(crate) fn write(db: &Connection, dice: &mut Dice, writer: &str, written: &mu
                 written.extend(Some(oracle::look(db, table, key)?).filter(|(_, values)| values.is_some()));
             }
         }
-        if dice.chance(5) {
+        if dice.chance(LARGE.load(Ordering::Relaxed)) {
             large_rows(db, dice, writer, touched)?;
         }
         Ok(())
@@ -403,7 +433,7 @@ pub(crate) fn is_constraint(error: &rusqlite::Error) -> bool {
 }
 
 fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touched) -> Result<()> {
-    let table = dice.pick(TABLES);
+    let table = any_table(dice);
     let key = table.key(dice, writer);
     let columns = table.settable(db)?;
     let kind = dice.below(10);
@@ -459,9 +489,15 @@ fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touch
 /// More than one chunk takes, so that rounds and downloads have several.
 fn large_rows(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touched) -> Result<()> {
     let table = &TABLES[0];
+    // Where they are often, some are larger than a chunk holds.
+    let sizes: &[usize] = if LARGE.load(Ordering::Relaxed) > LARGE_SELDOM {
+        &[450_000, 700_000, 1_400_000]
+    } else {
+        &[450_000]
+    };
     for number in 0..PRIVATE_KEYS + 3 {
         let key = vec![Value::Text(format!("{writer}-{number}"))];
-        let mut bytes = vec![0; 450_000];
+        let mut bytes = vec![0; sizes[number as usize % sizes.len()]];
         dice.fill(&mut bytes[..64]);
         let sql = "INSERT OR REPLACE INTO notes(id, body) VALUES(?1, ?2)";
         db.execute(sql, params_from_iter([key[0].clone(), Value::Blob(bytes)]))?;

@@ -72,6 +72,7 @@ impl World {
         let plan = Plan::draw(&mut dice, case);
         family::begin(plan.families);
         renames::begin(plan.renames > 0);
+        workload::begin(&plan);
         let faults = Faults::draw(&mut dice);
         let network = Network::new(faults, dice.fork());
         let server = Server::create(dice.fork(), dice.chance(700), plan.users > 0)?;
@@ -116,7 +117,7 @@ impl World {
             self.happen(event)?;
             self.show_watched()?;
         }
-        self.stats.simulated_ms += self.now() - START_MS;
+        self.stats.simulated_ms += self.awake_ms();
         self.note(|| "at rest".to_owned());
         self.settle()?;
         self.check()?;
@@ -126,6 +127,11 @@ impl World {
 
     pub(crate) fn now(&self) -> u64 {
         disk::now_ms()
+    }
+
+    /// How long this world has been, but for long sleeps, in milliseconds.
+    pub(crate) fn awake_ms(&self) -> u64 {
+        (self.now() - START_MS).saturating_sub(self.stats.slept_ms)
     }
 
     pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
@@ -326,6 +332,9 @@ impl World {
             self.change_filter(at, &mut later)?;
         }
         self.use_books(at, &mut later)?;
+        if later.chance(self.plan.naps) {
+            self.sleep(&mut later)?;
+        }
         if later.chance(20) && !self.case.without.contains("unchecked") {
             self.share_wrong_clock(at, &mut later)?;
         }
