@@ -111,6 +111,9 @@ const NOTES: &str = "\
 - **Transactions.** `cloudsync_init` and `cloudsync_payload_apply` work inside a transaction and roll back with it. What
   sends or encodes changes must see committed ones and answers `commit first`, as does a network function inside an
   INSERT, UPDATE or DELETE.
+- **Out of memory.** Where SQLite's memory fails in a call of a function, it runs nothing more until that call has returned,
+  no ROLLBACK either. After `out of memory` look at `sqlite3_get_autocommit()`: a transaction that is open then is to be ended with
+  ROLLBACK, and nothing of it was committed.
 - **Interrupting.** `sqlite3_interrupt` ends the pauses of `cloudsync_network_sync`, and its next request is not made;
   a request on its way ends by itself, at the latest after 600 seconds.
 - **Hooks.** `sqlite3_update_hook` and `sqlite3_total_changes` see the notes in `cloudsync_log` too. An authorizer that
