@@ -339,16 +339,17 @@ fn a_membership_for_which_a_policy_fails_wakes_and_stops_nobody() {
 /// What the device brought is not all that there is of the row.
 #[test]
 fn a_row_that_two_wrote_comes_whole_to_the_one_who_had_not_seen_it() {
-    let team = journals();
+    let team = projects();
     let server = Device::on(team.server.shell(), 0);
+    server.run_at(NOW - 3_000, "INSERT INTO tasks VALUES('t', 'q', 'first')");
+    server.run_at(NOW - 1_000, "UPDATE tasks SET body = 'last'");
     let mut alice = team.member(1, "alice");
     team.assert_settled(&mut [&mut alice]);
-    server.run_at(NOW - 3_000, "INSERT INTO notes VALUES('n', 'alice', 'first')");
-    server.run_at(NOW - 1_000, "UPDATE notes SET body = 'last'");
-    alice.device.run_at(NOW - 2_000, "INSERT INTO notes VALUES('n', 'alice', 'her own')");
+    team.run("INSERT INTO members VALUES('m', 'q', 'alice')");
+    alice.device.run_at(NOW - 2_000, "INSERT INTO tasks VALUES('t', 'q', 'her own')");
     team.sync_with(&mut alice, &mut |turn| if turn == 1 { Fate::Ends } else { Fate::Arrives });
-    assert_eq!((alice.got, alice.whole), ([1, 0, 0], 1));
-    assert_eq!(alice.rows("SELECT * FROM notes"), ["'n','alice','last'"]);
+    assert_eq!((alice.got, alice.whole), ([2, 0, 0], 2));
+    assert_eq!(alice.rows("SELECT * FROM tasks"), ["'t','q','last'"]);
     team.assert_settled(&mut [&mut alice]);
 }
 

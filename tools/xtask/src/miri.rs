@@ -26,6 +26,7 @@ const LEFT_OUT: &[&str] = &[
     "counts_are_bounded",
     "no_more_verdicts_are_taken_than_there_may_be",
     "every_flipped_bit_is_refused",
+    "the_size_is_known_from_above_while_encoding",
     "columns_are_small_even_stored",
     "keys_and_clocks_are_small_even_stored",
 ];

@@ -244,7 +244,7 @@ impl<'a> Reader<'a> {
         }
         match &self.taken {
             Some((granted, _)) if granted.contains(ordinal) => Ok(true),
-            Some((_, evicted)) if evicted.contains(ordinal) => Ok(false),
+            // What was evicted is not sure from the moment on at which it was sent.
             _ => self.pieces.surely_holds(ordinal),
         }
     }

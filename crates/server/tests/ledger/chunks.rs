@@ -49,6 +49,13 @@ fn what_the_first_chunk_granted_is_sure_though_the_last_one_grants_nothing() {
         team.sync(&mut alice);
         assert_eq!((alice.got, alice.whole), ([1, 0, 0], 1), "{granted}");
     }
+    // Nor is what the download before it granted forgotten, where the first of several chunks grants nothing.
+    team.run("UPDATE tasks SET body = hex(randomblob(60000)) WHERE project = 'p'");
+    team.sync(&mut alice);
+    assert_eq!((alice.got, alice.whole, alice.turns), ([12, 0, 0], 0, 2));
+    team.run("UPDATE members SET project = 'x' WHERE id = 's'");
+    team.sync(&mut alice);
+    assert_eq!((alice.got, alice.whole), ([1, 0, 0], 0));
     team.assert_settled(&mut [&mut alice]);
 }
 
@@ -65,6 +72,9 @@ fn a_device_that_goes_back_gets_everything_however_many_chunks_that_takes() {
     team.run("INSERT INTO tasks VALUES('later', 'p', 'x')");
     team.assert_settled(&mut [&mut alice]);
     alice.run(&format!("UPDATE cloudsync_settings SET value = {before} WHERE key = 'cursor'"));
+    // An answer that is lost makes nothing sure.
+    team.sync_with(&mut alice, &mut |_| Fate::Ends);
+    assert_eq!(alice.whole, 10);
     // Since `later` did change, it comes by that as well.
     sync_unchecked(&team, &mut alice, 3);
     assert_eq!((alice.got, alice.whole, alice.turns), ([22, 0, 0], 22, 3));
