@@ -398,6 +398,23 @@ fn foreign_keys_across_visibility_keep_nothing_and_hold_up_nothing() {
 }
 
 #[test]
+fn policies_that_read_other_tables_are_asked_about_each_of_them() {
+    let mut team = Team::new(&format!(
+        "{PROJECTS} {NOTES} CREATE TABLE friends(id TEXT PRIMARY KEY NOT NULL, of TEXT);"
+    ));
+    team.sees("tasks", MEMBERS);
+    team.sees("notes", "owner IN (SELECT of FROM friends WHERE id = auth_userid())");
+    team.run("INSERT INTO tasks VALUES('a', 'p', '1'); INSERT INTO notes VALUES('n', 'bob', '1')");
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    let looked = team.server.store.recomputations();
+    team.run("INSERT INTO members VALUES('m', 'p', 'alice'); INSERT INTO friends VALUES('alice', 'bob')");
+    team.assert_settled(&mut [&mut alice]);
+    assert_eq!((alice.device.dump("tasks").len(), alice.device.dump("notes").len()), (1, 1));
+    assert_eq!(team.server.store.recomputations(), looked);
+}
+
+#[test]
 fn a_table_that_a_view_reads_again_is_not_asked_about_row_by_row() {
     let mut team = projects();
     team.run("CREATE VIEW open_projects AS SELECT project FROM members WHERE user = 'everybody'");

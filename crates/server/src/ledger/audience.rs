@@ -229,7 +229,7 @@ impl<'a> Reader<'a> {
             return Ok(false);
         }
         match &self.taken {
-            Some((granted, _)) if granted.contains(ordinal) => Ok(true),
+            // What was granted may be held from the moment on at which it was sent.
             Some((_, evicted)) if evicted.contains(ordinal) => Ok(false),
             _ => self.pieces.may_hold(ordinal),
         }

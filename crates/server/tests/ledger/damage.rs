@@ -58,6 +58,8 @@ fn concerns(team: &Team, member: &Member) -> Result<bool, StoreError> {
 fn a_row_is_not_taken_away_because_its_policy_cannot_be_read() {
     let (team, mut alice) = team(&format!("project = 'p' AND {LET_IN}"));
     damage(&team, "guests");
+    team.run("INSERT INTO tasks VALUES('c', 'p', '3')");
+    assert!(concerns(&team, &alice).is_err(), "of a row that she does not hold");
     team.run("UPDATE tasks SET body = '3'");
     assert!(concerns(&team, &alice).is_err());
     let request = alice.device.replica.prepare(BOTH, false).unwrap();
