@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+#[path = "rounds/verdicts.rs"]
+mod verdicts;
 
 use bench::{Device, NOW};
 use cloudsync_protocol::client::Goal;

@@ -2,11 +2,11 @@
 
 use crate::bench::{Device, Folder};
 use crate::server::BOTH;
-use crate::team::{Fate, Member, Team};
+use crate::team::{Fate, Member, Team, key};
 use crate::{NOTES, journals, projects};
 use cloudsync_protocol::message::{Answer, Request};
 use cloudsync_protocol::payload::Opened;
-use cloudsync_protocol::range::{Checked, Finding};
+use cloudsync_protocol::range::{Check, Checked, Finding, Range};
 use cloudsync_replica::{Environment, Zstd};
 use cloudsync_server::policy::{PolicySteps, Verb};
 use cloudsync_server::store::Store;
@@ -359,6 +359,38 @@ fn findings_are_the_same_whatever_there_is_that_cannot_be_seen() {
             assert!(told.payload.is_empty() && told.findings.iter().all(is_nothing), "{:?}", told.findings);
             assert_eq!(before.get_or_insert_with(|| found.clone()), &found, "{damage}: {change}");
         }
+    }
+}
+
+/// A device that speaks the protocol in a way of its own is told the same as any other.
+#[test]
+fn ranges_that_overlap_are_found_as_if_each_came_alone() {
+    let (team, mut alice) = notes();
+    let bytes = alice.device.replica.prepare_check(BOTH).unwrap().unwrap();
+    let request = Request::decode(&bytes).unwrap();
+    let range = request.check.ranges[0];
+    let (n04, n07, odd) = (key("n04"), key("n07"), [0xff, 0xff]);
+    let bounds: [(&[u8], &[u8]); 8] = [
+        (b"", b""),
+        (b"", &n04),
+        (b"", &n07),
+        (&n04, &n07),
+        (&n04, b""),
+        (&n07, &n07),
+        (&n07, b""),
+        (b"", &odd),
+    ];
+    for (rows, digest) in [(0, 0), (9, 1), (range.rows, range.digest)] {
+        let ranges = bounds.map(|(after, until)| Range { after, until, rows, digest, ..range });
+        let found = |ranges: &[Range<'_>]| {
+            let check = Check { ranges: ranges.to_vec() };
+            let bytes = findings(&team, &alice, &Request { check, ..request.clone() }.encode());
+            let checked = Checked::decode(&bytes).unwrap();
+            checked.findings.iter().map(|finding| format!("{finding:?}")).collect::<Vec<_>>()
+        };
+        let alone: Vec<_> = ranges.iter().flat_map(|range| found(&[*range])).collect();
+        assert_eq!(found(&ranges), alone);
+        assert_eq!(alone.last().unwrap(), "Unknown");
     }
 }
 
