@@ -100,6 +100,18 @@ pub(crate) fn is_needed(checked: &[u8]) -> bool {
     !checked.is_empty() && Checked::decode(checked).map_or(true, |checked| !checked.findings.iter().all(idle))
 }
 
+/// A key up to which the server has told of a range. The next check begins behind it, so it must be one, and in the range.
+fn within<'k>(range: &AskedRange, key: &'k [u8]) -> Result<&'k [u8]> {
+    let is_within = key > range.after.as_slice() && (range.until.is_empty() || key <= range.until.as_slice());
+    if is_within && range.table.is_key(key) {
+        return Ok(key);
+    }
+    let name = &range.table.name;
+    Err(Error::Protocol(format!(
+        "findings refused: a key of table \"{name}\" is damaged or outside of its range"
+    )))
+}
+
 fn exists(db: &Connection) -> Result<bool> {
     // language=SQLite
     let sql = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = 'cloudsync_repairs'";
@@ -259,11 +271,12 @@ impl Replica {
                 }
                 (Finding::Equal, _) | (_, None) => &range.until,
                 (Finding::Differs { until }, Some(table)) => {
-                    let until = if until.is_empty() { &range.until } else { *until };
+                    let until = if until.is_empty() { &range.until } else { within(range, *until)? };
                     finder.differing(self, &mut plan, &table, &range.after, until)?;
                     until
                 }
                 (Finding::Large { key, digest }, Some(table)) => {
+                    let key = within(range, key)?;
                     finder.before(self, &mut plan, &table, &range.after, key)?;
                     finder.large(self, &mut plan, &table, key, *digest)?;
                     key

@@ -7,8 +7,9 @@ mod bench;
 mod hub;
 
 use bench::{Device, Folder, NOW, assert_same};
+use cloudsync_protocol::client::Absorbed;
 use cloudsync_protocol::limits::CHECK_RANGES_MAX;
-use cloudsync_protocol::message::Request;
+use cloudsync_protocol::message::{Request, Turn};
 use cloudsync_protocol::range::{Check, Checked, Finding, Range};
 use hub::{BOTH, Hub};
 
@@ -624,4 +625,53 @@ fn one_request_looks_at_a_bounded_number_of_rows_however_often_it_names_them() {
     let found = found(&mut hub, vec![range; CHECK_RANGES_MAX]);
     let later = found.iter().position(|finding| *finding == format!("{:?}", Finding::Later)).unwrap();
     assert!(found[later..].iter().all(|finding| finding == "Later") && later > 0, "{found:?}");
+}
+
+/// Answers a check with what is found of so many ranges.
+fn answer_check(
+    device: &mut Device,
+    found: impl FnOnce(usize) -> Vec<u8>,
+) -> cloudsync_replica::Result<Absorbed> {
+    let bytes = device.replica.prepare_check(BOTH).unwrap().unwrap();
+    let request = Request::decode(&bytes).unwrap();
+    let findings = found(request.check.ranges.len());
+    device.replica.absorb(&Turn {
+        epoch: 1,
+        nonce: request.nonce,
+        now: NOW,
+        accepted: None,
+        drained: true,
+        cursor: request.cursor,
+        position: b"",
+        rows_total: 0,
+        verdicts: &[],
+        checked: &findings,
+        payload: &[],
+    })
+}
+
+#[test]
+fn findings_that_break_the_rules_take_nothing_for_good() {
+    let (mut hub, _, mut b) = three();
+    let before = b.dump("notes");
+    let odd = [0xff; 9];
+    let all = |finding: Finding<'_>, ranges, payload: &[u8]| {
+        Checked { findings: vec![finding; ranges], payload }.encode()
+    };
+    assert!(answer_check(&mut b, |_| vec![9]).is_err());
+    assert!(answer_check(&mut b, |ranges| all(Finding::Empty, ranges + 1, &[])).is_err());
+    assert!(answer_check(&mut b, |ranges| all(Finding::Empty, ranges, b"no payload")).is_err());
+    assert_eq!(b.dump("notes"), before);
+    // The next check would begin behind a key that is none.
+    for finding in [Finding::Differs { until: &odd }, Finding::Large { key: &odd, digest: 1 }] {
+        assert!(answer_check(&mut b, |ranges| all(finding, ranges, &[])).is_err());
+        assert_eq!(b.dump("notes"), before);
+    }
+    assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
+    // What the server says it has not is taken out, and is here again when it answers as it should.
+    assert!(answer_check(&mut b, |ranges| all(Finding::Differs { until: &[] }, ranges, &[])).is_ok());
+    assert_eq!(b.dump("notes"), [""; 0]);
+    while hub.check_idle(&mut b).rows_repaired > 0 {}
+    assert_eq!(b.dump("notes"), before);
+    assert_same(&mut hub.server, &mut b, "notes");
 }

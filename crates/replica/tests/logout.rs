@@ -7,6 +7,7 @@ mod bench;
 mod hub;
 
 use bench::{Device, Folder, NOW};
+use cloudsync_sqlite_ffi::Value;
 use hub::{BOTH, Hub, PULL, PUSH};
 
 const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, body TEXT)";
@@ -309,4 +310,36 @@ fn tables_that_do_not_sync_any_more_are_not_counted_as_unsent() {
     a.replica.cleanup("gone").unwrap();
     let error = a.replica.logout(false).unwrap_err().to_string();
     assert!(error.contains("1 table has unsent changes"), "{error}");
+}
+
+#[test]
+fn a_key_is_in_the_file_only_while_the_app_wants_it_and_leaves_no_byte() {
+    let folder = Folder::new();
+    let mut a = Device::open(&folder.file("a.db"), 1);
+    a.run(NOTES);
+    a.init_all();
+    let server = "https://sync.example.org";
+    let keep = |a: &mut Device, secret: &str| a.replica.keep_credential(server, secret).unwrap();
+    let credential = |a: &Device, server: &str| a.replica.credential(server).unwrap();
+    let set =
+        |a: &mut Device, number| a.replica.set_setting("network_keep_key", Value::Integer(number)).unwrap();
+    keep(&mut a, "first-secret");
+    assert_eq!(credential(&a, server), None, "nobody asked for it");
+    set(&mut a, 1);
+    for secret in ["first-secret", "first-secret", "second-secret"] {
+        keep(&mut a, secret);
+        assert_eq!(credential(&a, server).as_deref(), Some(secret));
+        assert_eq!(credential(&a, "https://elsewhere.example.org"), None);
+    }
+    let bytes = bytes_of(&folder, "a.db");
+    assert!(holds(&bytes, "second-secret") && !holds(&bytes, "first-secret"));
+    set(&mut a, 0);
+    assert_eq!(credential(&a, server), None);
+    assert!(!holds(&bytes_of(&folder, "a.db"), "second-secret"));
+    // It is the user's who logs out.
+    set(&mut a, 1);
+    keep(&mut a, "third-secret");
+    a.replica.logout(true).unwrap();
+    assert_eq!(credential(&a, server), None);
+    assert!(!holds(&bytes_of(&folder, "a.db"), "third-secret"));
 }
