@@ -429,6 +429,7 @@ impl Replica {
     }
 
     fn restart_download(&self) -> Result<()> {
+        cloudsync_core::reached!("device: everything is fetched again");
         storage::unset(&self.db, "cursor")?;
         self.forget_download()?;
         storage::set(&self.db, "echo", Value::Integer(1))?;

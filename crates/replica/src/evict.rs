@@ -95,6 +95,7 @@ impl Applier {
         for row in rows {
             let pk = clocks::pk(row.0.id, &row.1);
             if edited.contains(&pk) {
+                cloudsync_core::reached!("evict: a row with an unsent edit is taken out");
                 replica.reject(row, REASON)?;
                 rejected = true;
             }

@@ -204,6 +204,7 @@ impl Applier {
     }
 
     fn take_out(&mut self, replica: &mut Replica, table: &Rc<Table>, key: &[u8], reason: &str) -> Result<()> {
+        cloudsync_core::reached!("family: an orphan is taken out");
         let row = [(Rc::clone(table), key.to_vec())];
         let Picking { found, payload: picked } = replica.pick(&row, CHUNK_BYTES_MAX / 2, CHUNK_BYTES_MAX)?;
         if found.contains(&Picked::Large) {
@@ -278,6 +279,7 @@ impl Replica {
         let sql = format!("{} WHERE {}", gone.action(Some(table)), table.key_condition(1));
         let mut act = self.db.prepare(&sql)?;
         for key in keys_of(query, table)? {
+            cloudsync_core::reached!("family: a child that its parent's author did not know");
             let outcome = if gone.on_delete == OnDelete::Cascade {
                 if table.algorithm == Algorithm::Gos {
                     // Such rows are never deleted.

@@ -148,6 +148,7 @@ impl Replica {
             if !round.advance(self, &mut applier)? {
                 break;
             }
+            cloudsync_core::reached!("judged: the rest of a round is judged again");
         }
         round.refuse(self, &mut applier)?;
         round.twins.clear_all()?;
@@ -308,6 +309,7 @@ impl Round<'_> {
     }
 
     fn try_together(&mut self, replica: &mut Replica, applier: &mut Applier, stuck: Stuck) -> Result<bool> {
+        cloudsync_core::reached!("judged: rows are tried together");
         let Stuck { rows, places } = stuck;
         let bytes = rows.finish();
         let opened = Opened::open(&bytes, &Zstd)?;

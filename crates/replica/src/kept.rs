@@ -113,6 +113,7 @@ impl Replica {
                 Ok((row.column_i64(0), row.column_i64(1), payload.to_vec()))
             })?;
             let Some((origin, base, payload)) = piece else { continue };
+            cloudsync_core::reached!("kept: what was kept comes in");
             db.prepare("DELETE FROM main.cloudsync_kept WHERE id = ?1")?.run(&[Value::Integer(id)])?;
             // Its stamps were checked when it came.
             let source = Source { origin: Origin::from_code(origin)?, time_max: None, base: base as u64 };

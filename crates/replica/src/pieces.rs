@@ -125,6 +125,7 @@ pub(crate) fn verify(db: &Connection, reference: &Reference) -> Result<()> {
 
 /// The bytes of a value, once its set is verified.
 pub(crate) fn read(db: &Connection, reference: &Reference) -> Result<Vec<u8>> {
+    cloudsync_core::reached!("pieces: a large value is put together");
     // The reader of the payload has bounded the length; memory is taken as pieces are there.
     let mut value = Vec::new();
     each(db, reference.set, reference.start..reference.start + reference.bytes, |bytes| {

@@ -28,6 +28,7 @@ const COMPARED: i64 = 2;
 
 /// Looks a table through that has lost its triggers; `layout` is what the bits of its present layout mean.
 pub(crate) fn look_through(db: &Connection, table: &Table, layout: &[ColumnNumber]) -> Result<()> {
+    cloudsync_core::reached!("rebuilt: a table lost its triggers");
     // A note of the layout before makes the fold look at newer columns, too.
     capture::note_all(db, &table.definition, table.layout, "0", 0, "")?;
     note_filled(db, table, layout)?;

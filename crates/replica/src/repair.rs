@@ -581,6 +581,7 @@ impl Finder<'_> {
             let row = Refusal::damaged((Rc::clone(table), key.to_vec()), pk.clone(), None, false);
             plan.rows.insert(pk, (row, Damage::Large));
             plan.fetches = true;
+            cloudsync_core::reached!("repair: a row is too large to come");
             self.gone_too(replica, plan, table)?;
         }
         Ok(())

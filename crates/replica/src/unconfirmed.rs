@@ -99,6 +99,7 @@ impl Replica {
                 after = rows.last().filter(|_| rows.len() == BATCH_ROWS).map(|(_, key)| key.clone());
                 dropped += rows.len() as u64;
                 if !rows.is_empty() {
+                    cloudsync_core::reached!("unconfirmed: rows of a copy are taken out");
                     self.evict(&rows)?;
                 }
             }

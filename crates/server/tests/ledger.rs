@@ -15,6 +15,8 @@ mod large;
 mod plan;
 #[path = "ledger/random.rs"]
 mod random;
+#[path = "ledger/renames.rs"]
+mod renames;
 #[path = "constraints/server.rs"]
 mod server;
 #[path = "ledger/team.rs"]

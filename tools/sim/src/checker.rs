@@ -2,6 +2,7 @@
 //! may not see.
 
 use crate::oracle::RowName;
+use crate::renames;
 use crate::server::Server;
 use crate::users::{self, Holder, Known, Policies, contains};
 use crate::workload::{TABLES, TableSpec};
@@ -47,13 +48,29 @@ impl Guarded {
                 }
             }
         }
+        let policy = |table: &str| policies.get(table).map_or("0", |text| text);
+        for table in renames::tables(eye)? {
+            for (key, title) in renames::titles(eye, table, policy(table))? {
+                shown.insert((table, pack(&key)?));
+                told.insert(title);
+            }
+        }
+        for table in renames::tables(eye)? {
+            for (key, title) in renames::titles(eye, table, "1")? {
+                let is_shown = shown.contains(&(table, pack(&key)?));
+                if let Some(title) = title.filter(|_| !is_shown) {
+                    hidden.insert(title, (table, key));
+                }
+            }
+        }
         hidden.retain(|secret, _| !told.contains(&Some(secret.clone())));
         Ok(Self { policies, shown, hidden })
     }
 
     fn shows(&self, table: &str, key: &[u8]) -> bool {
-        match guarded(table) {
-            Some(table) => self.shown.contains(&(table.name, key.to_vec())),
+        let renamed = renames::NAMES.into_iter().find(|name| *name == table);
+        match guarded(table).map(|table| table.name).or(renamed) {
+            Some(table) => self.shown.contains(&(table, key.to_vec())),
             None => self.policies.get(table).is_some_and(|text| text == "1"),
         }
     }
@@ -81,10 +98,10 @@ pub(crate) fn know(knew: &Known, names: impl IntoIterator<Item = RowName>) {
     knew.borrow_mut().extend(names.into_iter().filter(crate::oracle::is_guarded));
 }
 
-/// True when a refusal says that the app came to a version with another column before the server did. Nothing but that column
+/// True when a refusal says that the app came to a version with another name before the server did. Nothing but that name
 /// helps.
 pub(crate) fn is_early(refusal: &str) -> bool {
-    refusal.contains("may not add it")
+    refusal.contains("may not add it") || refusal.contains("may not bring it")
 }
 
 /// Reads an answer to a user.
@@ -98,8 +115,12 @@ pub(crate) fn check(
     let turn = match Answer::decode(answer)? {
         Answer::Turn(turn) => turn,
         Answer::Refusal(refusal) if is_early(&refusal.text) => {
-            let is_true = !TABLES[0].has_later(server.eye()?)?;
-            ensure!(is_true, "{} is refused for a column that the server has: {}", user.id, refusal.text);
+            let eye = server.eye()?;
+            let is_true = match refusal.text.contains("\"notes\"") {
+                true => !TABLES[0].has_later(eye)?,
+                false => renames::is_lacking(eye, &refusal.text)?,
+            };
+            ensure!(is_true, "{} is refused for a name that the server has: {}", user.id, refusal.text);
             return Ok(());
         }
         Answer::Refusal(_) => return Ok(()),

@@ -313,6 +313,8 @@ impl World {
                     self.stats.fault("restored server");
                     disks().disarm(SERVER);
                     self.server.restore(&backup)?;
+                    // The copy may be from before.
+                    self.has_migrated = false;
                     // What was written there since the copy may come back from devices, under what is written now.
                     self.model.share(&self.owner);
                     self.owner = format!("server{}", self.ticks);

@@ -305,7 +305,7 @@ const fn value(value: ValueRef<'_>) -> PackedRef<'_> {
     }
 }
 
-fn clock_name(table: &str, packed: &[u8]) -> String {
+pub(crate) fn clock_name(table: &str, packed: &[u8]) -> String {
     packed.iter().fold(format!("{table}:"), |mut name, byte| {
         let _ = write!(name, "{byte:02x}");
         name

@@ -123,10 +123,6 @@ impl Plan {
             likings::draw(case.seed, &mut plan);
         }
         case.limit(&mut plan);
-        if plan.users > 0 {
-            // Users bring no tables.
-            plan.renames = 0;
-        }
         plan
     }
 

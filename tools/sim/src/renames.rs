@@ -5,10 +5,15 @@
 use crate::disk::disks;
 use crate::oracle::{self, NamedClock, RowName, Rows, Written};
 use crate::random::Dice;
+use crate::users;
 use crate::workload;
 use crate::world::{Outcome, World};
 use anyhow::{Context, Result, bail};
+use cloudsync_core::key::{KeyCollation, pack_part};
+use cloudsync_core::value::ValueRef;
 use cloudsync_replica::Replica;
+use cloudsync_server::policy::{Change, Verb};
+use cloudsync_server::store::sqlite::{change_policies, enable_table};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +48,13 @@ enum Bracket {
     Needed,
     Perhaps,
 }
+
+/// SELECT policies of the two names of the table: users see the same rows under both, as far as what they name is the same.
+const POLICIES: [[&str; 2]; 3] = [
+    ["1", "1"],
+    ["pages IS NULL OR pages > 300", "pages IS NULL OR pages > 300"],
+    ["title IS NULL OR title < 't6'", "headline IS NULL OR headline < 't6'"],
+];
 
 /// Says whether the world that begins has such a table.
 pub(crate) fn begin(has_renames: bool) {
@@ -231,9 +243,40 @@ impl World {
         let outcome = self.guarded(at, 0, |process| write(&process.db, dice, &name, &mut written))?;
         self.note(|| format!("{name} writes {written:?}: {outcome:?}"));
         self.stats.rows += written.len() as u64;
-        let is_certain = matches!(outcome, Outcome::Done(true));
+        // What users write may be refused.
+        let is_certain = matches!(outcome, Outcome::Done(true)) && self.devices[at].holder.is_none();
         self.model.wrote(&name, written, is_certain);
         if matches!(outcome, Outcome::Died) { self.recovers(at) } else { Ok(()) }
+    }
+
+    /// Where there are users, somebody sees to it that the server has the new names with policies, sooner or later.
+    pub(crate) fn migrate_server(&mut self, dice: &mut Dice) -> Result<()> {
+        if self.plan.users == 0 || !is_part() || self.has_migrated || !self.server.has_tables()? {
+            return Ok(());
+        }
+        let sql = lacking(self.server.eye()?)?;
+        let outcome = self.server.write(|db| Ok(db.execute_batch(&sql).map(|()| true)?))?;
+        if !matches!(outcome, Outcome::Done(true)) {
+            return if matches!(outcome, Outcome::Died) { self.server_recovers() } else { Ok(()) };
+        }
+        let (policies, now_ms) = (dice.pick(&POLICIES), self.now());
+        let mut wanted = Vec::new();
+        for (table, select) in NAMES.into_iter().zip(policies) {
+            let change = |verb, text| Change { table, verb, text: Some(text), by: "sim", now_ms };
+            wanted.push(change(Verb::Select, *select));
+            wanted.extend([Verb::Insert, Verb::Update, Verb::Delete].map(|verb| change(verb, "1")));
+        }
+        let outcome = self.server.administer(|path| {
+            enable_table(path, NAME, "cls")?;
+            Ok(change_policies(path, &wanted).map(drop)?)
+        })?;
+        self.note(|| format!("the server gets the new names: {outcome:?}, {policies:?}"));
+        match outcome {
+            Outcome::Done(()) => self.has_migrated = true,
+            Outcome::Failed => {}
+            Outcome::Died => self.server_recovers()?,
+        }
+        Ok(())
     }
 
     /// In the end everybody has the last version of the app.
@@ -257,11 +300,21 @@ impl World {
         }
         let eye = self.server.eye()?;
         let last = Version { steps: STEPS.len() };
-        let (wanted, known) = (rows(eye, last, "1")?, clocks(eye)?);
+        let (all, known) = (rows(eye, last, "1")?, clocks(eye)?);
         for device in &self.devices {
             let db = &device.processes[0].db;
             let found = rows(db, last, "1")?;
-            if let Some(difference) = oracle::difference(&known, &clocks(db)?) {
+            let (mut wanted, mut known, mut ours) = (all.clone(), known.clone(), clocks(db)?);
+            if let Some(holder) = &device.holder {
+                let policies = users::policies(eye)?;
+                self.server.speak_of(self.users.of(holder));
+                wanted = rows(eye, last, policies.get(NAME).map_or("0", |text| text))?;
+                // Of what is deleted or hidden a user may have heard, or not.
+                let shown: BTreeSet<_> = wanted.keys().map(clock_of).collect();
+                known.retain(|row, _| shown.contains(row));
+                ours.retain(|row, clock| !clock.is_dead() || shown.contains(row));
+            }
+            if let Some(difference) = oracle::difference(&known, &ours) {
                 bail!("server and {} differ in a clock of a renamed table: {difference}", device.name);
             }
             if let Some(difference) = oracle::difference(&wanted, &found) {
@@ -272,6 +325,15 @@ impl World {
     }
 }
 
+/// The clock of a row is named so.
+fn clock_of((_, key): &RowName) -> String {
+    let mut packed = Vec::new();
+    // No key here is too long.
+    let _ =
+        pack_part(&mut packed, ValueRef::Text(key.trim_matches('\'').as_bytes()), KeyCollation::Binary, true);
+    oracle::clock_name(NAME, &packed)
+}
+
 /// The clocks of the last version's columns.
 fn clocks(db: &Connection) -> Result<BTreeMap<String, NamedClock>> {
     let mut clocks = oracle::clocks(db)?;
@@ -280,6 +342,70 @@ fn clocks(db: &Connection) -> Result<BTreeMap<String, NamedClock>> {
         clock.keep(&["headline", "pages", "rating"]);
     }
     Ok(clocks)
+}
+
+/// Makes the first version on a server that has users, who bring no tables.
+pub(crate) fn create_on_server(db: &Connection, replica: &mut Replica) -> Result<()> {
+    if is_part() {
+        db.execute_batch(FIRST)?;
+        replica.init(NAMES[0], "cls", 0)?;
+    }
+    Ok(())
+}
+
+/// What a server lacks of the last version.
+fn lacking(db: &Connection) -> Result<String> {
+    let mut sql = String::new();
+    for (column, definition) in [("headline", "headline TEXT"), ("rating", "rating")] {
+        let known = "SELECT 1 FROM pragma_table_info('books') WHERE name = ?1";
+        if !db.prepare(known)?.exists([column])? {
+            sql += &format!("ALTER TABLE books ADD COLUMN {definition};");
+        }
+    }
+    if !has_table(db, NAME)? {
+        sql += LAST;
+    }
+    Ok(sql)
+}
+
+fn has_table(db: &Connection, table: &str) -> Result<bool> {
+    Ok(db.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?.exists([table])?)
+}
+
+/// The names that the table has in a file.
+pub(crate) fn tables(db: &Connection) -> Result<Vec<&'static str>> {
+    let mut tables = Vec::new();
+    for name in NAMES.into_iter().filter(|_| is_part()) {
+        if has_table(db, name)? {
+            tables.push(name);
+        }
+    }
+    Ok(tables)
+}
+
+/// Keys and titles of the rows of one of these tables for which a condition holds.
+pub(crate) fn titles(db: &Connection, table: &str, condition: &str) -> Result<Vec<(String, Option<String>)>> {
+    let mut titles = Vec::new();
+    for title in ["title", "headline"] {
+        let known = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
+        if db.prepare_cached(known)?.exists([table, title])? {
+            let sql = format!("SELECT id, {title} FROM {table} WHERE {condition}");
+            let mut select = db.prepare_cached(&sql)?;
+            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            titles.extend(rows.collect::<rusqlite::Result<Vec<_>>>()?);
+        }
+    }
+    Ok(titles)
+}
+
+/// True when a refusal is about a name that a server does not have.
+pub(crate) fn is_lacking(db: &Connection, refusal: &str) -> Result<bool> {
+    let lacking = lacking(db)?;
+    let column = ["headline", "rating"].into_iter().find(|column| refusal.contains(&format!("\"{column}\"")));
+    Ok(match column {
+        Some(column) => lacking.contains(&format!("ADD COLUMN {column}")),
+        None => refusal.contains("\"volumes\"") && lacking.contains(LAST),
+    })
 }
 
 /// The rows of a device's file that one writer has for itself.

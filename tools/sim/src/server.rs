@@ -4,6 +4,7 @@ use crate::disk::{self, Content, disks};
 use crate::host::{self, Machine, ServerHost};
 use crate::oracle::{self, StoredClocks};
 use crate::random::Dice;
+use crate::renames;
 use crate::users::{self, Policies};
 use crate::workload;
 use crate::world::Outcome;
@@ -78,6 +79,7 @@ impl Server {
                     db.execute_batch(table.create)?;
                     replica.init(table.name, table.algorithm, 0)?;
                 }
+                renames::create_on_server(&db, &mut replica)?;
             }
         }
         host::compact_often(&db)?;

@@ -31,6 +31,8 @@ impl World {
             self.stats.device_ms += awake_ms;
             device.processes.iter_mut().for_each(crate::device::Process::give_up);
         }
+        let mut later = self.later_dice();
+        self.migrate_server(&mut later)?;
         self.agree_on_schema()?;
         self.finish_renames()?;
         self.rest()?;

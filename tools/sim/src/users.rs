@@ -4,6 +4,7 @@ use crate::disk::disks;
 use crate::family;
 use crate::oracle::{self, RowName, Rows, Written};
 use crate::random::Dice;
+use crate::renames;
 use crate::workload::{self, TABLES, TableSpec};
 use crate::world::{Outcome, World};
 use anyhow::{Result, bail};
@@ -79,6 +80,11 @@ impl Holder {
     pub(crate) fn new(user: usize) -> Self {
         Self { user, knew: Known::default(), wrote: Rc::default(), had: Rc::default() }
     }
+
+    /// The same device with the token of somebody else.
+    pub(crate) fn as_another(self) -> Self {
+        Self { user: (self.user + 1) % WITH_DEVICES as usize, ..self }
+    }
 }
 
 /// Everybody as their tokens name them.
@@ -126,14 +132,13 @@ impl Asking {
 /// The SELECT policies that the server's file has.
 pub(crate) fn policies(db: &Connection) -> Result<Policies> {
     let mut policies = Policies::new();
-    for table in workload::tables() {
+    for table in workload::tables().map(|table| table.name).chain(renames::NAMES) {
         let sql = "SELECT expression FROM cloudsync_server_policies \
                    WHERE tbl = ?1 AND verb = 'SELECT' ORDER BY id DESC LIMIT 1";
         let mut select = db.prepare(sql)?;
-        let text: Option<Option<String>> =
-            select.query_map([table.name], |row| row.get(0))?.next().transpose()?;
+        let text: Option<Option<String>> = select.query_map([table], |row| row.get(0))?.next().transpose()?;
         if let Some(text) = text.flatten() {
-            policies.insert(table.name, text);
+            policies.insert(table, text);
         }
     }
     Ok(policies)

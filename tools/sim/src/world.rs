@@ -21,6 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub(crate) const START_MS: u64 = 1_790_000_000_000;
+/// Requests under a wrong token, of a thousand.
+const WRONG_TOKENS: u64 = 15;
 pub(crate) const BOTH: Goal = Goal { push: true, pull: true };
 
 /// How a call ended that a fault may have met.
@@ -51,6 +53,8 @@ pub(crate) struct World {
     pub(crate) model: Model,
     /// Idle syncs check what is held.
     pub(crate) checks: bool,
+    /// The server has the last names of the table that changes them, with policies.
+    pub(crate) has_migrated: bool,
     pub(crate) ticks: u64,
     pub(crate) stats: Stats,
     history: u64,
@@ -91,6 +95,7 @@ impl World {
             secrets: BTreeSet::new(),
             model: Model::default(),
             checks: plan.checks,
+            has_migrated: false,
             ticks: 0,
             stats: Stats::default(),
             history: 0,
@@ -98,6 +103,10 @@ impl World {
         world.note(|| format!("{plan:?} {faults:?}"));
         if plan.users > 0 {
             world.begin_policies(&mut dice)?;
+            let mut later = world.later_dice();
+            if later.chance(400) {
+                world.migrate_server(&mut later)?;
+            }
         }
         for _ in 0..plan.devices {
             world.join(&mut dice)?;
@@ -215,6 +224,17 @@ impl World {
         }
     }
 
+    /// Under whose token a request is sent. Some apps take that of another user who has signed in meanwhile, without logging
+    /// the file out; only where the server knows whose the file is, or it would be that user's from then on.
+    fn holder_of(&self, at: usize, request: &[u8]) -> Result<Option<Holder>> {
+        let holder = self.devices[at].holder.clone();
+        let mut later = self.later_dice();
+        let Some(own) = holder.clone().filter(|_| later.chance(WRONG_TOKENS)) else { return Ok(holder) };
+        let sql = "SELECT 1 FROM cloudsync_server_sites WHERE site_id = ?1 AND user IS NOT NULL";
+        let is_known = self.server.eye()?.prepare(sql)?.exists([Request::decode(request)?.site.0])?;
+        Ok(if is_known { Some(own.as_another()) } else { holder })
+    }
+
     /// Asks the server, which may come to harm by it.
     pub(crate) fn ask(&mut self, request: &[u8], holder: Option<&Holder>) -> Result<Option<Vec<u8>>> {
         let user = holder.map(|holder| self.users.of(holder));
@@ -266,7 +286,7 @@ impl World {
                     Wish::Send(bytes) => {
                         self.check_request(at, &bytes)?;
                         self.show_sent(at, &bytes)?;
-                        let holder = self.devices[at].holder.clone();
+                        let holder = self.holder_of(at, &bytes)?;
                         Some(self.network.send(now, address, bytes, holder))
                     }
                     Wish::Pause(pause_ms) => Some(self.network.pause(now, address, pause_ms)),
@@ -408,6 +428,10 @@ impl World {
         }
         self.server_mishap(&mut dice)?;
         self.change_rights(&mut dice)?;
+        let mut later = self.later_dice();
+        if later.chance(100) {
+            self.migrate_server(&mut later)?;
+        }
         if self.plan.server_writes && self.server.has_tables()? {
             self.owner_writes(&mut dice)?;
         }

@@ -48,6 +48,18 @@ pub(crate) fn pull(
     let seal = Seal::of(&db, request.site)?;
     let begun = seal.open(request.position).and_then(|place| Place::decode(&place));
     let standing = Standing::of(request, &known, begun.is_some());
+    match standing {
+        Standing::Again => {
+            cloudsync_core::reached!("ledger: a download begins again");
+        }
+        Standing::Unrecorded => {
+            cloudsync_core::reached!("ledger: a download of which nothing is recorded");
+        }
+        Standing::Back => {
+            cloudsync_core::reached!("ledger: nothing is sure");
+        }
+        Standing::New | Standing::Taken | Standing::Amid => {}
+    }
     let place = match begun {
         Some(place) => place,
         None => Place {

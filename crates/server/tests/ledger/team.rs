@@ -233,6 +233,20 @@ impl Team {
         self.sync_to(member, BOTH, fate);
     }
 
+    /// What the server says to a device that it refuses for its schema.
+    pub(crate) fn refusal(&self, member: &mut Member) -> String {
+        let bytes = member.device.replica.prepare(BOTH, true).unwrap();
+        let now = member.device.world.now.get();
+        let answer = self.server.store.turn(&Request::decode(&bytes).unwrap(), &member.asker(), now).unwrap();
+        match Answer::decode(&answer).unwrap() {
+            Answer::Refusal(refusal) => {
+                assert!(member.device.replica.mend(&refusal).is_err());
+                refusal.text
+            }
+            Answer::Turn(turn) => panic!("it was taken: {turn:?}"),
+        }
+    }
+
     /// Sends, and receives nothing.
     pub(crate) fn send(&self, member: &mut Member, fate: &mut dyn FnMut(usize) -> Fate) {
         self.sync_to(member, Goal { push: true, pull: false }, fate);

@@ -171,8 +171,9 @@ const LIMITS: &str = "
 
 - The simulator has one server. Its network and disks misbehave as its authors thought of; a real file system may find
   another way. That is why there are tests with real processes and full disks, too.
-- In the simulator names change on devices alone and only where there are no users; the rest has tests of its own. What a
-  user wrote and was refused is told from what others wrote by the journal alone when the disk of a device is searched.
+- In the simulator an owner never takes a name away from the server, and nobody has a key that may not write; that has tests
+  of its own. What a user wrote and was refused is told from what others wrote by the journal alone when the disk of a
+  device is searched.
 - A killed process is no power cut: the operating system still writes what SQLite handed it. Lost and torn writes are
   simulated.
 - A counted failure stays on this page as long as its run is counted, also when the bug is mended by now.

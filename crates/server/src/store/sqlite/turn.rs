@@ -129,6 +129,7 @@ fn take(
 ) -> Result<Taken, Stop> {
     replica.require_settled()?;
     if !standing::is_same_user(&replica.connection(), request.site, asker)? {
+        cloudsync_core::reached!("server: another user asks");
         return refuse(Reason::PrincipalChanged, "this device has synced as somebody else");
     }
     if is_skewed(request, now_ms) {
