@@ -75,17 +75,21 @@ impl Uploads {
     }
 
     fn read_back_to(&mut self, base: u64) -> Result<()> {
+        // A limit that is bound would have SQLite compile the statement anew for each use.
         // language=SQLite
-        let versions = "SELECT version, base, first_entry FROM (SELECT version, origin, base, first_entry \
-            FROM main.cloudsync_versions WHERE version > ?1 AND version <= ?2 ORDER BY version DESC LIMIT ?4) WHERE origin = ?3";
+        let versions = format!(
+            "SELECT version, base, first_entry FROM (SELECT version, origin, base, first_entry \
+            FROM main.cloudsync_versions WHERE version > ?1 AND version <= ?2 ORDER BY version DESC LIMIT {VERSIONS_MAX}) \
+            WHERE origin = ?3"
+        );
         // language=SQLite
         let entries = "SELECT version, table_id, keys FROM main.cloudsync_entries WHERE id >= ?1 ORDER BY id";
         let number = |number: u64| Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
         let (since, site) = (self.since, Value::Integer(Origin::Site(self.site).code()));
         self.since = base;
         let mut entries = self.db.prepare(entries)?;
-        let mut versions = self.db.prepare(versions)?;
-        let bounds = [number(base), number(since), site, Value::Integer(VERSIONS_MAX)];
+        let mut versions = self.db.prepare(&versions)?;
+        let bounds = [number(base), number(since), site];
         bounds.into_iter().enumerate().try_for_each(|(i, value)| versions.bind(i + 1, value))?;
         while self.count < ROWS_MAX && versions.step()? {
             let (version, base) = (versions.column_i64(0), versions.column_i64(1) as u64);

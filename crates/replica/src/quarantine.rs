@@ -161,15 +161,18 @@ impl Quarantine {
     pub(crate) fn read(&self) -> Result<Vec<Waiting>> {
         let mut waiting: Vec<Waiting> = Vec::new();
         let after = storage::get_i64(&self.db, LAST_TRIED)?;
+        // A limit that is bound would have SQLite compile the statement anew for each use.
         // language=SQLite
-        let sql = "SELECT * FROM (SELECT id, change, origin, reason FROM main.cloudsync_quarantine WHERE id > ?1 ORDER BY id) \
-                   WHERE change <> x'' AND reason <> ?3 \
-                   UNION ALL \
-                   SELECT * FROM (SELECT id, change, origin, reason FROM main.cloudsync_quarantine WHERE id <= ?1 ORDER BY id) \
-                   WHERE change <> x'' AND reason <> ?3 LIMIT ?2";
-        let values = [Value::Integer(after.unwrap_or(0)), Value::Integer(RETRY_ROWS_MAX), Value::from(HELD)];
+        let sql = format!(
+            "SELECT * FROM (SELECT id, change, origin, reason FROM main.cloudsync_quarantine WHERE id > ?1 ORDER BY id) \
+             WHERE change <> x'' AND reason <> ?2 \
+             UNION ALL \
+             SELECT * FROM (SELECT id, change, origin, reason FROM main.cloudsync_quarantine WHERE id <= ?1 ORDER BY id) \
+             WHERE change <> x'' AND reason <> ?2 LIMIT {RETRY_ROWS_MAX}"
+        );
+        let values = [Value::Integer(after.unwrap_or(0)), Value::from(HELD)];
         let called = is_called(&self.db)?;
-        self.db.prepare(sql)?.for_each(&values, |row| -> Result<()> {
+        self.db.prepare(&sql)?.for_each(&values, |row| -> Result<()> {
             let change = row.column(1).as_blob().ok_or_else(|| Error::corrupt("cloudsync_quarantine"))?;
             let reason = row.column(3).as_str().unwrap_or_default().to_owned();
             let rolls_back = reason.starts_with(rollback::REASON);

@@ -10,6 +10,8 @@ const CALM_DEVICES: usize = 5;
 pub(crate) const CALM_TICKS: u64 = 6_000;
 const CALM_PAUSE_MS_MAX: u64 = 360_000;
 const CALM_SYNCS: u64 = 480;
+/// Some 20 MB of large values in a day.
+const LARGE_CALM: u64 = 1;
 
 /// How often things go wrong in a run. Rates are of a thousand steps of a device.
 #[derive(Debug, Clone, Copy)]
@@ -127,13 +129,14 @@ impl Plan {
     }
 
     /// A day that is as busy as `--busy` asks for and hardly more, so that what a simulated hour costs can be compared.
-    /// Everything goes wrong, but not often.
+    /// Everything goes wrong, but not often; nobody joins or is copied, so that there are as many devices at once as there must be.
     pub(crate) fn calm_down(&mut self) {
         let users = self.users;
         self.fill(4);
         (self.users, self.ticks) = (users, CALM_TICKS);
         (self.devices, self.devices_max) = (CALM_DEVICES, CALM_DEVICES);
         (self.pause_ms_max, self.syncs) = (CALM_PAUSE_MS_MAX, CALM_SYNCS);
+        self.large = LARGE_CALM;
     }
 
     /// Has everything go wrong, at a fraction of the highest rates that a history may draw.

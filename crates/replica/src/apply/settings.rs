@@ -50,12 +50,16 @@ impl Replica {
     /// # Errors
     /// Those of `act`, and when triggers cannot be guarded.
     pub fn with_apply_settings<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let settings =
-            if self.db.is_autocommit() { Some(ApplySettings::set(self.db, self.owns)?) } else { None };
+        let runs_triggers = has_user_triggers(&self.db)?;
+        let settings = self
+            .db
+            .is_autocommit()
+            .then(|| ApplySettings::set(self.db, self.owns, runs_triggers))
+            .transpose()?;
         self.checks_parents = settings.as_ref().is_some_and(|settings| settings.foreign_keys);
         self.sees_part =
             self.checks_parents && storage::exists(&self.db)? && storage::is_set(&self.db, SEES_PART)?;
-        let guards = self.guards()?;
+        let guards = if runs_triggers { self.guards()? } else { None };
         self.guard = guards.as_ref().map(|guards| Rc::clone(&guards.guard));
         let outcome = act(self);
         self.guard = None;
@@ -63,9 +67,9 @@ impl Replica {
         outcome
     }
 
-    /// Guards from what triggers of the app would write, if any run.
+    /// Guards from what triggers of the app would write.
     fn guards(&mut self) -> Result<Option<Guards>> {
-        if !storage::exists(&self.db)? || !has_user_triggers(&self.db)? {
+        if !storage::exists(&self.db)? {
             return Ok(None);
         }
         self.catalog.load(&self.db)?;
@@ -82,11 +86,11 @@ struct ApplySettings {
 }
 
 impl ApplySettings {
-    fn set(db: Connection, owns: Option<ForeignKeys>) -> Result<Self> {
+    /// Triggers stay on where some of the app `are_needed`.
+    fn set(db: Connection, owns: Option<ForeignKeys>, are_needed: bool) -> Result<Self> {
         let before = db.set_foreign_keys_enabled(false)?;
         let foreign_keys = owns.map_or(before, |owns| owns == ForeignKeys::Enforced);
         let mut settings = Self { db, foreign_keys, triggers: None, stay: owns.is_some() };
-        let are_needed = has_user_triggers(&db)?;
         if !are_needed || settings.stay {
             settings.triggers = Some(db.set_triggers_enabled(are_needed)?);
         }

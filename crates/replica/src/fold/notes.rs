@@ -56,9 +56,7 @@ pub(super) struct NoteReader {
 
 impl NoteReader {
     pub(super) fn read(replica: &mut Replica, limit: i64) -> Result<Self> {
-        let sql = "SELECT rowid, * FROM main.cloudsync_log ORDER BY rowid LIMIT ?1";
-        let mut select = replica.db.prepare(sql)?;
-        select.bind(1, Value::Integer(limit))?;
+        let mut select = replica.db.prepare("SELECT rowid, * FROM main.cloudsync_log ORDER BY rowid")?;
         let now_ms = replica.now_ms();
         let mut reader = Self {
             arena: Vec::new(),
@@ -70,7 +68,8 @@ impl NoteReader {
             now_ms,
         };
         let mut tables: HashMap<i64, Option<Rc<Table>>> = HashMap::new();
-        while select.step()? {
+        // Not by a limit that is bound: SQLite would compile the statement anew for each fold.
+        while reader.read < limit && select.step()? {
             reader.read += 1;
             reader.last = select.column_i64(0);
             let layout = select.column_i64(2);

@@ -129,6 +129,8 @@ struct Handle {
     /// Removed when it is closed.
     is_temporary: bool,
     syncs_folder: bool,
+    /// A write leaves the bytes beside it alone.
+    is_safe: bool,
 }
 
 /// Machine, process, and the name of the file on its disk.

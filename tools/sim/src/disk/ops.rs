@@ -59,10 +59,12 @@ impl Disks {
             file.handles.push(handle);
         }
         let is_temporary = owner.is_none() || flags & ffi::SQLITE_OPEN_DELETEONCLOSE != 0;
+        let is_safe =
+            owner.as_ref().and_then(|owner| self.drives.get(&owner.0)).is_none_or(|drive| drive.is_safe);
         let syncs_folder = flags & ffi::SQLITE_OPEN_CREATE != 0 && flags & SYNCS_FOLDER != 0;
         self.handles.insert(
             handle,
-            Handle { file, owner, lock: 0, shared: 0, exclusive: 0, is_temporary, syncs_folder },
+            Handle { file, owner, lock: 0, shared: 0, exclusive: 0, is_temporary, syncs_folder, is_safe },
         );
         Ok(handle)
     }
@@ -186,8 +188,7 @@ impl Disks {
 
     /// True when a write of this file's machine leaves the bytes beside it alone.
     pub(super) fn is_safe(&self, handle: u64) -> bool {
-        let owner = self.handles.get(&handle).and_then(|handle| handle.owner.as_ref());
-        owner.and_then(|owner| self.drives.get(&owner.0)).is_none_or(|drive| drive.is_safe)
+        self.handles.get(&handle).is_none_or(|handle| handle.is_safe)
     }
 
     pub(super) fn unlock(&mut self, handle: u64, level: c_int) {
