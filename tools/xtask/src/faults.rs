@@ -12,7 +12,7 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     let mut totals = Totals::begin("faults", args);
     let mut command = project.cargo();
     command.args(["test", "--package", "cloudsync-extension", "--test", "fault_loops", "--", "--nocapture"]);
-    command.env("CLOUDSYNC_FAULTS_EVERY", "1");
+    project.for_many_runs(&mut command).env("CLOUDSYNC_FAULTS_EVERY", "1");
     let outcome = totals.run_reading(&mut command, |totals, line| {
         if let Some((faults, calls)) = parse(line) {
             totals.add("loops", 1);

@@ -81,4 +81,11 @@ impl Project {
         }
         command
     }
+
+    /// Has a command of cargo compile what is run hundreds of times: optimised a little, with the assertions of a debug build,
+    /// in a folder of its own.
+    pub(crate) fn for_many_runs<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.env("CARGO_TARGET_DIR", self.target.join("mutants").join("build"));
+        command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "0")
+    }
 }

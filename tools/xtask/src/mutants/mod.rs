@@ -166,9 +166,7 @@ impl<'w> Work<'w> {
 
     /// Settings of every build.
     fn set(&self, command: &mut Command) {
-        command.env("CARGO_TARGET_DIR", self.folder.join("build")).stdin(Stdio::null());
-        // Compiled once and run hundreds of times; the assertions of a debug build stay.
-        command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "0");
+        self.project.for_many_runs(command).stdin(Stdio::null());
     }
 
     /// All mutants of an area, in an order by chance that stays the same: what was tried of them is a fair sample.
