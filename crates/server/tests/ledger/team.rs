@@ -430,19 +430,23 @@ impl Team {
     /// Each has what they see, byte for byte, and nothing else, and no check had to see to that.
     #[track_caller]
     pub(crate) fn assert_settled(&self, members: &mut [&mut Member]) {
-        for member in &mut *members {
-            self.sync(member);
+        self.settle(members, |member| {
             assert_eq!(member.repaired, 0, "rows of {} had to be repaired", member.user);
-        }
-        self.assert_mended(members);
+        });
     }
 
     /// Each has what they see, byte for byte, and nothing else, whatever repairs that takes.
     #[track_caller]
     pub(crate) fn assert_mended(&self, members: &mut [&mut Member]) {
+        self.settle(members, |_| ());
+    }
+
+    #[track_caller]
+    fn settle(&self, members: &mut [&mut Member], check: impl Fn(&Member)) {
         for _ in 0..2 {
             for member in &mut *members {
                 self.sync(member);
+                check(member);
             }
         }
         for member in members {
