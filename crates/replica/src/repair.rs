@@ -271,7 +271,7 @@ impl Replica {
                 }
                 (Finding::Equal, _) | (_, None) => &range.until,
                 (Finding::Differs { until }, Some(table)) => {
-                    let until = if until.is_empty() { &range.until } else { within(range, *until)? };
+                    let until = if until.is_empty() { &range.until } else { within(range, until)? };
                     finder.differing(self, &mut plan, &table, &range.after, until)?;
                     until
                 }
