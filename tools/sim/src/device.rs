@@ -140,6 +140,12 @@ impl Process {
         })
     }
 
+    /// Scrubs the file, as what syncs it does. Gives true if it was due and is done.
+    pub(crate) fn scrub(&mut self) -> Result<bool> {
+        let replica = self.syncing();
+        Ok(replica.scrub_wait_ms()? == Some(0) && replica.scrub()?)
+    }
+
     /// What syncs the file.
     fn syncing(&mut self) -> &mut Replica {
         self.syncer.as_mut().map_or(&mut self.replica, |syncer| &mut syncer.replica)

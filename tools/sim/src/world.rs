@@ -282,6 +282,7 @@ impl World {
         let now = self.now();
         match self.guarded(at, process, act)? {
             Outcome::Done(wish) => {
+                let is_done = matches!(wish, Wish::Over { failed: false, .. });
                 let attempt = match wish {
                     Wish::Send(bytes) => {
                         self.check_request(at, &bytes)?;
@@ -298,11 +299,21 @@ impl World {
                     }
                 };
                 self.devices[at].processes[process].attempt = attempt;
-                Ok(())
+                if is_done { self.scrub(at, process) } else { Ok(()) }
             }
             Outcome::Failed => Ok(()),
             Outcome::Died => self.recovers(at),
         }
+    }
+
+    /// After a sync that succeeded the library scrubs the file if that need not wait, and faults may meet it there.
+    fn scrub(&mut self, at: usize, process: usize) -> Result<()> {
+        match self.guarded(at, process, Process::scrub)? {
+            Outcome::Done(true) => self.stats.fault("scrub"),
+            Outcome::Done(false) | Outcome::Failed => {}
+            Outcome::Died => return self.recovers(at),
+        }
+        Ok(())
     }
 
     /// Runs something in a process that a fault may meet. Whatever else goes wrong is an error.
