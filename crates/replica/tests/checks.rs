@@ -620,7 +620,7 @@ fn one_request_looks_at_a_bounded_number_of_rows_however_often_it_names_them() {
     let bytes = b.replica.prepare_check(BOTH).unwrap().unwrap();
     let request = Request::decode(&bytes).unwrap();
     let range = Range { after: b"", until: b"", rows: 600, digest: 0, ..request.check.ranges[0] };
-    let same: Vec<_> = request.check.ranges.iter().copied().collect();
+    let same: Vec<_> = request.check.ranges.to_vec();
     assert!(found(&mut hub, same).iter().all(|finding| finding == "Equal"));
     let found = found(&mut hub, vec![range; CHECK_RANGES_MAX]);
     let later = found.iter().position(|finding| *finding == format!("{:?}", Finding::Later)).unwrap();

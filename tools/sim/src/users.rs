@@ -82,7 +82,7 @@ impl Holder {
     }
 
     /// The same device with the token of somebody else.
-    pub(crate) fn as_another(self) -> Self {
+    pub(crate) fn into_another(self) -> Self {
         Self { user: (self.user + 1) % WITH_DEVICES as usize, ..self }
     }
 }

@@ -232,7 +232,7 @@ impl World {
         let Some(own) = holder.clone().filter(|_| later.chance(WRONG_TOKENS)) else { return Ok(holder) };
         let sql = "SELECT 1 FROM cloudsync_server_sites WHERE site_id = ?1 AND user IS NOT NULL";
         let is_known = self.server.eye()?.prepare(sql)?.exists([Request::decode(request)?.site.0])?;
-        Ok(if is_known { Some(own.as_another()) } else { holder })
+        Ok(if is_known { Some(own.into_another()) } else { holder })
     }
 
     /// Asks the server, which may come to harm by it.
