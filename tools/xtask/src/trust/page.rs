@@ -103,14 +103,16 @@ pub(super) const SECTIONS: &[Section] = &[
     Section {
         title: "Miri",
         kind: "miri",
-        about: "The tests of `core` and `protocol` in an interpreter that finds undefined behaviour.",
+        about: "The tests of `core` and `protocol` in an interpreter that finds undefined behaviour. Properties draw two small \
+                cases each, and tests that are about amounts are left out, which the command names.",
         command: "cargo xtask miri",
         figures: &[("tests passed", Figure::Last("passed")), ("tests failed", Figure::Last("failed"))],
     },
     Section {
         title: "Coverage",
         kind: "coverage",
-        about: "What of the source the tests of the workspace run. Merge and fold are meant to be covered whole.",
+        about: "What of the source is run by the tests of all product crates, the kept inputs of the fuzz targets, and six \
+                seeds of the simulator. Merge and fold are meant to be covered whole.",
         command: "cargo xtask coverage",
         figures: &[
             ("branches of core", Figure::Share("core branches covered", "core branches")),
