@@ -205,7 +205,9 @@ impl Applier {
 
     fn take_out(&mut self, replica: &mut Replica, table: &Rc<Table>, key: &[u8], reason: &str) -> Result<()> {
         cloudsync_core::reached!("family: an orphan is taken out");
-        let row = [(Rc::clone(table), key.to_vec())];
+        // What came may be outside of the table's filter, and waits as well.
+        let whole = Rc::new(Table { filter: None, ..Table::clone(table) });
+        let row = [(whole, key.to_vec())];
         let Picking { found, payload: picked } = replica.pick(&row, CHUNK_BYTES_MAX / 2, CHUNK_BYTES_MAX)?;
         if found.contains(&Picked::Large) {
             // Too large to wait: as when there is no room for a change any more.

@@ -88,6 +88,26 @@ fn children_of_orphans_wait_with_them_and_rows_of_this_device_stay() {
     assert_settled(&server, &mut [&mut a, &mut b], &["a", "b", "c"]);
 }
 
+#[test]
+fn an_orphan_outside_of_a_filter_waits_as_any_other() {
+    let schema = "CREATE TABLE parents(id TEXT PRIMARY KEY NOT NULL);
+        CREATE TABLE children(id TEXT PRIMARY KEY NOT NULL, p TEXT REFERENCES parents);";
+    let server = Server::new(&plain(schema));
+    let (mut a, mut b) = (Device::new(1, schema), Device::new(2, schema));
+    b.run(ON);
+    b.replica.set_filter("children", "id = 'inside'").unwrap();
+    sync(&mut b, &server);
+    a.run("INSERT INTO children VALUES('inside', 'late'), ('outside', 'late')");
+    sync(&mut a, &server);
+    sync(&mut b, &server);
+    assert_eq!((waiting(&b).len(), b.dump("children").len()), (2, 0), "{:?}", waiting(&b));
+    a.run("INSERT INTO parents VALUES('late')");
+    sync(&mut a, &server);
+    sync(&mut b, &server);
+    assert_eq!(waiting(&b), [""; 0]);
+    assert_eq!(b.dump("children"), ["'inside','late'", "'outside','late'"]);
+}
+
 /// A parent that `a` deletes has a child on `b` that `a` never saw.
 fn deleted_elsewhere(action: &str) -> (Server, Device, Device) {
     let schema = format!(

