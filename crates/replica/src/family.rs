@@ -2,7 +2,8 @@
 //! we do what SQLite would do, with every change known to the clocks.
 //!
 //! A child may come long before its parent, so it is let in, and only at the end of the apply those that are orphans
-//! still are taken out into the quarantine. A parent that another replica deleted took its children along there, and
+//! still are taken out into the quarantine, with their children. A row that was here before must not go with them: while it is
+//! open who stays, such a row is given no other parent. A parent that another replica deleted took its children along there, and
 //! their deletions come as changes; a child that its author did not know is treated as this table's foreign key says.
 
 use crate::apply::Applier;
@@ -33,6 +34,9 @@ use std::rc::Rc;
 /// Bytes of the longest key in the tree of clocks: a table's id and a packed key.
 const PK_BYTES_MAX: u64 = KEY_BYTES_MAX as u64 + 10;
 
+/// Why a row that exists keeps its parents until the end of an apply.
+pub(crate) const HANGS: &str = "FOREIGN KEY constraint failed: the parent itself may be without one";
+
 /// What is known of parents and children until the end of an apply.
 #[derive(Default)]
 pub(crate) struct Family {
@@ -41,6 +45,8 @@ pub(crate) struct Family {
     /// The clocks that such rows had before, if they had any: those of deletions.
     revived: HashMap<Vec<u8>, RowClock>,
     gone: Vec<Gone>,
+    /// A row that exists was given no other parent, since it was open who stays.
+    held: bool,
 }
 
 /// A deleted parent with children that SQLite would delete or change.
@@ -59,7 +65,12 @@ impl Family {
     /// Gives who was let in without a parent, and forgets them.
     pub(crate) fn take_orphans(&mut self) -> Self {
         let (orphans, revived) = (std::mem::take(&mut self.orphans), std::mem::take(&mut self.revived));
-        Self { orphans, revived, gone: Vec::new() }
+        Self { orphans, revived, gone: Vec::new(), held: std::mem::take(&mut self.held) }
+    }
+
+    /// True when a row is to be tried again once the orphans are gone.
+    pub(crate) const fn has_held(&self) -> bool {
+        self.held
     }
 
     /// Writes a row, or deletes it, as [`Writer::carry_out`] does, with regard to its parents and children. `lax` lets a
@@ -72,14 +83,25 @@ impl Family {
         (before, after): (Option<&RowClock>, Option<&RowClock>),
         lax: bool,
     ) -> Result<(), Refused> {
+        let is_open = !self.orphans.is_empty();
+        if is_open && writer.gives_parents(&row.target.table, action)? {
+            cloudsync_core::reached!("family: a row keeps its parents until it is known who stays");
+            self.held = true;
+            return Err(Refused::Constraint(HANGS.to_owned()));
+        }
         match action {
-            Action::Insert if lax => {
-                if writer.insert_orphan(row)? {
-                    let pk = clocks::pk(row.target.table.id, row.packed);
+            Action::Insert if lax || is_open => {
+                let is_orphan = if lax { writer.insert_orphan(row)? } else { false };
+                if !lax {
+                    writer.carry_out(row, action, after)?;
+                }
+                let pk = clocks::pk(row.target.table.id, row.packed);
+                if is_orphan {
                     put_bytes(&mut self.orphans, &pk);
-                    if let Some(before) = before {
-                        self.revived.insert(pk, before.clone());
-                    }
+                }
+                // It may go with its parent.
+                if let Some(before) = before.filter(|_| is_orphan || is_open) {
+                    self.revived.insert(pk, before.clone());
                 }
                 Ok(())
             }

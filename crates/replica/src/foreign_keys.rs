@@ -24,6 +24,11 @@ pub(crate) struct Missing {
 }
 
 impl ForeignKey {
+    /// The columns of the child.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = &str> {
+        self.pairs.iter().map(|(column, _)| column.as_str())
+    }
+
     /// The condition over the row `child`; `None` where there is no such parent table or column.
     pub(crate) fn missing(&self, db: &Connection, child: &str) -> Result<Option<Missing>> {
         let Some(definition) = crate::definitions::read_definition(db, &self.parent)? else {

@@ -8,7 +8,7 @@
 use crate::apply::{Applied, Applier, Source};
 use crate::codec::Zstd;
 use crate::error::Result;
-use crate::family::Family;
+use crate::family::{Family, HANGS};
 use crate::pick::RowKey;
 use crate::replica::Replica;
 use cloudsync_core::clock::Clock;
@@ -83,23 +83,27 @@ pub(crate) struct Unsettled {
     /// Sets of large values of rows that were applied, whose pieces nothing asks for any more.
     pub(crate) used: Vec<SetId>,
     deferred: Gathered,
+    /// Rows that are given no other parents before the orphans are gone.
+    held: Gathered,
     pub(crate) family: Family,
 }
 
 impl Unsettled {
     /// Drops what was left open of these rows.
     pub(crate) fn leave_out(&mut self, rows: &[RowKey]) -> Result<()> {
-        if self.deferred.encoder.is_empty() {
-            return Ok(());
-        }
         let named = |table: &str, key: &[u8]| (table.to_ascii_lowercase(), key.to_vec());
         let dropped: HashSet<_> = rows.iter().map(|(table, key)| named(&table.name, key)).collect();
-        let bytes = std::mem::take(&mut self.deferred).finish();
-        let opened = Opened::open(&bytes, &Zstd)?;
-        let payload = opened.payload()?;
-        for group in payload.groups() {
-            let stays = |row: &usize| !dropped.contains(&named(group.table(), group.key(*row)));
-            (0..group.rows()).filter(stays).for_each(|row| self.deferred.push(&payload, group, row));
+        for gathered in [&mut self.deferred, &mut self.held] {
+            if gathered.encoder.is_empty() {
+                continue;
+            }
+            let bytes = std::mem::take(gathered).finish();
+            let opened = Opened::open(&bytes, &Zstd)?;
+            let payload = opened.payload()?;
+            for group in payload.groups() {
+                let stays = |row: &usize| !dropped.contains(&named(group.table(), group.key(*row)));
+                (0..group.rows()).filter(stays).for_each(|row| gathered.push(&payload, group, row));
+            }
         }
         Ok(())
     }
@@ -130,6 +134,10 @@ impl Applier {
         row: usize,
         reason: &str,
     ) -> Result<()> {
+        if reason == HANGS && !replica.unsettled.held.is_full() {
+            replica.unsettled.held.push(payload, group, row);
+            return Ok(());
+        }
         if self.settles || replica.unsettled.deferred.is_full() {
             return self.put_aside(replica, payload, group, row, reason);
         }
@@ -138,19 +146,30 @@ impl Applier {
         Ok(())
     }
 
+    fn gathered(&mut self, replica: &mut Replica, gathered: Gathered) -> Result<()> {
+        if gathered.encoder.is_empty() {
+            return Ok(());
+        }
+        let bytes = gathered.finish();
+        let opened = Opened::open(&bytes, &Zstd)?;
+        self.payload(replica, &opened.payload()?)
+    }
+
     /// Tries everything again that was left open, and what waits since earlier applies.
     pub(crate) fn settle(&mut self, replica: &mut Replica) -> Result<()> {
         let (deferred, origin) = (std::mem::take(&mut replica.unsettled.deferred), self.source.origin);
         self.settles = true;
-        if !deferred.encoder.is_empty() {
-            let bytes = deferred.finish();
-            let opened = Opened::open(&bytes, &Zstd)?;
-            self.payload(replica, &opened.payload()?)?;
-        }
+        self.gathered(replica, deferred)?;
         self.retry_quarantine(replica)?;
         self.turn_to(replica, origin)?;
         let family = replica.unsettled.family.take_orphans();
         self.take_out_orphans(replica, &family)?;
+        if family.has_held() {
+            let held = std::mem::take(&mut replica.unsettled.held);
+            self.gathered(replica, held)?;
+            self.retry_quarantine(replica)?;
+            self.turn_to(replica, origin)?;
+        }
         if self.applied.quarantined > 0 && self.is_devices() {
             self.quarantine.trim(replica.server_now_ms()?)?;
         }

@@ -9,7 +9,7 @@ use crate::buried::{Buried, Values};
 use crate::capture::MAY_DELETE;
 use crate::clocks;
 use crate::error::{Error, Result};
-use crate::foreign_keys::{Reference, orphan_query, references};
+use crate::foreign_keys::{Reference, foreign_keys, orphan_query, references};
 use crate::guard::{Guard, Verb};
 use crate::storage::{self, quote_identifier};
 use crate::table::Table;
@@ -105,6 +105,8 @@ pub(crate) struct Writer {
     guard: Option<Rc<Guard>>,
     /// Finds a parent that is missing, where the app enforces foreign keys.
     orphan: Option<Statement>,
+    /// The columns that name parents, found when that is first asked.
+    referring: Option<ColumnSet>,
     /// Our triggers let no row go.
     grows_only: bool,
     /// Where the values of dead rows are kept, in a table that keeps them.
@@ -136,6 +138,7 @@ impl Writer {
             stored: None,
             guard: guard.filter(|guard| guard.covers(table.id)).map(Rc::clone),
             orphan: if parents { orphan_query(&db, table)? } else { None },
+            referring: None,
             grows_only: table.algorithm == Algorithm::Gos,
             buried: Buried::of(&db, table.algorithm)?,
             at_hand: None,
@@ -343,6 +346,31 @@ impl Writer {
     pub(crate) fn insert_orphan(&mut self, row: &Row<'_>) -> Result<bool, Refused> {
         self.write(row, &Action::Insert)?;
         Ok(self.missing_parent(row.packed)?.is_some())
+    }
+
+    /// True when this gives a row that exists other parents, or makes another row of it, where parents are looked up.
+    pub(crate) fn gives_parents(&mut self, table: &Table, action: &Action) -> Result<bool> {
+        let columns = match action {
+            _ if self.orphan.is_none() => return Ok(false),
+            Action::Replace | Action::Revive(_) => return Ok(true),
+            Action::Update(columns) => columns,
+            _ => return Ok(false),
+        };
+        let referring = match self.referring.take() {
+            Some(known) => known,
+            None => {
+                let mut referring = ColumnSet::new();
+                for key in foreign_keys(&self.db, &table.name)? {
+                    let cells = key.columns().filter_map(|name| table.cell_named(name));
+                    cells.for_each(|cell| referring.insert(cell.number));
+                }
+                referring
+            }
+        };
+        let gives =
+            table.cells.iter().any(|cell| referring.contains(cell.number) && columns.contains(cell.number));
+        self.referring = Some(referring);
+        Ok(gives)
     }
 
     /// The foreign keys that refer to the table.

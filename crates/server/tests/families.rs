@@ -108,6 +108,43 @@ fn an_orphan_outside_of_a_filter_waits_as_any_other() {
     assert_eq!(b.dump("children"), ["'inside','late'", "'outside','late'"]);
 }
 
+#[test]
+fn a_row_that_moves_to_an_orphan_stays_where_it_was_until_the_orphan_may_stay() {
+    // Tables travel in the order of their names: the child comes before its parent, and after it.
+    for child in ["a", "z"] {
+        let schema = format!(
+            "CREATE TABLE {child}(id TEXT PRIMARY KEY NOT NULL, b REFERENCES b ON DELETE CASCADE, v);
+            CREATE TABLE b(id TEXT PRIMARY KEY NOT NULL, c REFERENCES c);
+            CREATE TABLE c(id TEXT PRIMARY KEY NOT NULL);"
+        );
+        let server = Server::new(&plain(&schema));
+        let (mut a, mut b) = (Device::new(1, &schema), Device::new(2, &schema));
+        b.run(ON);
+        a.run(&format!(
+            "INSERT INTO c VALUES('c'); INSERT INTO b VALUES('good', 'c');
+            INSERT INTO {child} VALUES('moves', 'good', 1), ('dies', 'good', 1), ('stays', 'good', 1)"
+        ));
+        assert_settled(&server, &mut [&mut a, &mut b], &[child, "b", "c"]);
+        a.run(&format!("DELETE FROM {child} WHERE id = 'dies'"));
+        assert_settled(&server, &mut [&mut a, &mut b], &[child]);
+        let tombstone = "SELECT count(*) FROM cloudsync_clocks";
+        let known: i64 = b.get(tombstone);
+        a.run(&format!(
+            "INSERT INTO b VALUES('x', 'none'); UPDATE {child} SET b = 'x' WHERE id = 'moves';
+            INSERT INTO {child} VALUES('dies', 'x', 2); UPDATE {child} SET v = 2 WHERE id = 'stays'"
+        ));
+        sync(&mut a, &server);
+        sync(&mut b, &server);
+        assert_eq!(b.dump(child), ["'moves','good',1", "'stays','good',2"], "{child}: {:?}", waiting(&b));
+        assert_eq!(waiting(&b).len(), 3, "{child}: {:?}", waiting(&b));
+        assert_eq!(b.get::<i64>(tombstone), known, "{child}: a deletion is not forgotten");
+        a.run("INSERT INTO c VALUES('none')");
+        sync(&mut a, &server);
+        assert_settled(&server, &mut [&mut a, &mut b], &[child, "b", "c"]);
+        assert_eq!(waiting(&b).len(), 0);
+    }
+}
+
 /// A parent that `a` deletes has a child on `b` that `a` never saw.
 fn deleted_elsewhere(action: &str) -> (Server, Device, Device) {
     let schema = format!(
