@@ -309,6 +309,11 @@ impl Laying<'_> {
         }
         let later = later.as_ref();
         let mut undoing = self.undoing(table, ours.as_ref(), theirs.as_ref(), later, replica);
+        if undoing.clock == ours {
+            // It is in the list of what is unsent. Noted once more without being another change, it would be refused behind
+            // every other copy, and noted again, for ever.
+            undoing.kept = None;
+        }
         if refusal.gone && matches!(undoing.action, Action::Update(_)) {
             undoing.action = Action::Insert;
         }

@@ -54,6 +54,23 @@ fn without_policies_users_write_nothing() {
 }
 
 #[test]
+fn refused_rows_that_stand_twice_in_what_is_unsent_are_not_sent_for_ever() {
+    let place = Place::new(NOTES);
+    let mut alice = place.device(1);
+    // More than one round takes, so that verdicts come while the second copy of a row is unsent.
+    let write = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12)
+        INSERT INTO notes SELECT 'n' || i, 'alice', printf('%.*c', 700000, 'x') FROM n";
+    for sql in [write, "DELETE FROM notes", write] {
+        alice.run(sql);
+        alice.replica.fold().unwrap();
+    }
+    let sent = place.send(&mut alice, "alice");
+    assert!(sent.turns < 60, "{} turns", sent.turns);
+    assert!(alice.rows("SELECT id FROM notes").is_empty() && !alice.replica.has_unsent().unwrap());
+    assert_eq!(alice.get::<i64>("SELECT count(DISTINCT pk) FROM cloudsync_rejected"), 12);
+}
+
+#[test]
 fn each_writes_their_own() {
     let place = journals();
     let (mut alice, mut bob) = (place.device(1), place.device(2));
