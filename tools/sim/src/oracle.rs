@@ -567,13 +567,17 @@ pub(crate) fn check_integrity(db: &Connection, name: &str) -> Result<()> {
 
 /// The file is sound and nothing waits in its quarantine. What came by file for a UNIQUE value that is taken may wait: the
 /// server refused it to its author, who has it in `cloudsync_rejected`, and nobody else tells the device that got the file.
+/// What waits for its parent may wait, and with it the parts of the row that came before and after: they find the row once the
+/// parent lets it in.
 pub(crate) fn check_file(db: &Connection, name: &str) -> Result<()> {
     check_integrity(db, name)?;
     let colliding =
         workload::tables().filter(|table| table.collides).map(|table| format!("'{}'", table.name));
     let waiting = format!(
-        "SELECT count(*), coalesce(max(tbl || ': ' || reason), '') FROM cloudsync_quarantine \
-         WHERE NOT (origin = -2 AND tbl IN ({})) AND reason NOT LIKE '%FOREIGN KEY%'",
+        "SELECT count(*), coalesce(max(tbl || ': ' || reason), '') FROM cloudsync_quarantine AS q \
+         WHERE NOT (origin = -2 AND tbl IN ({})) AND reason NOT LIKE '%FOREIGN KEY%' AND NOT EXISTS( \
+         SELECT 1 FROM cloudsync_quarantine AS whole \
+         WHERE whole.tbl = q.tbl AND whole.pk = q.pk AND whole.reason LIKE '%FOREIGN KEY%')",
         colliding.collect::<Vec<_>>().join(", ")
     );
     let (count, reason): (i64, String) = db.query_row(&waiting, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
