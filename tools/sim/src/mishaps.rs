@@ -168,7 +168,9 @@ impl World {
     /// Two machines have one wrong clock, as where nobody set it, and what one of them writes is carried to the other.
     pub(crate) fn share_wrong_clock(&mut self, at: usize, dice: &mut Dice) -> Result<()> {
         let to = dice.below(self.devices.len() as u64) as usize;
-        if self.plan.skew_ms_max < WRONG_MS || self.plan.couriers == 0 || to == at {
+        // Copies that do not know that they are take what comes from one another for their own (docs/merge.md).
+        let may_be_twins = self.devices.iter().any(|device| device.parted);
+        if self.plan.skew_ms_max < WRONG_MS || self.plan.couriers == 0 || to == at || may_be_twins {
             return Ok(());
         }
         for device in [at, to] {
