@@ -173,8 +173,8 @@ const LIMITS: &str = "
 
 - The simulator has one server. Its network and disks misbehave as its authors thought of; a real file system may find
   another way. That is why there are tests with real processes and full disks, too.
-- In the simulator an owner never takes a name away from the server, and nobody has a key that may not write; that has tests
-  of its own. What a user wrote and was refused is told from what others wrote by the journal alone when the disk of a
+- In the simulator an owner never takes a name away from the server, nobody has a key that may not write, and no token
+  expires; that has tests of its own. The marks of rare branches are not checked by the suite: 60 seeds take minutes. What a user wrote and was refused is told from what others wrote by the journal alone when the disk of a
   device is searched.
 - A killed process is no power cut: the operating system still writes what SQLite handed it. Lost and torn writes are
   simulated.
