@@ -109,8 +109,8 @@ impl Replica {
         self.transact(|replica| storage::unset(&replica.db, SCRUB_DUE))
     }
 
-    /// Removes what is left of rows that went, if anything is due, also where it could wait. Takes as long as it takes to write the file once, and
-    /// gives true if it did. Must be called on a connection on which no statement runs, outside of transactions; where
+    /// Removes what is left of rows that went, if anything is due, also where it could wait. Takes as long as it takes to
+    /// write the file once, and gives true if it did. Must be called on a connection on which no statement runs, outside of transactions; where
     /// another connection is in the way it stays due.
     ///
     /// # Errors

@@ -146,7 +146,8 @@ impl Applier {
         Ok(())
     }
 
-    fn gathered(&mut self, replica: &mut Replica, gathered: Gathered) -> Result<()> {
+    /// Applies rows that were kept until now.
+    fn apply_gathered(&mut self, replica: &mut Replica, gathered: Gathered) -> Result<()> {
         if gathered.encoder.is_empty() {
             return Ok(());
         }
@@ -159,14 +160,15 @@ impl Applier {
     pub(crate) fn settle(&mut self, replica: &mut Replica) -> Result<()> {
         let (deferred, origin) = (std::mem::take(&mut replica.unsettled.deferred), self.source.origin);
         self.settles = true;
-        self.gathered(replica, deferred)?;
+        self.apply_gathered(replica, deferred)?;
         self.retry_quarantine(replica)?;
         self.turn_to(replica, origin)?;
         let family = replica.unsettled.family.take_orphans();
         self.take_out_orphans(replica, &family)?;
-        if family.has_held() {
-            let held = std::mem::take(&mut replica.unsettled.held);
-            self.gathered(replica, held)?;
+        // A first download forgets its orphans at each chunk, but not what was held for their sake.
+        let held = std::mem::take(&mut replica.unsettled.held);
+        if family.has_held() || !held.encoder.is_empty() {
+            self.apply_gathered(replica, held)?;
             self.retry_quarantine(replica)?;
             self.turn_to(replica, origin)?;
         }
