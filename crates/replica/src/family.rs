@@ -91,7 +91,7 @@ impl Family {
         }
         match action {
             Action::Insert if lax || is_open => {
-                let is_orphan = if lax { writer.insert_orphan(row)? } else { false };
+                let is_orphan = lax && writer.insert_orphan(row)?;
                 if !lax {
                     writer.carry_out(row, action, after)?;
                 }

@@ -110,8 +110,8 @@ impl Replica {
     }
 
     /// Removes what is left of rows that went, if anything is due, also where it could wait. Takes as long as it takes to
-    /// write the file once, and gives true if it did. Must be called on a connection on which no statement runs, outside of transactions; where
-    /// another connection is in the way it stays due.
+    /// write the file once, and gives true if it did. Must be called on a connection on which no statement runs, outside of
+    /// transactions; where another connection is in the way it stays due.
     ///
     /// # Errors
     /// When the file cannot be read or written.
