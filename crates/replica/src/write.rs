@@ -391,13 +391,7 @@ impl Writer {
         if !row.large.is_empty() {
             return self.compare_in_parts(row, column);
         }
-        let stored = match &mut self.stored {
-            Some(stored) => stored,
-            None => {
-                let select = self.db.prepare(&row_sql(&row.target.table))?;
-                self.stored.insert(StoredRow { select, read: None })
-            }
-        };
+        let stored = self.stored_row(&row.target.table)?;
         let exists = match stored.read {
             Some(exists) => exists,
             None => {
@@ -413,18 +407,31 @@ impl Writer {
         self.compare_with_buried(row, column, incoming)
     }
 
+    /// True if there is such a row, also while it is lifted.
+    pub(crate) fn has(&mut self, row: &Row<'_>) -> Result<bool> {
+        if self.lifted.contains_key(row.packed) {
+            return Ok(true);
+        }
+        let stored = self.stored_row(&row.target.table)?;
+        clocks::bind_key(&mut stored.select, 1, row.packed)?;
+        let found = stored.select.step()?;
+        stored.select.reset()?;
+        Ok(found)
+    }
+
+    fn stored_row(&mut self, table: &Table) -> Result<&mut StoredRow> {
+        Ok(match &mut self.stored {
+            Some(stored) => stored,
+            unset => unset.insert(StoredRow { select: self.db.prepare(&row_sql(table))?, read: None }),
+        })
+    }
+
     /// The cells of a row as they are stored, in the table's order; `None` if there is no such row.
     pub(crate) fn cells(&mut self, row: &Row<'_>) -> Result<Option<Vec<Owned>>> {
         if let Some(lifted) = self.lifted.get(row.packed) {
             return Ok(Some(lifted.clone()));
         }
-        let stored = match &mut self.stored {
-            Some(stored) => stored,
-            None => {
-                let select = self.db.prepare(&row_sql(&row.target.table))?;
-                self.stored.insert(StoredRow { select, read: None })
-            }
-        };
+        let stored = self.stored_row(&row.target.table)?;
         clocks::bind_key(&mut stored.select, 1, row.packed)?;
         let found = stored.select.step()?;
         let count = row.target.table.cells.len();

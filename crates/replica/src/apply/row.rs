@@ -7,6 +7,7 @@ use crate::conflicts::{Conflicts, outdone, unstamped};
 use crate::error::{Error, Result};
 use crate::filter::{Privacy, Yielded, make_way};
 use crate::given::GIVEN_VERSION;
+use crate::rebuilt::fetch_again;
 use crate::replica::Replica;
 use crate::storage;
 use crate::table::Table;
@@ -69,6 +70,20 @@ impl Arrival<'_> {
         failed.map_or(Ok((decision, edited)), Err)
     }
 
+    /// True for a whole row that would be written in part, while it is gone: it was deleted outside of a filter, or behind
+    /// the triggers. `private` says that it was marked as written there.
+    fn is_gone(&self, writer: &mut Writer, private: bool, action: &Action) -> Result<bool> {
+        let (Action::Update(columns), Some(stored)) = (action, &self.stored) else { return Ok(false) };
+        let keeps_cells = || stored.columns.iter().any(|column| !columns.contains(column));
+        Ok(self.row.group.whole() && (private || keeps_cells()) && !writer.has(&self.row)?)
+    }
+
+    /// What becomes of a row that is gone: it comes as if it had never been here. The clocks that are stored of it are later
+    /// than some of what comes, and must not stand for values that never bore them.
+    fn begin_anew(&self, sites: &[SiteId]) -> Decision {
+        decide(self.row.target.table.algorithm, None, &self.incoming, true, sites, &mut |_| false)
+    }
+
     /// What becomes of a row that the server sends in a later life than ours, where we have written to it and the server
     /// does not know. Of what it may have had before it sent this it hears once more, as a change of the row's present life.
     fn keep_unsent(&mut self, conflicts: &mut Conflicts, replica: &Replica) -> Result<Option<Decision>> {
@@ -108,28 +123,23 @@ impl Applier {
         if let Some(reason) = replica.rolling_back.reason(pk) {
             return Ok(Some(reason));
         }
-        let mut privacy = match target.table.filter {
-            None => None,
-            Some(_) => Some(Privacy::of(&mut self.privacy, self.db)?),
-        };
-        let private = match &mut privacy {
-            Some(privacy) => privacy.is_marked(pk)?,
-            None => false,
-        };
+        let is_filtered = target.table.filter.is_some();
+        let private = is_filtered && Privacy::of(&mut self.privacy, self.db)?.is_marked(pk)?;
         let in_doubt = self.doubtful.contains(&target.table.id);
         let is_servers = self.source.origin == Origin::Server && !private && !in_doubt;
         let kept = if is_servers { arrival.keep_unsent(&mut self.conflicts, replica)? } else { None };
         let guard = replica.guard.as_ref();
         let writer = writer(&mut self.writers, self.db, &target.table, replica.wants_parents(), guard)?;
-        let Arrival { row, pk, stored, incoming, .. } = &arrival;
-        let (decision, edited) = match kept {
+        let (mut decision, edited) = match kept {
             Some(decision) => (decision, ColumnSet::new()),
             None => arrival.decide(writer, private, in_doubt, replica.sites.ids())?,
         };
-        let yielded = match &privacy {
-            Some(_) => make_way(row, private, &decision.action, writer)?,
-            None => None,
-        };
+        let is_gone = arrival.is_gone(writer, private, &decision.action)?;
+        if is_gone {
+            decision = arrival.begin_anew(replica.sites.ids());
+        }
+        let Arrival { row, pk, stored, incoming, .. } = &arrival;
+        let yielded = if is_filtered { make_way(row, private, &decision.action, writer)? } else { None };
         let losses = match (&yielded, stored) {
             (Some(Yielded { action, cells }), _) => unstamped(row, incoming, action, cells),
             (None, Some(stored)) => {
@@ -160,9 +170,7 @@ impl Applier {
             Err(Refused::Part) => return Ok(Some(WAITS_FOR_REST.to_owned())),
             Err(Refused::Error(error)) => return Err(error),
         }
-        if let (Some(privacy), Some(yielded)) = (privacy, &yielded) {
-            privacy.yielded(row, pk, &yielded.action)?;
-        }
+        self.settle_privacy(row, pk, yielded.as_ref(), is_gone)?;
         if !edited.is_empty() {
             self.edits.push((Rc::clone(&target.table), row.packed.to_vec(), edited));
         }
@@ -171,6 +179,26 @@ impl Applier {
         }
         self.note(replica, arrival, &decision)?;
         Ok(None)
+    }
+
+    /// What a change was written over that was private here, or gone.
+    fn settle_privacy(
+        &mut self,
+        row: &Row<'_>,
+        pk: &[u8],
+        yielded: Option<&Yielded>,
+        is_gone: bool,
+    ) -> Result<()> {
+        match (&mut self.privacy, yielded) {
+            (Some(privacy), Some(yielded)) => privacy.yielded(row, pk, &yielded.action)?,
+            (Some(privacy), None) if is_gone => privacy.forget(pk)?,
+            _ => {}
+        }
+        if is_gone && self.source.origin == Origin::File {
+            // The server may have what was known of it and did not come again.
+            fetch_again(&self.db)?;
+        }
+        Ok(())
     }
 
     /// What a row that came would do, without doing it; or the reason for which it is not tried.

@@ -108,6 +108,11 @@ impl Privacy {
         Ok(())
     }
 
+    /// Takes the mark from a row that was gone, and came again: nothing of it is private.
+    pub(crate) fn forget(&mut self, pk: &[u8]) -> Result<()> {
+        self.marks.remove(pk).map(drop)
+    }
+
     /// Has the next fold look at rows that were overwritten in part: what is private of those that came inside by it
     /// must be sent.
     pub(crate) fn finish(self) -> Result<()> {

@@ -220,3 +220,49 @@ fn pass_over_and_bring_inside(meanwhile: &str) {
     assert_eq!(hub.server.dump("notes"), ["'1','mine',1"]);
     assert_eq!(a.clocks("notes"), hub.server.clocks("notes"));
 }
+
+/// A row that was deleted outside of a filter has a clock and no values. Where it comes again in part older than that clock,
+/// the older values must not take the place of the later ones under it.
+#[test]
+fn a_row_deleted_outside_comes_again_under_the_clocks_of_what_comes() {
+    let (mut a, mut b) = pair(NOTES);
+    let mut c = Device::new(3, NOTES);
+    a.run_at(1_000, "INSERT INTO notes VALUES('1', 'older', 0)");
+    sync_by_payload(&mut a, &mut b);
+    sync_by_payload(&mut a, &mut c);
+    b.run_at(2_000, "UPDATE notes SET title = 'later'");
+    sync_by_payload(&mut b, &mut a);
+    a.replica.set_filter("notes", "public = 1").unwrap();
+    a.run("UPDATE notes SET title = 'private'");
+    a.replica.fold().unwrap();
+    a.run("DELETE FROM notes");
+    c.run_at(3_000, "UPDATE notes SET public = 1");
+    sync_by_payload(&mut c, &mut a);
+    assert_eq!(a.dump("notes"), ["'1','older',1"]);
+    assert_eq!(a.clocks("notes"), c.clocks("notes"));
+    assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_private"), 0);
+    exchange(&mut b, &mut a);
+    assert_eq!(a.dump("notes"), ["'1','later',1"]);
+    assert_eq!(a.clocks("notes"), b.clocks("notes"));
+}
+
+/// The same where the server has the later value, and would not send it again.
+#[test]
+fn what_was_known_of_a_row_deleted_outside_is_fetched_when_it_comes_by_hand() {
+    let mut hub = Hub::new(NOTES);
+    let (mut a, mut c) = pair(NOTES);
+    a.run("INSERT INTO notes VALUES('1', 'older', 0)");
+    hub.turn(&mut a, BOTH);
+    hub.turn(&mut c, BOTH);
+    hub.server.run_at(NOW + 2, "UPDATE notes SET title = 'later'");
+    hub.turn(&mut a, BOTH);
+    a.replica.set_filter("notes", "public = 1").unwrap();
+    a.run("DELETE FROM notes");
+    c.run_at(NOW + 3, "UPDATE notes SET public = 1");
+    sync_by_payload(&mut c, &mut a);
+    assert_eq!(a.dump("notes"), ["'1','older',1"]);
+    hub.turn(&mut a, BOTH);
+    hub.turn(&mut a, BOTH);
+    assert_eq!(a.dump("notes"), ["'1','later',1"]);
+    assert_eq!(a.clocks("notes"), hub.server.clocks("notes"));
+}
