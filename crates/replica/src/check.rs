@@ -5,9 +5,10 @@
 //! begins anywhere. And a replica that cannot be sure of what it holds *reconciles*: it checks everything, and goes on
 //! where it stopped, because that place is in the file.
 //!
-//! What the server cannot have as it is here is left out: rows with unsent changes, those that wait in the quarantine, rows
-//! outside of their table's filter, tables in doubt, and tables that were written while they were disabled. A range ends
-//! before such a row, and the next one begins behind it.
+//! What the server cannot have as it is here is left out: rows with unsent changes, those of which a change of the server's
+//! waits in the quarantine, rows outside of their table's filter, tables in doubt, and tables that were written while they
+//! were disabled. A range ends before such a row, and the next one begins behind it. A change that came by file and waits
+//! makes no difference: without it the row is what the server has.
 //!
 //! Of somebody who may not see everything the living rows alone are compared: of deletions they hear only where they held
 //! the row, and nobody knows what became of the others.
@@ -254,17 +255,8 @@ impl Replica {
 
     /// Keys of rows that are not compared, as the tree of clocks has them.
     pub(crate) fn uncomparable(&self) -> Result<BTreeSet<Vec<u8>>> {
-        let mut keys = BTreeSet::new();
-        let mut add = |sql: &str| -> Result<()> {
-            self.db.prepare(sql)?.for_each(&[], |row| -> Result<()> {
-                let table = row.column(0).as_str().and_then(|name| self.catalog.table_named(name));
-                if let (Some(table), Some(key)) = (table, row.column(1).as_blob()) {
-                    keys.insert(clocks::pk(table.id, key));
-                }
-                Ok(())
-            })
-        };
-        add("SELECT tbl, pk FROM main.cloudsync_quarantine")?;
+        // Without what waits of the server's a row is not what the server has.
+        let mut keys = self.waiting_keys("origin <> ?1")?;
         self.db.prepare("SELECT pk FROM main.cloudsync_private")?.for_each(&[], |row| -> Result<()> {
             keys.extend(row.column(0).as_blob().map(<[u8]>::to_vec));
             Ok(())
@@ -272,6 +264,24 @@ impl Replica {
         for (table, key) in exhausted(&self.db, self.server_now_ms()?)? {
             keys.extend(self.catalog.table_named(&table).map(|table| clocks::pk(table.id, &key)));
         }
+        Ok(keys)
+    }
+
+    /// Keys of rows of which a change waits that came by file, as the tree of clocks has them.
+    pub(crate) fn waiting_by_file(&self) -> Result<BTreeSet<Vec<u8>>> {
+        self.waiting_keys("origin = ?1")
+    }
+
+    fn waiting_keys(&self, condition: &str) -> Result<BTreeSet<Vec<u8>>> {
+        let mut keys = BTreeSet::new();
+        let sql = format!("SELECT tbl, pk FROM main.cloudsync_quarantine WHERE {condition}");
+        self.db.prepare(&sql)?.for_each(&[Value::Integer(Origin::File.code())], |row| -> Result<()> {
+            let table = row.column(0).as_str().and_then(|name| self.catalog.table_named(name));
+            if let (Some(table), Some(key)) = (table, row.column(1).as_blob()) {
+                keys.insert(clocks::pk(table.id, key));
+            }
+            Ok(())
+        })?;
         Ok(keys)
     }
 

@@ -119,7 +119,16 @@ impl Quarantine {
         let known = "SELECT id FROM main.cloudsync_quarantine WHERE tbl = ?1 AND pk = ?2 AND change = ?3";
         let (table, key) = (Value::from(group.table()), Value::Blob(group.key(row)));
         match self.db.query_i64(known, &[table, key, Value::Blob(&change)])? {
-            Some(id) => self.keep(id, reason).map(|()| id),
+            Some(id) => {
+                self.keep(id, reason)?;
+                if origin == Origin::Server.code() {
+                    // Whoever brought it first, the server has it.
+                    let sql =
+                        "UPDATE main.cloudsync_quarantine SET origin = ?2 WHERE id = ?1 AND origin <> ?2";
+                    self.db.prepare(sql)?.run(&[Value::Integer(id), Value::Integer(origin)])?;
+                }
+                Ok(id)
+            }
             None => {
                 self.insert.run(&[
                     table,

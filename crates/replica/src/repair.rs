@@ -79,6 +79,8 @@ struct Finder<'p> {
     given: BTreeMap<Vec<u8>, (usize, usize)>,
     unsent: HashSet<Vec<u8>>,
     skipped: BTreeSet<Vec<u8>>,
+    /// Rows of which a change waits that came by file, if that is to stay where the server has no such row.
+    wanted: BTreeSet<Vec<u8>>,
     /// Deleted rows are not compared.
     living_only: bool,
 }
@@ -125,11 +127,16 @@ impl Replica {
             given: BTreeMap::new(),
             unsent: HashSet::new(),
             skipped: BTreeSet::new(),
+            wanted: BTreeSet::new(),
             living_only: self.is_part()?,
         };
         if is_needed(&checked.encode()) {
             finder.unsent = self.unsent_keys()?;
             finder.skipped = self.uncomparable()?;
+            // Of what their user may not see nothing may stay.
+            if !finder.living_only {
+                finder.wanted = self.waiting_by_file()?;
+            }
         }
         if let Some(payload) = payload {
             let sites = payload.sites().iter().map(|site| self.sites.ordinal(&self.db, *site));
@@ -336,6 +343,8 @@ impl Finder<'_> {
                     continue;
                 }
                 (Held::Row(_), Some(_)) => Damage::Changed,
+                // With it would go what waits, of which the server has not heard.
+                (Held::Row(_), None) if self.wanted.contains(pk) => continue,
                 (Held::Row(_), None) if clock.is_alive() => Damage::Surplus,
                 (Held::Missing, Some(_)) => Damage::Gone,
                 (Held::Row(_) | Held::Missing, None) => Damage::Forgotten,

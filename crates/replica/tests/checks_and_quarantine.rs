@@ -43,3 +43,59 @@ fn what_waits_for_a_row_that_a_repair_takes_away_comes_in() {
     assert_eq!(b.quarantine(), 0);
     assert_eq!(b.column::<String>("SELECT id FROM notes ORDER BY id"), ["b", "c", "d"]);
 }
+
+/// A server, a device on which a change of row `b` waits that came by file, and the device that made it and never synced
+/// since.
+fn waiting_by_file() -> (Hub, Device, Device) {
+    let (mut hub, mut a, mut b) = (Hub::new(NOTES), Device::new(1, NOTES), Device::new(2, NOTES));
+    a.run("CREATE UNIQUE INDEX one_title ON notes(title)");
+    a.run("INSERT INTO notes VALUES('a', 'one', 1), ('b', 'two', 2)");
+    hub.sync(&mut a);
+    hub.sync(&mut b);
+    b.run_at(NOW + 1, "UPDATE notes SET title = 'one' WHERE id = 'b'");
+    bench::sync_by_payload(&mut b, &mut a);
+    assert_eq!(a.quarantine(), 1);
+    (hub, a, b)
+}
+
+#[test]
+fn a_row_of_which_a_change_by_file_waits_is_repaired() {
+    let (mut hub, mut a, _) = waiting_by_file();
+    for damage in ["UPDATE notes SET rank = 9 WHERE id = 'b'", "DELETE FROM notes WHERE id = 'b'"] {
+        a.run_unseen(damage);
+        assert_eq!(hub.check_idle(&mut a).rows_repaired, 1, "{damage}");
+        assert_eq!(a.dump("notes"), hub.server.dump("notes"));
+        assert_eq!((hub.check_idle(&mut a).rows_repaired, a.quarantine()), (0, 1));
+    }
+    // It comes in as soon as it can, and goes on to the server.
+    a.run("UPDATE notes SET title = 'free' WHERE id = 'a'");
+    hub.sync(&mut a);
+    assert_eq!(a.quarantine(), 0);
+    assert_eq!(hub.server.dump("notes"), ["'a','free',1", "'b','one',2"]);
+}
+
+#[test]
+fn a_change_that_waits_and_came_by_file_first_is_the_servers_once_it_has_it() {
+    let (mut hub, mut a, mut b) = waiting_by_file();
+    hub.sync(&mut b);
+    // Whole rows come, as by file.
+    a.run("INSERT INTO cloudsync_settings VALUES('refetch', 1)");
+    hub.sync(&mut a);
+    assert_eq!(a.quarantine(), 1, "it is the same");
+    for _ in 0..2 {
+        assert_eq!(hub.check_idle(&mut a).rows_repaired, 0);
+    }
+    assert_eq!(a.dump("notes"), ["'a','one',1", "'b','two',2"]);
+    a.run("UPDATE notes SET title = 'free' WHERE id = 'a'");
+    hub.sync(&mut a);
+    assert_eq!(a.dump("notes"), hub.server.dump("notes"));
+}
+
+#[test]
+fn what_waits_by_file_stays_where_the_server_lost_the_row() {
+    let (mut hub, mut a, _) = waiting_by_file();
+    hub.server
+        .run_unseen("DELETE FROM notes WHERE id = 'b'; DELETE FROM cloudsync_clocks WHERE pk LIKE '%b'");
+    assert_eq!(hub.check_idle(&mut a).rows_repaired, 0);
+    assert_eq!((a.dump("notes").len(), a.quarantine()), (2, 1));
+}
