@@ -29,6 +29,7 @@ use crate::kept;
 use crate::pieces;
 use crate::quarantine::Quarantine;
 use crate::rebuilt;
+use crate::relayed::Relayed;
 use crate::replica::Replica;
 use crate::scrub;
 use crate::storage;
@@ -174,6 +175,8 @@ pub(crate) struct Applier {
     /// The edits that were found.
     edits: Vec<(Rc<Table>, Vec<u8>, ColumnSet)>,
     dropped_before: i64,
+    /// On the server: whose values others sent.
+    relayed: Relayed,
 }
 
 impl Applier {
@@ -218,6 +221,7 @@ impl Applier {
             clone_seen: false,
             log_before: db.query_i64("SELECT max(rowid) FROM main.cloudsync_log", &[])?.unwrap_or(0),
             dropped_before: buried::last_copy(&db)?,
+            relayed: Relayed::default(),
         })
     }
 
@@ -308,6 +312,7 @@ impl Applier {
         self.changes.finish(&self.db, self.source.origin, self.source.base)?;
         self.clocks.finish(&self.db)?;
         tell_moved(replica, &self.moved, self.source.base)?;
+        self.relayed.finish(&self.db)?;
         if self.floor > self.floor_before {
             storage::set_u64(&self.db, "floor", self.floor.0)?;
         }

@@ -59,6 +59,7 @@ mod range_answer;
 mod ranges;
 mod rebuilt;
 mod rejected;
+mod relayed;
 mod repair;
 mod replica;
 mod restamp;

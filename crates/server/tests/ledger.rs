@@ -470,6 +470,20 @@ fn a_device_that_goes_back_or_begins_again_gets_everything() {
 }
 
 #[test]
+fn a_device_gets_back_what_it_gave_away_and_lost() {
+    let team = journals();
+    let (mut lost, mut other) = (team.member(1, "alice"), team.member(2, "alice"));
+    lost.run("INSERT INTO notes VALUES('a', 'alice', 'x')");
+    other.device.apply(&lost.device.encode()).unwrap();
+    team.sync(&mut other);
+    // With its power went all since before its first sync.
+    let mut back = team.member(1, "alice");
+    assert_eq!(back.device.replica.site_id().unwrap(), lost.device.replica.site_id().unwrap());
+    team.assert_settled(&mut [&mut back, &mut other]);
+    assert_eq!(back.device.dump("notes"), ["'a','alice','x'"]);
+}
+
+#[test]
 fn an_idle_poll_writes_nothing() {
     let team = projects();
     team.run("INSERT INTO tasks VALUES('a', 'p', '1'); INSERT INTO members VALUES('m', 'p', 'alice')");

@@ -261,6 +261,9 @@ impl Applier {
             self.floor = self.floor.max(latest);
             self.applied.time_max = self.applied.time_max.max(latest);
         }
+        if let Origin::Site(sender) = self.source.origin {
+            self.relayed.note(sender, &incoming, decision);
+        }
         if is_moved {
             self.moved.push((table, row.packed.to_vec()));
         }

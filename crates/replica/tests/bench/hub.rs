@@ -6,7 +6,7 @@ use cloudsync_core::id::SiteId;
 use cloudsync_protocol::client::{Absorbed, Goal};
 use cloudsync_protocol::message::{Accepted, Request, Turn, Upload};
 use cloudsync_protocol::payload::Opened;
-use cloudsync_replica::{Extraction, Filter, Origin, Source, Zstd};
+use cloudsync_replica::{Extraction, Origin, Source, Zstd};
 
 pub(crate) const BOTH: Goal = Goal { push: true, pull: true };
 pub(crate) const PUSH: Goal = Goal { push: true, pull: false };
@@ -139,7 +139,7 @@ impl Hub {
             replica.fold_here()?;
             let (from, last) = (replica.position_after(request.cursor)?, replica.version()?);
             let site = replica.meet_site(request.site)?;
-            let filter = Filter::ForSite { site, echo: request.echo };
+            let filter = replica.filter_for(site, request.cursor, request.echo)?;
             let chunk =
                 replica.extract_in_transaction(&Extraction { from, last, filter, bytes_target: 1 << 24 })?;
             assert!(chunk.next.is_none());

@@ -11,7 +11,7 @@ use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
 use cloudsync_protocol::message::Request;
 use cloudsync_replica::{
-    Audience, Candidate, Cause, Error, Extraction, Filter, Position, Replica, RowTest, Sending, TableRows,
+    Audience, Candidate, Cause, Error, Extraction, Position, Replica, RowTest, Sending, TableRows,
 };
 use roaring::RoaringTreemap;
 use sha2::{Digest as _, Sha256};
@@ -79,7 +79,7 @@ pub(crate) fn pull(
     let extraction = Extraction {
         from: place.then.clone(),
         last: head,
-        filter: Filter::ForSite { site, echo: request.echo },
+        filter: replica.filter_for(site, request.cursor, request.echo)?,
         bytes_target: CHUNK_BYTES_TARGET,
     };
     let chunk = replica.extract_for(&extraction, &mut reader)?;

@@ -2,6 +2,7 @@
 
 use crate::device::{BODY, Device, TITLE, assert_converged, notes, snapshot};
 use crate::subject::{Subject, ask};
+use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::{Reason, Request, Upload};
 use cloudsync_protocol::schema::TableSchema;
 use std::thread;
@@ -10,6 +11,7 @@ for_every_store!(
     a_new_site_polls_an_empty_store,
     an_upload_reaches_others_and_not_its_author,
     a_site_that_asks_gets_its_own_rows_back,
+    what_others_brought_of_a_site_comes_back_to_it,
     a_turn_that_does_not_pull_gets_nothing,
     parts_of_rows_are_merged_by_column,
     of_an_unknown_row_of_which_a_part_comes_the_rest_is_asked_for,
@@ -62,6 +64,20 @@ fn a_site_that_asks_gets_its_own_rows_back(subject: &dyn Subject) {
     forgetful.echo = true;
     assert_eq!(forgetful.sync(subject).rows, 2);
     assert_eq!(forgetful.show(), before);
+}
+
+fn what_others_brought_of_a_site_comes_back_to_it(subject: &dyn Subject) {
+    let mut a = Device::new(1);
+    a.insert("k", "title", "body");
+    a.insert("gone", "", "");
+    a.delete("gone");
+    // It gave them away by file, and lost its power before its first sync.
+    ask(subject.store(), &Request { site: SiteId([2; 16]), ..a.round() }).took();
+    let mut back = Device::new(1);
+    back.insert("l", "title", "body");
+    back.sync(subject);
+    assert_eq!(back.text("k", TITLE), "title");
+    assert_converged(subject, &mut [&mut back]);
 }
 
 fn a_turn_that_does_not_pull_gets_nothing(subject: &dyn Subject) {

@@ -24,6 +24,8 @@ pub(super) struct Rows {
     pub(super) version: u64,
     /// Indexed by the ordinals in clocks.
     sites: Vec<SiteId>,
+    /// Sites of which others brought values.
+    relayed: BTreeSet<SiteId>,
     rows: BTreeMap<RowId, Row>,
     /// Which version changed which row, and from which site the change came.
     changes: Vec<(u64, SiteId, RowId)>,
@@ -233,6 +235,12 @@ impl Rows {
         if decision.action == Action::Keep && decision.clock.is_none() {
             return Ok(());
         }
+        let brought: Vec<_> = match &decision.action {
+            Action::Update(columns) => columns.iter().filter_map(|column| incoming.cell(column)).collect(),
+            _ => incoming.clocks().collect(),
+        };
+        let sites = brought.into_iter().map(|clock| self.sites[clock.site.0 as usize]);
+        self.relayed.extend(sites.filter(|site| *site != change.from));
         if let Some(clock) = decision.clock.or(stored) {
             self.rows.insert(change.id.clone(), Row { clock, values });
         }
@@ -293,7 +301,8 @@ impl Rows {
         let in_its_life = |row: &Row| row.clock.life <= 2;
         let only_own =
             |row: &Row| row.clock.clocks().all(own) && row.clock.marks.is_none() && in_its_life(row);
-        self.rows.iter().filter(|(_, row)| request.echo || !only_own(row)).map(|(id, _)| id).collect()
+        let echo = request.echo || self.relayed.contains(&request.site);
+        self.rows.iter().filter(|(_, row)| echo || !only_own(row)).map(|(id, _)| id).collect()
     }
 
     /// Compares ranges of a device with what is here, and gives all of those that differ.

@@ -13,7 +13,7 @@ use cloudsync_core::id::SiteId;
 use cloudsync_protocol::limits::CHUNK_BYTES_TARGET;
 use cloudsync_protocol::message::Request;
 use cloudsync_protocol::server::{self, Standing, is_skewed};
-use cloudsync_replica::{Extraction, Filter, Position};
+use cloudsync_replica::{Extraction, Position};
 use cloudsync_sqlite_ffi::Value;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -242,7 +242,7 @@ fn pull_all(file: &mut Wrapped, request: &Request<'_>) -> Result<Pulled, StoreEr
     let rows_total = if first { file.replica.rows_after(request.cursor)? } else { 0 };
     // A site that never uploaded has no ordinal; none of the changes is from it.
     let site = file.replica.site_ordinal(request.site)?.unwrap_or(SiteOrdinal(u32::MAX));
-    let filter = Filter::ForSite { site, echo: request.echo };
+    let filter = file.replica.filter_for(site, request.cursor, request.echo)?;
     let extraction = Extraction { from, last: head, filter, bytes_target: CHUNK_BYTES_TARGET };
     let chunk = file.replica.extract_in_transaction(&extraction)?;
     METRICS.pull_rows.add(chunk.rows);
