@@ -6,8 +6,10 @@ mod bench;
 #[path = "constraints/server.rs"]
 mod server;
 
-use bench::Device;
+use bench::{Device, NOW};
 use cloudsync_protocol::client::Goal;
+use cloudsync_protocol::message::{Answer, Request};
+use cloudsync_server::store::Store;
 use server::{KEY, Server, assert_settled, sync, sync_as};
 
 /// Tables travel in the order in which they began to sync: children first.
@@ -311,4 +313,44 @@ fn what_waits_is_tried_again_by_a_turn_that_brings_nothing() {
     sync_as(&mut b, &server, &KEY, PULL, &mut |_| false);
     assert_settled(&server, &mut [&mut a, &mut b], &["a_children", "z_parents"]);
     assert_eq!(b.dump("a_children"), ["1,1,'orphan'"]);
+}
+
+/// What an app writes between the chunks of its first download exists when the next chunk comes: it is given no other parent
+/// while it is open who stays, and a first download forgets at each chunk who was an orphan.
+#[test]
+fn a_row_that_an_app_writes_between_the_chunks_of_a_first_download_gets_its_later_parent() {
+    const PULL: Goal = Goal { push: false, pull: true };
+    // Tables travel in the order in which they were made; large values fill a chunk.
+    let large = |name: &str| format!("CREATE TABLE {name}(id INTEGER PRIMARY KEY NOT NULL, v);");
+    let families = "CREATE TABLE children(id TEXT PRIMARY KEY NOT NULL, p TEXT REFERENCES parents, v);";
+    let parents = "CREATE TABLE parents(id TEXT PRIMARY KEY NOT NULL);";
+    // The parent comes with its child, in the last chunk or in one before it; or in a later one.
+    let orders = [
+        [&*large("first"), families, parents, &large("later")],
+        [&large("first"), &large("later"), families, parents],
+        [&large("first"), families, &large("later"), parents],
+    ];
+    for schema in orders.map(|order| order.concat()) {
+        let server = Server::new(&plain(&schema));
+        let (mut a, mut b) = (Device::new(1, &schema), Device::new(2, &schema));
+        b.run(ON);
+        let fill = "SELECT value, randomblob(300000) FROM json_each('[1, 2, 3, 4, 5]')";
+        a.run(&format!(
+            "INSERT INTO first {fill}; INSERT INTO later {fill};
+             INSERT INTO parents VALUES('x'); INSERT INTO children VALUES('a child', 'x', 1)"
+        ));
+        sync(&mut a, &server);
+        let request = b.replica.prepare(PULL, false).unwrap();
+        let request = Request::decode(&request).unwrap();
+        let answer = server.store.turn(&request, &KEY, b.world.now.get()).unwrap();
+        let Answer::Turn(turn) = Answer::decode(&answer).unwrap() else { panic!("refused") };
+        assert!(b.replica.absorb(&turn).unwrap().more);
+        assert_eq!(b.get::<i64>("SELECT (SELECT count(*) FROM first) BETWEEN 1 AND 4"), 1);
+        b.run_at(NOW, "INSERT INTO parents VALUES('own'); INSERT INTO children VALUES('moves', 'own', 1)");
+        a.run_at(NOW + 1_000, "INSERT INTO children VALUES('moves', 'x', 2)");
+        sync(&mut a, &server);
+        sync_as(&mut b, &server, &KEY, PULL, &mut |_| false);
+        assert_eq!(b.dump("children"), ["'a child','x',1", "'moves','x',2"], "{schema}");
+        assert_settled(&server, &mut [&mut a, &mut b], &["children", "parents"]);
+    }
 }
