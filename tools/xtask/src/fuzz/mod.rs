@@ -3,6 +3,8 @@
 //! libFuzzer wants everything compiled with counters at each branch and with AddressSanitizer. Flags and folders are those of
 //! `cargo fuzz`, which works too; this command needs the project's own compiler only.
 
+mod keep;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,10 +33,6 @@ const FLAGS: &[&str] = &[
 ];
 /// Longest input, in bytes.
 const INPUT_BYTES_MAX: u64 = 16 << 10;
-/// Most files, and bytes of them, that `--keep` leaves of a target in the repository.
-const KEPT_FILES_MAX: usize = 300;
-const KEPT_BYTES_MAX: u64 = 128 << 10;
-
 /// What `cargo xtask fuzz` was asked for.
 struct Wanted {
     minutes: f64,
@@ -219,35 +217,27 @@ impl Guided<'_> {
         command
     }
 
-    /// Adds what was found to the inputs in the repository, as far as it reaches code that the others do not; small ones first.
+    /// Makes of the inputs in the repository and of what was found those that are worth keeping.
     fn keep(&self, found: &Path) -> Result<()> {
-        let merged = self.project.target().join("fuzz").join("merged").join(self.target);
+        let folder = self.project.target().join("fuzz");
+        let (kept, merged) = (self.kept(), folder.join("merged").join(self.target));
         let _ = fs::remove_dir_all(&merged);
         fs::create_dir_all(&merged).with_context(|| format!("cannot make {}", merged.display()))?;
+        // What is in the folder already counts as covered: nothing is kept that reaches no more than they do.
+        let made = keep::copy_made(&kept, &merged)?;
         let mut merge = self.command();
-        merge.arg("-merge=1").args([&merged, &self.kept(), found]);
-        let status = merge.stdout(Stdio::null()).stderr(Stdio::null()).status();
-        if !status.context("cannot merge")?.success() {
-            bail!("{}: what was found cannot be merged", self.target);
+        // As few as reach all of it. How often they do is not asked: a corpus of loops that ran once more has no end.
+        merge.args(["-set_cover_merge=1", "-use_counters=0"]).arg(format!("-max_len={INPUT_BYTES_MAX}"));
+        merge.args([&merged, &kept, found]);
+        let log = folder.join(format!("{}.merge.log", self.target));
+        let output = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let status = merge.stdout(Stdio::null()).stderr(output).status().context("cannot merge")?;
+        let said = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
+        if !status.success() || !keep::is_whole(&said) {
+            bail!("{}: what was found cannot be merged, the report is {}", self.target, log.display());
         }
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&merged)? {
-            let entry = entry?;
-            files.push((entry.metadata()?.len(), entry.path()));
-        }
-        files.sort();
-        fs::remove_dir_all(self.kept())?;
-        fs::create_dir_all(self.kept())?;
-        let (mut bytes, mut count) = (0, 0);
-        for (length, path) in files.iter().take(KEPT_FILES_MAX) {
-            bytes += length;
-            if bytes > KEPT_BYTES_MAX {
-                break;
-            }
-            fs::copy(path, self.kept().join(path.file_name().context("a file without a name")?))?;
-            count += 1;
-        }
-        println!("{}: {count} inputs of {} are kept", self.target, files.len());
+        let count = keep::rewrite(&kept, &merged)?;
+        println!("{:<12}{made:>10} made by hand and {count} found ones are kept", self.target);
         Ok(())
     }
 }
