@@ -7,9 +7,11 @@ mod bench;
 mod server;
 
 use bench::Device;
-use cloudsync_protocol::message::{Answer, Request};
+use cloudsync_protocol::client::Goal;
+use cloudsync_protocol::message::{Answer, Reason, Request};
 use cloudsync_protocol::verdict::{State, Verdicts};
 use cloudsync_server::store::Store;
+use cloudsync_server::store::sqlite::{disable_table, enable_table};
 use server::{BOTH, KEY, Server, assert_settled, sync, sync_losing};
 
 fn rejected(device: &Device) -> Vec<String> {
@@ -382,4 +384,36 @@ fn verdicts_of_state_wanted_refuse_nothing() {
     let absorbed = a.replica.absorb(&turn).unwrap();
     assert!(absorbed.more && absorbed.rows_rejected == 0);
     assert_eq!(rejected(&a).len(), 0);
+}
+
+#[test]
+fn a_lost_answer_and_a_table_that_is_switched_off_for_a_while_cost_nobody_a_change() {
+    let schema = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v); CREATE TABLE other(id TEXT PRIMARY KEY NOT NULL, v);";
+    let server = Server::new(schema);
+    let (mut a, mut b) = (Device::new(1, schema), Device::new(2, schema));
+    a.run("INSERT INTO t VALUES('k', 1)");
+    assert_settled(&server, &mut [&mut a, &mut b], &["t", "other"]);
+    a.run("UPDATE t SET v = 2");
+    sync(&mut a, &server);
+    b.run("INSERT INTO other VALUES('mine', 1)");
+    let ask = |b: &mut Device, schema| {
+        let request = b.replica.prepare(BOTH, schema).unwrap();
+        server.store.turn(&Request::decode(&request).unwrap(), &KEY, b.world.now.get()).unwrap()
+    };
+    // The answer to this round is lost. It comes again, and the answer would bring a download as well.
+    let lost = b.replica.prepare(Goal { push: true, pull: false }, false).unwrap();
+    server.store.turn(&Request::decode(&lost).unwrap(), &KEY, b.world.now.get()).unwrap();
+    disable_table(&server.path, "t").unwrap();
+    for (schema, reason, says) in
+        [(false, Reason::NeedSchema, "schema"), (true, Reason::Denied, "\"t\" is switched off")]
+    {
+        match Answer::decode(&ask(&mut b, schema)).unwrap() {
+            Answer::Refusal(refusal) if refusal.reason == reason => assert!(refusal.text.contains(says)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(b.replica.has_unsent().unwrap());
+    enable_table(&server.path, "t", "cls").unwrap();
+    assert_settled(&server, &mut [&mut b, &mut a], &["t", "other"]);
+    assert_eq!(b.dump("t"), ["'k',2"]);
 }

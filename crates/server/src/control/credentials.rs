@@ -66,7 +66,11 @@ impl Control {
         let Some((stored, last_used_ms, found)) = row.map_err(|source| self.fail(source))? else {
             return Ok(None);
         };
-        if !hash.is(&stored) || found.expires_ms.is_some_and(|expires_ms| now_ms >= expires_ms) {
+        if !hash.is(&stored) {
+            return Ok(None);
+        }
+        if found.expires_ms.is_some_and(|expires_ms| now_ms >= expires_ms) {
+            cloudsync_core::reached!("server: a key or token that is over comes");
             return Ok(None);
         }
         let age_ms = now_ms.saturating_sub(last_used_ms.unwrap_or(0).max(0).cast_unsigned());

@@ -143,6 +143,16 @@ impl State {
             Standing::New | Standing::Current => {}
             Standing::Repeated => {
                 check_may_pull(request, rights)?;
+                let is_off = |table: &TableSchema| self.disabled.contains(&table.name);
+                match &request.schema {
+                    Some(schema) if schema.tables.iter().any(is_off) => {
+                        return refuse(Reason::Denied, format!("{:?} is switched off", self.disabled));
+                    }
+                    None if request.pull && !self.disabled.is_empty() && !self.fits(request.fingerprint) => {
+                        return refuse(Reason::NeedSchema, "a table is switched off");
+                    }
+                    _ => {}
+                }
                 if let Some(schema) = request.schema.as_ref().filter(|_| rights.schema) {
                     schema.tables.iter().try_for_each(|table| self.adopt(table, rights))?;
                     self.fits.insert((schema.fingerprint(), self.enabled().fingerprint()));
@@ -157,7 +167,7 @@ impl State {
         if let Some(schema) = &request.schema {
             schema.tables.iter().try_for_each(|table| self.adopt(table, rights))?;
             self.fits.insert((schema.fingerprint(), self.enabled().fingerprint()));
-        } else if !self.fits.contains(&(request.fingerprint, self.enabled().fingerprint())) {
+        } else if !self.fits(request.fingerprint) {
             return refuse(Reason::NeedSchema, "the server does not know this schema");
         }
         check_may_pull(request, rights)?;
@@ -181,6 +191,10 @@ impl State {
         let mut schema = self.schema.clone();
         schema.tables.retain(|table| !self.disabled.contains(&table.name));
         schema
+    }
+
+    fn fits(&self, device: u64) -> bool {
+        self.fits.contains(&(device, self.enabled().fingerprint()))
     }
 
     fn adopt(&mut self, table: &TableSchema, rights: Rights) -> Result<(), Stop> {

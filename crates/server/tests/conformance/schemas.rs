@@ -14,6 +14,7 @@ for_every_store!(
     a_conflict_names_both_definitions_and_creates_nothing,
     what_differs_but_means_the_same_is_taken,
     a_table_that_is_switched_off_is_refused,
+    a_round_that_comes_again_is_refused_while_a_table_is_switched_off,
     a_payload_with_unknown_names_needs_the_schema,
 );
 
@@ -163,6 +164,27 @@ fn a_table_that_is_switched_off_is_refused(subject: &dyn Subject) {
     }
     let took = ask(subject.store(), &only_tasks.introduction()).took();
     assert!(took.payload.is_empty(), "rows of a table that is switched off are not sent");
+}
+
+/// Its answer brings a download, too: the cursor would go past what the others wrote into the table before.
+fn a_round_that_comes_again_is_refused_while_a_table_is_switched_off(subject: &dyn Subject) {
+    let mut a = Device::new(1);
+    a.insert("k", "title", "body");
+    a.sync(subject);
+    a.update("k", crate::device::TITLE, "unheard");
+    let schema = a.schema.clone();
+    let request = a.round();
+    ask(subject.store(), &request).took();
+    subject.disable("notes");
+    ask(subject.store(), &Request { schema: None, ..request.clone() }).refused(Reason::NeedSchema);
+    for rights in [ADMIN, WRITER] {
+        let request = Request { schema: Some(schema.clone()), ..request.clone() };
+        let refusal = ask_as(subject.store(), &request, rights).refused(Reason::Denied);
+        assert!(refusal.text.contains("notes"), "{}", refusal.text);
+    }
+    // Who only wants to know whether it arrived is told.
+    let sends = Request { pull: false, schema: None, ..request };
+    assert!(ask(subject.store(), &sends).took().accepted.unwrap().repeated);
 }
 
 fn a_payload_with_unknown_names_needs_the_schema(subject: &dyn Subject) {

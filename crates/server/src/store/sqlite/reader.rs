@@ -123,7 +123,16 @@ impl Readers {
 
     /// What is new for a device whose upload was taken; `None` if something must be folded first.
     pub(super) fn pull(&self, request: &Request<'_>, asker: &Asker) -> Result<Option<Pulled>, StoreError> {
-        self.read(|file| if needs_fold(file)? { Ok(None) } else { self.pulled(file, request, asker) })
+        self.read(|file| {
+            if needs_fold(file)? {
+                return Ok(None);
+            }
+            // Its upload was taken a moment ago; what it does with this it is told by the turn that follows.
+            if request.pull && schema::may_hide(&mut file.replica, request)? {
+                return Err(StoreError::Busy("a table was switched off just now".to_owned()));
+            }
+            self.pulled(file, request, asker)
+        })
     }
 
     fn pulled(

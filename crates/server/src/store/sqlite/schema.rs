@@ -6,6 +6,7 @@
 
 use super::standing;
 use crate::store::Rights;
+use cloudsync_protocol::message::Request;
 use cloudsync_protocol::schema::{ColumnSchema, Schema, TableSchema, compare, key_names};
 use cloudsync_replica::{Error, FLAG_INTEGER_KEY, Replica, quote_identifier as quote};
 use cloudsync_sqlite_ffi::Value;
@@ -41,7 +42,8 @@ pub(super) fn adopt(replica: &mut Replica, device: &Schema, rights: Rights) -> R
     if missing.is_empty() {
         return adopt_columns(replica, device, &server, rights);
     }
-    missing.iter().try_for_each(|table| check_may_bring(replica, table, rights))?;
+    check_switched_on(replica, device)?;
+    missing.iter().try_for_each(|table| check_may_bring(table, rights))?;
     missing.iter().try_for_each(|table| create_table(replica, table))?;
     let names: Vec<_> = missing.iter().map(|table| (&table.name[..], &table.algorithm[..])).collect();
     replica.init_each(&names, FLAG_INTEGER_KEY).map_err(usage)?;
@@ -81,13 +83,36 @@ pub(super) fn remember(replica: &mut Replica, device: &Schema) -> Result<(), Err
     Ok(db.prepare(sql)?.run(&[Value::Integer(fingerprint as i64), server])?)
 }
 
-fn check_may_bring(replica: &mut Replica, table: &TableSchema, rights: Rights) -> Result<(), Stop> {
-    let name = &table.name;
-    if replica.is_enabled(name).is_ok_and(|enabled| !enabled) {
-        return Err(Stop::Denied(format!(
-            "table \"{name}\" is switched off on the server: run `cloudsync table enable <database> {name}` there, or call cloudsync_cleanup('{name}') here"
-        )));
+/// Refuses a device that has a table which is switched off here.
+pub(super) fn check_switched_on(replica: &mut Replica, device: &Schema) -> Result<(), Stop> {
+    let off = device.tables.iter().find(|table| is_switched_off(replica, table));
+    let Some(TableSchema { name, .. }) = off else { return Ok(()) };
+    cloudsync_core::reached!("server: a table is switched off");
+    Err(Stop::Denied(format!(
+        "table \"{name}\" is switched off on the server: run `cloudsync table enable <database> {name}` there, or call cloudsync_cleanup('{name}') here"
+    )))
+}
+
+fn is_switched_off(replica: &mut Replica, table: &TableSchema) -> bool {
+    replica.is_enabled(&table.name).is_ok_and(|enabled| !enabled)
+}
+
+/// Whether changes may be missing in a download, because the device has a table that is switched off here. Its cursor would go
+/// past them, and nothing would bring them when the table is switched on again.
+pub(super) fn may_hide(replica: &mut Replica, request: &Request<'_>) -> Result<bool, Error> {
+    // language=SQLite
+    let sql = "SELECT 1 FROM main.cloudsync_tables WHERE NOT enabled";
+    if replica.connection().query_i64(sql, &[])?.is_none() {
+        return Ok(false);
     }
+    match &request.schema {
+        Some(device) => Ok(device.tables.iter().any(|table| is_switched_off(replica, table))),
+        None => Ok(!fits(replica, request.fingerprint)?),
+    }
+}
+
+fn check_may_bring(table: &TableSchema, rights: Rights) -> Result<(), Stop> {
+    let name = &table.name;
     if !rights.schema {
         return Err(Stop::Denied(format!(
             "table \"{name}\" does not sync on the server, and this key may not bring it: run `cloudsync table enable <database> {name}` there"

@@ -139,6 +139,11 @@ fn take(
         Standing::New | Standing::Current => {}
         Standing::Repeated => {
             check_may_pull(request, asker.rights)?;
+            if let Some(device) = &request.schema {
+                schema::check_switched_on(replica, device)?;
+            } else if request.pull && schema::may_hide(replica, request)? {
+                return refuse(Reason::NeedSchema, "the server does not know this schema");
+            }
             // What the device has become since the round was made is not asked for once more.
             if let Some(device) = request.schema.as_ref().filter(|_| asker.rights.schema) {
                 schema::adopt(replica, device, asker.rights)?;
@@ -176,6 +181,7 @@ fn take(
     }
     let Some(upload) = &request.upload else { return Ok(Taken::without_upload(epoch, nonce)) };
     if !rights.write {
+        cloudsync_core::reached!("server: who may not write sends changes");
         return refuse(Reason::Denied, server::MAY_NOT_WRITE);
     }
     if !upload.is_final {
