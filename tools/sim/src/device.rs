@@ -1,17 +1,17 @@
 //! A device: a machine with a clock of its own, a file, and the processes that use it.
 
-use crate::checker;
 use crate::disk::{Content, disks};
 use crate::family;
 use crate::filters::Own;
 use crate::host::{self, Machine};
 use crate::random::Dice;
 use crate::renames;
+use crate::rights;
 use crate::users::Holder;
 use crate::workload;
 use anyhow::{Context, Result, bail};
 use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session, Totals};
-use cloudsync_protocol::message::{Answer, Reason};
+use cloudsync_protocol::message::Answer;
 use cloudsync_replica::{Environment, ForeignKeys, Replica};
 use cloudsync_sqlite_ffi::{OpenShelf, Shelf};
 use std::ops::Deref;
@@ -188,6 +188,10 @@ impl Process {
     /// Takes an answer.
     pub(crate) fn answered(&mut self, bytes: &[u8]) -> Result<Wish> {
         self.machine.enter();
+        if bytes == rights::REFUSED_KEY {
+            self.not_let_in();
+            return Ok(Wish::Over { received: 0, sent: 0, failed: true });
+        }
         match Answer::decode(bytes)? {
             Answer::Turn(turn) => {
                 let action = self.take(Event::Answered)?;
@@ -200,10 +204,7 @@ impl Process {
             Answer::Refusal(refusal) => {
                 self.refused = format!("{:?}: {}", refusal.reason, refusal.text);
                 // Users wait until somebody else has brought a column.
-                let waits = checker::is_early(&refusal.text);
-                if matches!(refusal.reason, Reason::SchemaConflict | Reason::BadPayload | Reason::Denied)
-                    && !waits
-                {
+                if !Self::may_be_refused(refusal.reason, &refusal.text) {
                     bail!("the server refused for {:?}: {}", refusal.reason, refusal.text);
                 }
                 match self.take(Event::Refused(refusal.reason))? {

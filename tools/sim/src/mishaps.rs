@@ -217,6 +217,7 @@ impl World {
         // What the copy holds unsent is its own from here on.
         self.rename(at);
         self.add(copy, dice);
+        self.permits.copied(at, self.devices.len() - 1);
         if self.plan.twins {
             let copy = self.devices.len() - 1;
             self.write(copy, 0, dice)?;

@@ -2,7 +2,7 @@
 //! of requests arrive long after their answers.
 
 use crate::random::Dice;
-use crate::users::Holder;
+use crate::rights::Bearer;
 use std::collections::BTreeMap;
 
 /// A device; which of its processes is meant the number of the attempt tells.
@@ -18,8 +18,8 @@ pub(crate) enum Event {
     Tick { device: usize },
     /// Somebody works on the server's file, or the server restarts.
     ServerTick,
-    /// A request reaches the server, with the token under which it was sent.
-    Request { from: Address, attempt: u64, bytes: Vec<u8>, holder: Option<Holder>, is_copy: bool },
+    /// A request reaches the server, with the key or token under which it was sent.
+    Request { from: Address, attempt: u64, bytes: Vec<u8>, bearer: Bearer, is_copy: bool },
     /// An answer reaches its device.
     Answer { to: Address, attempt: u64, bytes: Vec<u8> },
     /// The device gives up waiting for an answer.
@@ -82,17 +82,17 @@ impl Network {
     }
 
     /// Sends a request and gives the number of the attempt, under which its answer or the timeout comes back.
-    pub(crate) fn send(&mut self, now_ms: u64, from: Address, bytes: Vec<u8>, holder: Option<Holder>) -> u64 {
+    pub(crate) fn send(&mut self, now_ms: u64, from: Address, bytes: Vec<u8>, bearer: Bearer) -> u64 {
         let attempt = self.next_attempt();
         self.plan(now_ms + self.faults.timeout_ms, Event::Timeout { to: from, attempt });
         if self.dice.chance(self.faults.copies) {
             let at = now_ms + self.dice.below(self.faults.copy_ms_max);
-            let (bytes, holder) = (bytes.clone(), holder.clone());
-            self.plan(at, Event::Request { from, attempt, bytes, holder, is_copy: true });
+            let (bytes, bearer) = (bytes.clone(), bearer.clone());
+            self.plan(at, Event::Request { from, attempt, bytes, bearer, is_copy: true });
         }
         if !self.dice.chance(self.faults.loss) {
             let at = now_ms + self.way_ms();
-            self.plan(at, Event::Request { from, attempt, bytes, holder, is_copy: false });
+            self.plan(at, Event::Request { from, attempt, bytes, bearer, is_copy: false });
         }
         attempt
     }

@@ -28,7 +28,7 @@ what a shortened case consists of:
   --skip A-B,C     leaves these steps out
   --without KIND   leaves out crashes, power, disks, server-disks, jumps, copies, restores, server-restores, joins,
                    alterations, couriers, processes, users, policies, claims, user-changes, server-writes, filters,
-                   families (foreign keys), renames, unchecked or likings; may be given several times";
+                   families (foreign keys), renames, rights, switches, unchecked or likings; may be given several times";
 
 /// What can be left out of a case.
 pub(crate) const KINDS: &[&str] = &[
@@ -52,6 +52,8 @@ pub(crate) const KINDS: &[&str] = &[
     "filters",
     "families",
     "renames",
+    "rights",
+    "switches",
     "unchecked",
     "likings",
 ];
@@ -124,6 +126,8 @@ impl Case {
                 "filters" => plan.filters = 0,
                 "families" => plan.families = false,
                 "renames" => plan.renames = 0,
+                "rights" => plan.rights = false,
+                "switches" => plan.switches = false,
                 "unchecked" => plan.checks = true,
                 // Not drawn at all.
                 _ => {}

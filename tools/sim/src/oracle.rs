@@ -340,6 +340,13 @@ impl NamedClock {
             && !row.starts_with("aws_marks:")
     }
 
+    /// What a site has stamped: cells, or the row itself.
+    pub(crate) fn stamps_of<'c>(&'c self, site: &'c str) -> impl Iterator<Item = (&'c str, u64)> {
+        let own = self.row.iter().map(|clock| ("", clock));
+        let all = own.chain(self.cells.iter().map(|(cell, clock)| (cell.as_str(), clock)));
+        all.filter(move |(_, (_, by))| by == site).map(|(cell, (time, _))| (cell, *time))
+    }
+
     /// Leaves out what other columns have.
     pub(crate) fn keep(&mut self, columns: &[&str]) {
         self.cells.retain(|name, _| columns.contains(&name.as_str()));

@@ -3,6 +3,8 @@
 use crate::likings;
 use crate::options::Case;
 use crate::random::Dice;
+use crate::rights;
+use crate::switches;
 use crate::workload;
 
 /// A calm day: some 60 rows and 12 syncs for each device and hour.
@@ -60,6 +62,10 @@ pub(crate) struct Plan {
     pub(crate) twins: bool,
     /// A table is made anew behind the library's back, so often.
     pub(crate) rebuilds: u64,
+    /// Keys may only read, and tokens run out.
+    pub(crate) rights: bool,
+    /// The server's owner switches tables off and on.
+    pub(crate) switches: bool,
     /// The tables that apps write, as bits of their places; all of them if there is none.
     pub(crate) tables: u32,
 }
@@ -103,6 +109,8 @@ impl Plan {
             naps: 0,
             twins: false,
             rebuilds: 0,
+            rights: !case.calm && rights::are_drawn(case.seed),
+            switches: !case.calm && switches::are_drawn(case.seed),
             tables: 0,
         };
         if dice.chance(500) {

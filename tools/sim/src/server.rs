@@ -145,12 +145,16 @@ impl Server {
     }
 
     /// Takes one request and gives the answer.
-    pub(crate) fn turn(&mut self, request: &[u8], user: Option<&User>) -> Result<Outcome<Vec<u8>>> {
+    pub(crate) fn turn(
+        &mut self,
+        request: &[u8],
+        user: Option<&User>,
+        rights: Rights,
+    ) -> Result<Outcome<Vec<u8>>> {
         disk::run_with_skew(0);
         let request = Request::decode(request)?;
         let store = self.store.as_ref().context("no store")?;
         let before = disks().failures(SERVER);
-        let rights = Rights { read: true, write: true, schema: user.is_none() };
         let asker = Asker { rights, user: user.cloned().map(Arc::new) };
         let answer = store.turn(&request, &asker, disk::now_ms());
         if disks().is_dead(SERVER, "main") {
@@ -191,6 +195,12 @@ impl Server {
         let clocks = StoredClocks::read(self.eye()?)?;
         self.acknowledged.check_kept(&clocks)?;
         self.acknowledged = clocks;
+        Ok(())
+    }
+
+    /// A table was dropped by the owner: what it had goes.
+    pub(crate) fn acknowledge_anew(&mut self) -> Result<()> {
+        self.acknowledged = StoredClocks::read(self.eye()?)?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::server::SERVER;
 use crate::workload;
 use crate::world::{BOTH, Outcome, World};
 use anyhow::{Context, Result, bail, ensure};
-use cloudsync_protocol::client::Retry;
+use cloudsync_protocol::client::{Goal, Retry};
 
 /// Sweeps of syncs in which everybody must come to rest.
 const SWEEPS_MAX: usize = 12;
@@ -31,10 +31,13 @@ impl World {
             self.stats.device_ms += awake_ms;
             device.processes.iter_mut().for_each(crate::device::Process::give_up);
         }
+        self.switch_all_on()?;
+        self.give_rights_back()?;
         let mut later = self.later_dice();
         self.migrate_server(&mut later)?;
         self.agree_on_schema()?;
         self.finish_renames()?;
+        self.drop_old_name()?;
         self.rest()?;
         for sweep in 1..=SWEEPS_MAX {
             if self.sweep()? == 0 {
@@ -117,10 +120,10 @@ impl World {
     /// goes on by itself once the server has the column, as what follows shows.
     fn come_early(&mut self, at: usize) -> Result<()> {
         // The first sync may do no more than hear that an earlier round had arrived.
-        self.try_sync(at)?;
+        self.try_sync(at, BOTH)?;
         let process = &mut self.devices[at].processes[0];
         let before = (process.replica.has_unsent()?, oracle::rows(&process.db)?);
-        let is_through = self.try_sync(at)?.is_some();
+        let is_through = self.try_sync(at, BOTH)?.is_some();
         let process = &mut self.devices[at].processes[0];
         let after = (process.replica.has_unsent()?, oracle::rows(&process.db)?);
         ensure!(
@@ -168,7 +171,7 @@ impl World {
 
     /// One whole sync over a perfect network. Gives the rows that moved.
     pub(crate) fn sync(&mut self, at: usize) -> Result<u64> {
-        let moved = self.try_sync(at)?;
+        let moved = self.try_sync(at, BOTH)?;
         let device = &self.devices[at];
         let said = &device.processes[0].refused;
         moved.with_context(|| {
@@ -176,21 +179,22 @@ impl World {
         })
     }
 
-    /// The same; gives `None` where the server refused.
-    fn try_sync(&mut self, at: usize) -> Result<Option<u64>> {
+    /// The same, perhaps in one direction only; gives `None` where the server refused.
+    pub(crate) fn try_sync(&mut self, at: usize, goal: Goal) -> Result<Option<u64>> {
         let device = &mut self.devices[at];
         let name = device.name.clone();
         let holder = device.holder.clone();
         let checks = self.checks || device.must_check();
         let process = &mut device.processes[0];
         let mut wish =
-            process.start(BOTH, Retry::none(), checks).with_context(|| format!("device {name}"))?;
+            process.start(goal, Retry::none(), checks).with_context(|| format!("device {name}"))?;
         for _ in 0..TURNS_MAX {
             match wish {
                 Wish::Send(request) => {
                     self.check_request(at, &request)?;
                     self.show_sent(at, &request)?;
-                    let Some(answer) = self.ask(&request, holder.as_ref())? else {
+                    let bearer = self.bearer(at, holder.clone())?;
+                    let Some(answer) = self.ask(&request, &bearer)? else {
                         bail!("the server fails though faults are over");
                     };
                     let process = &mut self.devices[at].processes[0];

@@ -8,6 +8,7 @@ use crate::options::Case;
 use crate::oracle::{self, Model};
 use crate::plan::{LATER, Plan};
 use crate::random::Dice;
+use crate::rights::{self, Bearer, Permits};
 use crate::server::{self, Backup, Server};
 use crate::stats::Stats;
 use crate::users::{Holder, Users};
@@ -48,6 +49,7 @@ pub(crate) struct World {
     pub(crate) devices: Vec<Device>,
     names: usize,
     pub(crate) users: Users,
+    pub(crate) permits: Permits,
     /// Every secret that anybody wrote.
     pub(crate) secrets: BTreeSet<String>,
     pub(crate) model: Model,
@@ -92,6 +94,7 @@ impl World {
             devices: Vec::new(),
             names: 0,
             users,
+            permits: Permits::new(case.seed, plan.rights, START_MS)?,
             secrets: BTreeSet::new(),
             model: Model::default(),
             checks: plan.checks,
@@ -207,10 +210,10 @@ impl World {
         match event {
             Event::Tick { device } => self.tick(device),
             Event::ServerTick => self.server_tick(),
-            Event::Request { from, attempt, bytes, holder, is_copy } => {
+            Event::Request { from, attempt, bytes, bearer, is_copy } => {
                 self.remember(&bytes);
                 self.note(|| format!("server takes {from:?} #{attempt}, copy: {is_copy}"));
-                if let Some(answer) = self.ask(&bytes, holder.as_ref())? {
+                if let Some(answer) = self.ask(&bytes, &bearer)? {
                     self.remember(&answer);
                     self.network.answer(self.now(), from, attempt, answer);
                 }
@@ -236,14 +239,19 @@ impl World {
     }
 
     /// Asks the server, which may come to harm by it.
-    pub(crate) fn ask(&mut self, request: &[u8], holder: Option<&Holder>) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn ask(&mut self, request: &[u8], bearer: &Bearer) -> Result<Option<Vec<u8>>> {
+        let Some(rights) = self.admit(bearer)? else { return Ok(Some(rights::REFUSED_KEY.to_vec())) };
+        let before = self.traces(request, rights)?;
+        let holder = bearer.holder.as_ref();
         let user = holder.map(|holder| self.users.of(holder));
-        match self.server.turn(request, user)? {
+        match self.server.turn(request, user, rights)? {
             Outcome::Done(answer) => {
                 if let (Some(holder), Some(user)) = (holder, user) {
                     checker::check(&mut self.server, user, holder, request, &answer)?;
                     self.stats.answers_to_users += 1;
                 }
+                self.check_traces(before, &answer)?;
+                self.check_switches(&answer)?;
                 Ok(Some(answer))
             }
             Outcome::Failed => {
@@ -288,7 +296,8 @@ impl World {
                         self.check_request(at, &bytes)?;
                         self.show_sent(at, &bytes)?;
                         let holder = self.holder_of(at, &bytes)?;
-                        Some(self.network.send(now, address, bytes, holder))
+                        let bearer = self.bearer(at, holder)?;
+                        Some(self.network.send(now, address, bytes, bearer))
                     }
                     Wish::Pause(pause_ms) => Some(self.network.pause(now, address, pause_ms)),
                     Wish::Over { received, sent, failed } => {
@@ -358,6 +367,7 @@ impl World {
             return Ok(());
         }
         self.mishap(at, &mut dice)?;
+        self.change_pass(at)?;
         let mut later = self.later_dice();
         if later.chance(self.plan.filters) {
             self.change_filter(at, &mut later)?;
@@ -415,6 +425,7 @@ impl World {
             Goal { push: true, pull: false },
             Goal { push: false, pull: true },
         ]);
+        let goal = self.goal_of(at, goal);
         let retry =
             Retry { attempts_max: dice.below(3) as u32, pause_ms: 200, awaits_news: true, ..Retry::none() };
         if !self.devices[at].processes[process].is_idle() {
@@ -439,11 +450,13 @@ impl World {
         }
         self.server_mishap(&mut dice)?;
         self.change_rights(&mut dice)?;
+        self.switch_tables()?;
         let mut later = self.later_dice();
         if later.chance(100) {
             self.migrate_server(&mut later)?;
         }
-        if self.plan.server_writes && self.server.has_tables()? {
+        // What is written into a table that is switched off would stay there.
+        if self.plan.server_writes && self.server.has_tables()? && self.switched_off()?.is_none() {
             self.owner_writes(&mut dice)?;
         }
         Ok(())
