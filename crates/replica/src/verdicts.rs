@@ -211,6 +211,10 @@ impl Replica {
         })?;
         for row in rows {
             row.later = later.remove(&row.pk);
+            // Of a row that was deleted outside of a filter since, nothing is here that could be kept.
+            if row.later.is_some() && !self.has_its_values(&row.row, &row.pk)? {
+                row.later = None;
+            }
         }
         Ok(())
     }
@@ -219,11 +223,13 @@ impl Replica {
     fn can_be_sent(&self, row: &RowKey) -> Result<bool> {
         let (table, key) = row;
         let pk = clocks::pk(table.id, key);
-        let Some(clock) = clocks::ClockStore::open(&self.db)?.read(&pk)? else { return Ok(false) };
         // What was written outside of the filter is not for others.
-        if PrivateRows::open(&self.db)?.contains(&pk)? {
-            return Ok(false);
-        }
+        Ok(!PrivateRows::open(&self.db)?.contains(&pk)? && self.has_its_values(row, &pk)?)
+    }
+
+    /// True for a row that its clock says is deleted, or that exists.
+    fn has_its_values(&self, (table, key): &RowKey, pk: &[u8]) -> Result<bool> {
+        let Some(clock) = clocks::ClockStore::open(&self.db)?.read(pk)? else { return Ok(false) };
         if !clock.is_alive() {
             return Ok(true);
         }

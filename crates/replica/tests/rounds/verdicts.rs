@@ -118,3 +118,23 @@ fn verdicts_on_what_is_not_here_any_more_are_passed_over() {
     rows.sort();
     assert_eq!(rows, [(a, 1, true), (b, 2, true)]);
 }
+
+/// The values of an edit that was made since are gone with a row that was deleted outside of a filter. What the server has
+/// must not stand there under the clock of that edit.
+#[test]
+fn a_refused_row_that_was_deleted_outside_since_is_the_servers() {
+    let (mut device, accepted) = sent();
+    device.run_at(NOW + 1, "UPDATE t SET v = 5 WHERE id = 'a'");
+    device.replica.fold().unwrap();
+    device.replica.set_filter("t", "v > 100").unwrap();
+    device.run("DELETE FROM t WHERE id = 'a'");
+    let (a, given) = (key("a"), payload(false));
+    let list = vec![verdict("t", &a, State::Given)];
+    answer(&mut device, accepted, &Verdicts { list, payload: &given, more: false }.encode()).unwrap();
+    let mut other = Device::new(2, TABLE);
+    other.apply(&given).unwrap();
+    assert_eq!(device.dump("t"), ["'a',7", "'b',2"]);
+    let clocks = other.clocks("t");
+    let (name, clock) = clocks.iter().next().unwrap();
+    assert_eq!(device.clocks("t").get(name), Some(clock));
+}
