@@ -1,6 +1,7 @@
 //! Damage that no change tells of: rows written behind the triggers, and clocks that are lost, once everybody is at rest. Idle
 //! syncs must find it, and their repairs must have an end.
 
+use crate::device::Device;
 use crate::disk;
 use crate::oracle::{self, Written};
 use crate::random::Dice;
@@ -65,7 +66,10 @@ impl World {
     fn heal(&mut self, at: usize) -> Result<()> {
         let mut found = None;
         for _ in 0..HEALING_SYNCS_MAX {
-            found = self.difference(at)?;
+            found = match self.difference(at)? {
+                None => self.renamed_difference(at)?,
+                found => found,
+            };
             if found.is_none() {
                 return Ok(());
             }
@@ -74,6 +78,18 @@ impl World {
         }
         bail!("not repaired after {HEALING_SYNCS_MAX} syncs: {}", found.unwrap_or_default())
     }
+}
+
+/// What was repaired last on a device.
+pub(crate) fn last_repair(device: &Device) -> Result<Option<String>> {
+    let eye = device.eye();
+    if !eye.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'cloudsync_repairs'")?.exists([])? {
+        return Ok(None);
+    }
+    let sql =
+        "SELECT tbl || ':' || lower(hex(pk)) || ' ' || what FROM cloudsync_repairs ORDER BY id DESC LIMIT 1";
+    let last = eye.prepare(sql)?.query_map([], |row| row.get(0))?.next().transpose()?;
+    Ok(last.map(|last: String| format!("{}: {last}", device.name)))
 }
 
 /// Writes into the column that came later, behind the triggers, where nobody ever wrote anything.

@@ -295,33 +295,37 @@ impl World {
 
     /// All have the same rows of the last version, under the same clocks. The server keeps the old names, too.
     pub(crate) fn check_renames(&self) -> Result<()> {
-        if self.plan.renames == 0 {
-            return Ok(());
-        }
-        let eye = self.server.eye()?;
-        let last = Version { steps: STEPS.len() };
-        let (all, known) = (rows(eye, last, "1")?, clocks(eye)?);
-        for device in &self.devices {
-            let db = &device.processes[0].db;
-            let found = rows(db, last, "1")?;
-            let (mut wanted, mut known, mut ours) = (all.clone(), known.clone(), clocks(db)?);
-            if let Some(holder) = &device.holder {
-                let policies = users::policies(eye)?;
-                self.server.speak_of(self.users.of(holder));
-                wanted = rows(eye, last, policies.get(NAME).map_or("0", |text| text))?;
-                // Of what is deleted or hidden a user may have heard, or not.
-                let shown: BTreeSet<_> = wanted.keys().map(clock_of).collect();
-                known.retain(|row, _| shown.contains(row));
-                ours.retain(|row, clock| !clock.is_dead() || shown.contains(row));
-            }
-            if let Some(difference) = oracle::difference(&known, &ours) {
-                bail!("server and {} differ in a clock of a renamed table: {difference}", device.name);
-            }
-            if let Some(difference) = oracle::difference(&wanted, &found) {
-                bail!("server and {} differ in a row of a renamed table: {difference}", device.name);
+        for at in 0..self.devices.len() {
+            if let Some(difference) = self.renamed_difference(at)? {
+                bail!("server and {} differ in {difference}", self.devices[at].name);
             }
         }
         Ok(())
+    }
+
+    /// How a device differs from the server in the last version; `None` if it does not.
+    pub(crate) fn renamed_difference(&self, at: usize) -> Result<Option<String>> {
+        if self.plan.renames == 0 {
+            return Ok(None);
+        }
+        let (eye, last, device) = (self.server.eye()?, Version { steps: STEPS.len() }, &self.devices[at]);
+        let db = &device.processes[0].db;
+        let found = rows(db, last, "1")?;
+        let (mut wanted, mut known, mut ours) = (rows(eye, last, "1")?, clocks(eye)?, clocks(db)?);
+        if let Some(holder) = &device.holder {
+            let policies = users::policies(eye)?;
+            self.server.speak_of(self.users.of(holder));
+            wanted = rows(eye, last, policies.get(NAME).map_or("0", |text| text))?;
+            // Of what is deleted or hidden a user may have heard, or not.
+            let shown: BTreeSet<_> = wanted.keys().map(clock_of).collect();
+            known.retain(|row, _| shown.contains(row));
+            ours.retain(|row, clock| !clock.is_dead() || shown.contains(row));
+        }
+        if let Some(difference) = oracle::difference(&known, &ours) {
+            return Ok(Some(format!("a clock of a renamed table: {difference}")));
+        }
+        let difference = oracle::difference(&wanted, &found);
+        Ok(difference.map(|difference| format!("a row of a renamed table: {difference}")))
     }
 }
 

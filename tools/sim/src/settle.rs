@@ -1,7 +1,7 @@
 //! The end of a run: faults are over, everybody comes to rest, and what is left is checked.
 
 use crate::checker;
-use crate::damage::HEALING_SYNCS_MAX;
+use crate::damage::{self, HEALING_SYNCS_MAX};
 use crate::device::Wish;
 use crate::disk::{self, disks};
 use crate::family;
@@ -54,7 +54,9 @@ impl World {
                     let before = disks().writes;
                     let moved = self.sweep()?;
                     if moved > 0 {
-                        bail!("{moved} rows moved or were repaired after all were sound");
+                        let repairs =
+                            self.devices.iter().map(damage::last_repair).collect::<Result<Vec<_>>>()?;
+                        bail!("{moved} rows moved or were repaired after all were sound: {repairs:?}");
                     }
                     if disks().writes == before {
                         break;
