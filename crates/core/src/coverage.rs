@@ -1,20 +1,20 @@
 //! Whether tests and the simulator really get to the rare branches.
 //!
-//! `reached!("name")` stands in such a branch. It is nothing at all unless the feature `coverage` is on, as it is for the
-//! simulator's `--marks` only; then it counts. Nothing is registered: a name's place follows from its bytes, and the
-//! simulator, which reads the names from the source, checks that no two share one.
+//! `reached!("name")` stands in such a branch. It counts in builds that are not optimised, and where the feature `coverage` is
+//! on; elsewhere it is nothing at all. Nothing is registered: a name's place follows from its bytes, and the simulator, which
+//! reads the names from the source, checks that no two share one.
 
 /// Places for counts.
-#[cfg(feature = "coverage")]
-pub const PLACES: usize = 4_096;
+#[cfg(any(feature = "coverage", debug_assertions))]
+pub const PLACES: usize = 1 << 16;
 
 /// How often each place was reached.
-#[cfg(feature = "coverage")]
+#[cfg(any(feature = "coverage", debug_assertions))]
 pub static REACHED: [core::sync::atomic::AtomicU64; PLACES] =
     [const { core::sync::atomic::AtomicU64::new(0) }; PLACES];
 
 /// The place of a name (FNV-1a).
-#[cfg(feature = "coverage")]
+#[cfg(any(feature = "coverage", debug_assertions))]
 #[must_use]
 pub const fn place(name: &str) -> usize {
     let bytes = name.as_bytes();
@@ -28,7 +28,7 @@ pub const fn place(name: &str) -> usize {
 }
 
 /// Counts that a rare branch was reached.
-#[cfg(feature = "coverage")]
+#[cfg(any(feature = "coverage", debug_assertions))]
 #[macro_export]
 macro_rules! reached {
     ($name:literal) => {{
@@ -38,7 +38,7 @@ macro_rules! reached {
 }
 
 /// Says that a rare branch is reached here; costs nothing.
-#[cfg(not(feature = "coverage"))]
+#[cfg(not(any(feature = "coverage", debug_assertions)))]
 #[macro_export]
 macro_rules! reached {
     ($name:literal) => {};

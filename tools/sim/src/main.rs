@@ -140,6 +140,12 @@ fn main() -> Result<ExitCode> {
         println!("{error}");
         failed += 1;
     }
+    if options.common
+        && let Err(error) = marks::check_common()
+    {
+        println!("{error}");
+        failed += 1;
+    }
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -18,6 +18,7 @@ pub(crate) const HELP: &str = "usage: cargo xtask sim [--seed N] [--seconds S | 
   --busy           fails unless the world was busy: 5 devices at once, each with 60 rows and 12 syncs in an hour, and
                    something going wrong in 1 % of the steps
   --marks          counts how often the rare branches were reached, and fails when one never was
+  --common         fails when a branch was never reached that is common; for several seeds
   --totals         prints what was counted as JSON, for the page of figures
   --trace          prints what happens
   --hash           prints a hash of each history: of all messages and all changes of disks
@@ -168,6 +169,7 @@ pub(crate) struct Options {
     pub(crate) case: Case,
     pub(crate) shrinks: bool,
     pub(crate) marks: bool,
+    pub(crate) common: bool,
     pub(crate) busy: bool,
     pub(crate) totals: bool,
     limit: Limit,
@@ -182,7 +184,7 @@ impl Options {
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>> {
         let (mut seed, mut runs, mut seconds) = (None, None, None);
         let mut case = Case::default();
-        let (mut shrinks, mut marks, mut totals, mut busy) = (true, false, false, false);
+        let (mut shrinks, mut marks, mut common, mut totals, mut busy) = (true, false, false, false, false);
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} wants a value\n{HELP}"));
             let number = |text: String| -> Result<u64> {
@@ -205,6 +207,7 @@ impl Options {
                 "--calm" => case.calm = true,
                 "--no-shrink" => shrinks = false,
                 "--marks" => marks = true,
+                "--common" => common = true,
                 "--busy" => busy = true,
                 "--totals" => totals = true,
                 "--trace" => case.trace = true,
@@ -221,7 +224,7 @@ impl Options {
         };
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         case.seed = seed.unwrap_or(elapsed.as_millis() as u64 % 1_000_000_000_000);
-        Ok(Some(Self { case, shrinks, marks, busy, totals, limit }))
+        Ok(Some(Self { case, shrinks, marks, common, busy, totals, limit }))
     }
 
     pub(crate) fn goes_on(&self, done: u64) -> bool {

@@ -334,7 +334,7 @@ impl World {
 
     /// A sync under a key that may only read: what is new comes, what was written stays unsent.
     fn sync_without_writing(&mut self, at: usize) -> Result<()> {
-        let had_unsent = self.devices[at].processes[0].replica.has_unsent()?;
+        let (had_unsent, _) = self.devices[at].processes[0].state()?;
         let is_through = self.try_sync(at, BOTH)?.is_some();
         let process = &mut self.devices[at].processes[0];
         let (has_unsent, said) = (process.replica.has_unsent()?, process.refused.clone());
@@ -364,8 +364,9 @@ pub(crate) struct BeforeTurn {
 }
 
 impl Process {
-    /// What a device has, and whether some of it is unsent.
+    /// What a device has, and whether some of it is unsent. Notes alone may be of what changed nothing.
     pub(crate) fn state(&mut self) -> Result<(bool, oracle::Rows)> {
+        self.replica.fold()?;
         Ok((self.replica.has_unsent()?, oracle::rows(&self.db)?))
     }
 

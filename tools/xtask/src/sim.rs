@@ -1,5 +1,5 @@
-//! `cargo xtask sim`: hands its arguments to `cloudsync-sim`, optimised where it runs for long, and counting the rare branches
-//! for `--marks`.
+//! `cargo xtask sim`: hands its arguments to `cloudsync-sim`, optimised where it runs for long; then it has to be told to count
+//! the rare branches.
 
 use anyhow::Result;
 
@@ -11,9 +11,9 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     command.args(["run", "--quiet", "--package", "cloudsync-sim"]);
     if args.iter().any(|arg| arg == "--minutes") {
         command.arg("--release");
-    }
-    if args.iter().any(|arg| arg == "--marks") {
-        command.args(["--features", "coverage"]);
+        if args.iter().any(|arg| arg == "--marks" || arg == "--common") {
+            command.args(["--features", "coverage"]);
+        }
     }
     command.args(["--", "--totals"]).args(args);
     let mut totals = Totals::begin("sim", args);
