@@ -428,11 +428,12 @@ impl<'r> Slicing<'r> {
                     open.held.push(digest);
                     open.damaged |= !open.filled.find(key, &clock)?.is_empty();
                 }
-                Held::Missing => {
+                Held::Missing if table.filter.is_none() => {
                     open.held.push(0);
                     open.damaged = true;
                 }
-                Held::Outside => {
+                // Behind a filter it may have been deleted here only.
+                Held::Outside | Held::Missing => {
                     self.part_at(&mut open, key)?;
                     continue;
                 }

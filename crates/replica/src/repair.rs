@@ -335,6 +335,8 @@ impl Finder<'_> {
             let is_left_out = self.living_only && !clock.is_alive();
             let damage = match (ours, theirs) {
                 (Held::Outside, _) => continue,
+                // It may have been deleted here only.
+                (Held::Missing, _) if table.filter.is_some() => continue,
                 (Held::Row(_), None) if is_left_out => continue,
                 (Held::Row(ours), Some(place))
                     if self.digest(replica, &mut reader, place, key)? == Some(ours) =>
@@ -427,10 +429,12 @@ impl Finder<'_> {
             Some(clock) => RowReader::open(&replica.db, table)?.row(key, clock, replica.sites.ids())?,
             None => Held::Missing,
         };
+        let is_gone_here = ours == Held::Missing && clock.is_some() && table.filter.is_some();
+        let is_local = is_gone_here || ours == Held::Outside;
         if let Some(clock) = clock.filter(|_| ours == Held::Row(digest)) {
             return note_filled(&mut plan.filled, &mut Filled::open(&replica.db, table)?, table, key, &clock);
         }
-        if !matches!(ours, Held::Outside) && ours != Held::Row(digest) {
+        if !is_local && ours != Held::Row(digest) {
             // Without row and clock here, it comes whole.
             let row = Refusal::damaged((Rc::clone(table), key.to_vec()), pk.clone(), None, false);
             plan.rows.insert(pk, (row, Damage::Large));

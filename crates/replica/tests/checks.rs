@@ -368,6 +368,23 @@ fn rows_outside_of_the_filter_stay_and_those_inside_are_checked() {
 }
 
 #[test]
+fn rows_deleted_outside_of_the_filter_stay_deleted() {
+    let (mut hub, _, mut b) = three();
+    b.replica.set_filter("notes", "rank < 2").unwrap();
+    hub.sync(&mut b);
+    b.run("DELETE FROM notes WHERE rank > 2");
+    let before = b.dump("notes");
+    for _ in 0..2 {
+        assert_eq!(hub.check_idle(&mut b).rows_repaired, 0);
+    }
+    assert_eq!(b.dump("notes"), before);
+    // They come again when the filter goes.
+    b.replica.clear_filter("notes").unwrap();
+    hub.sync(&mut b);
+    assert_eq!(b.dump("notes"), hub.server.dump("notes"));
+}
+
+#[test]
 fn what_was_written_while_a_table_was_disabled_stays_as_it_is() {
     let (mut hub, _, mut b) = three();
     b.replica.set_enabled("notes", false).unwrap();

@@ -184,8 +184,8 @@ impl World {
         let colliding = |name: &RowName| oracle::collides(name) && filters.contains_key(name.0);
         apart.extend(oracle::rows(db)?.into_keys().filter(colliding));
         apart.extend(oracle::rows(self.server.eye()?)?.into_keys().filter(colliding));
-        if device.must_check() {
-            // A user is told once that a row is gone. Where the file went back since, a check finds it, but outside of a filter
+        if device.must_check() || self.server.has_lost {
+            // What the server lost of these is not sent again. And a user is told once that a row is gone. Where the file went back since, a check finds it, but outside of a filter
             // it does not look (docs/protocol.md).
             apart.extend(oracle::rows(db)?.into_keys().filter(|name| filters.contains_key(name.0)));
         }

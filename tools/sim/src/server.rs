@@ -38,6 +38,8 @@ pub(crate) struct Server {
     policies: Option<Rc<Policies>>,
     /// What was acknowledged, as clocks: none of it may ever go back.
     acknowledged: StoredClocks,
+    /// True once it was restored from a backup.
+    pub(crate) has_lost: bool,
 }
 
 /// The disks may be another world's next.
@@ -85,7 +87,16 @@ impl Server {
         host::compact_often(&db)?;
         let (host, acknowledged) = (ServerHost::new(dice), StoredClocks::default());
         let (asks, policies) = (users::Asking::default(), None);
-        let mut server = Self { store: None, host, owner: Some(db), eye: None, asks, policies, acknowledged };
+        let mut server = Self {
+            store: None,
+            host,
+            owner: Some(db),
+            eye: None,
+            asks,
+            policies,
+            acknowledged,
+            has_lost: false,
+        };
         server.open_store()?;
         Ok(server)
     }
@@ -247,6 +258,7 @@ impl Server {
             disks().place(path, bytes.clone());
         }
         self.acknowledged.clone_from(&backup.acknowledged);
+        self.has_lost = true;
         self.start()
     }
 
