@@ -4,6 +4,7 @@ use crate::alter;
 use crate::buried;
 use crate::capture;
 use crate::catalog;
+use crate::changes;
 use crate::check;
 use crate::clocks::pk_range;
 use crate::columns::number_columns;
@@ -247,6 +248,20 @@ impl Replica {
             replica.db.prepare(sql)?.run(&[Value::Integer(table.id), Value::Integer(i64::from(enabled))])?;
             catalog::bump(&replica.db)?;
             storage::set(&replica.db, "schema_version", Value::Integer(catalog::schema_version(&replica.db)?))
+        })
+    }
+
+    /// Resumes the tracking of a table, and puts all that is known of its rows into the list of changes once more, deletions
+    /// too: for a server, whose devices may have synced past them while the table was paused.
+    ///
+    /// # Errors
+    /// When the table does not sync.
+    pub fn enable_and_offer(&mut self, table: &str) -> Result<()> {
+        self.transact(|replica| {
+            replica.set_enabled(table, true)?;
+            replica.catalog.load(&replica.db)?;
+            let id = replica.synced_table(table)?.id;
+            changes::offer_again(&replica.db, replica.now_ms(), id, None)
         })
     }
 

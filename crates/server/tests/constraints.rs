@@ -417,3 +417,30 @@ fn a_lost_answer_and_a_table_that_is_switched_off_for_a_while_cost_nobody_a_chan
     assert_settled(&server, &mut [&mut b, &mut a], &["t", "other"]);
     assert_eq!(b.dump("t"), ["'k',2"]);
 }
+
+#[test]
+fn a_table_that_is_switched_on_again_comes_whole_to_who_synced_without_it() {
+    let (table, other) = (
+        "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v);",
+        "CREATE TABLE other(id TEXT PRIMARY KEY NOT NULL, v);",
+    );
+    let server = Server::new(&[table, other].concat());
+    let (mut a, mut new, mut old) =
+        (Device::new(1, &[table, other].concat()), Device::new(2, other), Device::new(3, other));
+    a.run("INSERT INTO t VALUES('gone', 1), ('early', 1); INSERT INTO other VALUES('k', 1)");
+    sync(&mut a, &server);
+    sync(&mut old, &server);
+    a.run("DELETE FROM t WHERE id = 'gone'; INSERT INTO t VALUES('late', 1)");
+    sync(&mut a, &server);
+    disable_table(&server.path, "t").unwrap();
+    // The apps of these are of a version that does not have the table yet.
+    sync(&mut old, &server);
+    sync(&mut new, &server);
+    enable_table(&server.path, "t", "cls").unwrap();
+    for device in [&mut old, &mut new] {
+        device.run(table);
+        device.replica.init("t", "cls", 0).unwrap();
+    }
+    assert_settled(&server, &mut [&mut a, &mut old, &mut new], &["t", "other"]);
+    assert_eq!(new.dump("t"), ["'early',1", "'late',1"]);
+}

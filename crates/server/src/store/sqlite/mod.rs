@@ -218,7 +218,8 @@ pub fn enable_table(path: &Path, table: &str, algorithm: &str) -> Result<(), Sto
     let known = file.replica.is_enabled(table);
     match known {
         Ok(true) => Ok(()),
-        Ok(false) => Ok(file.replica.set_enabled(table, true)?),
+        // Who has no such table yet, or joined meanwhile, has a cursor beyond its changes.
+        Ok(false) => Ok(file.replica.enable_and_offer(table)?),
         Err(_) => Ok(file.replica.init(table, algorithm, FLAG_INTEGER_KEY).map(drop)?),
     }
 }
