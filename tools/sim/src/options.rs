@@ -99,6 +99,7 @@ impl Case {
     pub(crate) fn limit(&self, plan: &mut Plan) {
         if self.dense {
             plan.fill(1);
+            (plan.rights, plan.switches) = (true, true);
         }
         if self.calm {
             plan.calm_down();

@@ -408,7 +408,11 @@ pub(crate) fn is_lacking(db: &Connection, refusal: &str) -> Result<bool> {
     let column = ["headline", "rating"].into_iter().find(|column| refusal.contains(&format!("\"{column}\"")));
     Ok(match column {
         Some(column) => lacking.contains(&format!("ADD COLUMN {column}")),
-        None => refusal.contains("\"volumes\"") && lacking.contains(LAST),
+        // The table may be there, and the command that has it sync may have failed.
+        None => {
+            let syncs = "SELECT 1 FROM cloudsync_tables WHERE name = ?1";
+            refusal.contains("\"volumes\"") && !db.prepare(syncs)?.exists([NAME])?
+        }
     })
 }
 
