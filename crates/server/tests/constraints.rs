@@ -9,10 +9,11 @@ mod server;
 use bench::Device;
 use cloudsync_protocol::client::Goal;
 use cloudsync_protocol::message::{Answer, Reason, Request};
+use cloudsync_protocol::server::MAY_NOT_WRITE;
 use cloudsync_protocol::verdict::{State, Verdicts};
-use cloudsync_server::store::Store;
 use cloudsync_server::store::sqlite::{disable_table, enable_table};
-use server::{BOTH, KEY, Server, assert_settled, sync, sync_losing};
+use cloudsync_server::store::{Asker, Rights, Store};
+use server::{BOTH, KEY, Server, assert_settled, sync, sync_as, sync_losing};
 
 fn rejected(device: &Device) -> Vec<String> {
     device.rows("SELECT tbl, reason, \"row\" FROM cloudsync_rejected ORDER BY id")
@@ -443,4 +444,38 @@ fn a_table_that_is_switched_on_again_comes_whole_to_who_synced_without_it() {
     }
     assert_settled(&server, &mut [&mut a, &mut old, &mut new], &["t", "other"]);
     assert_eq!(new.dump("t"), ["'early',1", "'late',1"]);
+}
+
+#[test]
+fn what_was_written_under_a_key_that_may_only_read_is_sent_under_one_that_may_write() {
+    let reader = Asker { rights: Rights { write: false, ..KEY.rights }, user: None };
+    let server = Server::new(PLAIN);
+    let (mut a, mut b) = (Device::new(1, PLAIN), Device::new(2, PLAIN));
+    a.run("INSERT INTO t VALUES('k', 1, 1)");
+    sync(&mut a, &server);
+    b.run("INSERT INTO t VALUES('mine', 1, 1)");
+    let before = server.rows("SELECT * FROM cloudsync_clocks");
+    for _ in 0..2 {
+        let mut schema = false;
+        let refusal = loop {
+            let request = b.replica.prepare(BOTH, schema).unwrap();
+            let request = Request::decode(&request).unwrap();
+            let answer = server.store.turn(&request, &reader, b.world.now.get()).unwrap();
+            match Answer::decode(&answer).unwrap() {
+                Answer::Refusal(refusal) if refusal.reason == Reason::NeedSchema => schema = true,
+                Answer::Refusal(refusal) => break refusal,
+                Answer::Turn(turn) => panic!("{turn:?}"),
+            }
+        };
+        assert_eq!((refusal.reason, &*refusal.text), (Reason::Denied, MAY_NOT_WRITE));
+        assert!(b.replica.has_unsent().unwrap());
+        // What is new comes all the same to who asks for nothing else.
+        sync_as(&mut b, &server, &reader, Goal { push: false, pull: true }, &mut |_| false);
+        assert_eq!(b.dump("t"), ["'k',1,1", "'mine',1,1"]);
+        b.run("UPDATE t SET v = v + 1 WHERE id = 'mine'; UPDATE t SET v = v - 1 WHERE id = 'mine'");
+    }
+    assert_eq!(server.rows("SELECT * FROM cloudsync_clocks"), before);
+    assert_eq!(server.rows("SELECT count(*) FROM cloudsync_server_sites"), ["1"]);
+    assert_settled(&server, &mut [&mut b, &mut a], &["t"]);
+    assert_eq!(a.dump("t"), ["'k',1,1", "'mine',1,1"]);
 }
