@@ -5,8 +5,8 @@
 //!
 //! `words` makes sure that an expression stays in its place, `compile` has SQLite check it and say what it reads, `twin`
 //! has rows evaluated that are not in their table, `identity` says who asks, `judge` what they may, `work` how much of it there
-//! may be, `probe` tries them and `plan` compares, `history` is how policies are stored, `law` is all of that for one
-//! connection. What surprises of a policy is found by [`schema_check`](crate::schema_check).
+//! may be, `kept` has what was compiled before, `probe` tries them and `plan` compares, `history` is how policies are stored,
+//! `law` is all of that for one connection. What surprises of a policy is found by [`schema_check`](crate::schema_check).
 //!
 //! | policy | what it may name |
 //! | --- | --- |
@@ -19,6 +19,7 @@ mod compile;
 mod history;
 mod identity;
 mod judge;
+mod kept;
 mod law;
 mod plan;
 mod probe;
@@ -31,6 +32,7 @@ pub use history::{Change, Entry, change, history, prepare_file};
 pub use identity::{Assumed, Identity};
 pub use judge::Judge;
 pub(crate) use judge::is_of_expression;
+pub use kept::forget_compiled;
 pub use law::Law;
 pub use plan::{Known, PLANNED_USERS_MAX, Plan, Shift, plan};
 pub use probe::{Attempt, Probe, Probed, SHOWN_ROWS_MAX, probe};
@@ -156,9 +158,23 @@ impl Policies {
             return Ok(false);
         }
         self.forget();
+        let schema = kept::Schema::read(connection)?;
+        let mut compiled = Vec::new();
         for (table, verb, text) in history::present(connection)? {
-            let policy = compile::compile(connection, &table, verb, &text)?;
+            let key = schema.key(&table, verb, &text);
+            let policy = match kept::find(&key) {
+                Some(policy) => policy,
+                None => {
+                    let policy = compile::compile(connection, &table, verb, &text)?;
+                    compiled.push((key, policy.clone()));
+                    policy
+                }
+            };
             self.tables.entry(table.to_ascii_lowercase()).or_default().push(policy);
+        }
+        // Outside of a transaction the schema may have changed meanwhile.
+        if !compiled.is_empty() && Stamp::read(connection)? == stamp {
+            compiled.iter().for_each(|(key, policy)| kept::keep(*key, policy));
         }
         self.stamp = Some(stamp);
         self.compiled += 1;
