@@ -8,6 +8,8 @@ use crate::columns::Numbers;
 use crate::definitions::SchemaTexts;
 use crate::error::{Error, Result};
 use crate::filter::RowFilter;
+use crate::foreign_keys::Relations;
+use crate::guard;
 use crate::storage;
 use crate::table::{Cell, Column, Definition, Table};
 use cloudsync_core::bytes::Reader;
@@ -27,6 +29,8 @@ pub(crate) struct Catalog {
     altering: Vec<String>,
     /// `PRAGMA schema_version` and the catalog's own generation when `tables` was loaded.
     loaded_at: Option<(i64, i64)>,
+    /// Whether a trigger in the file watches a synced table, once that was asked.
+    is_watched: Option<bool>,
 }
 
 impl Catalog {
@@ -62,6 +66,21 @@ impl Catalog {
         }
         self.loaded_at = Some(now);
         Ok(())
+    }
+
+    /// At what schema version and generation the tables were loaded; `None` if they are not.
+    pub(crate) const fn loaded_at(&self) -> Option<(i64, i64)> {
+        self.loaded_at
+    }
+
+    /// True when a trigger in the file watches a synced table that must run when others change it. The catalog is loaded.
+    pub(crate) fn is_watched(&mut self, db: &Connection) -> Result<bool> {
+        if let Some(is_watched) = self.is_watched {
+            return Ok(is_watched);
+        }
+        let is_watched = guard::has_triggers_in_file(db)?;
+        self.is_watched = Some(is_watched);
+        Ok(is_watched)
     }
 
     /// Forgets everything, after a rollback.
@@ -182,6 +201,7 @@ fn build(row: TableRow, numbers: &Numbers, definition: Rc<Definition>) -> Result
         key,
         numbers: cells.iter().map(|cell| cell.number).collect(),
         cells,
+        relations: Relations::default(),
         filter: row.filter.map(|text| RowFilter::new(&definition, text)),
         definition,
     })

@@ -4,6 +4,9 @@ use crate::error::Result;
 use crate::storage::{self, quote_identifier};
 use crate::table::Table;
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
+use std::cell::OnceCell;
+use std::ops::Deref;
+use std::rc::Rc;
 
 /// A foreign key of a table.
 pub(crate) struct ForeignKey {
@@ -83,12 +86,32 @@ pub(crate) fn foreign_keys(db: &Connection, table: &str) -> Result<Vec<ForeignKe
     Ok(keys.into_iter().map(|(_, key)| key).collect())
 }
 
+/// What foreign keys say of a table, found when it is first asked: the catalog makes a table anew when the schema changes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Relations {
+    /// The query for parents that are missing.
+    orphan: OnceCell<Option<String>>,
+    /// The foreign keys that refer to the table.
+    referring: OnceCell<Rc<[Referring]>>,
+}
+
 /// A query that gives the name of a parent table in which the row's parent is missing; `None` when the table has no
 /// foreign keys.
 pub(crate) fn orphan_query(db: &Connection, table: &Table) -> Result<Option<Statement>> {
     if !table.definition.has_foreign_keys {
         return Ok(None);
     }
+    let sql = match table.relations.orphan.get() {
+        Some(known) => known,
+        None => {
+            let sql = orphan_sql(db, table)?;
+            table.relations.orphan.get_or_init(|| sql)
+        }
+    };
+    Ok(sql.as_ref().map(|sql| db.prepare(sql)).transpose()?)
+}
+
+fn orphan_sql(db: &Connection, table: &Table) -> Result<Option<String>> {
     let of_row = table
         .key
         .iter()
@@ -105,10 +128,7 @@ pub(crate) fn orphan_query(db: &Connection, table: &Table) -> Result<Option<Stat
             missing.condition
         ));
     }
-    if queries.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(db.prepare(&queries.join(" UNION ALL "))?))
+    Ok((!queries.is_empty()).then(|| queries.join(" UNION ALL ")))
 }
 
 /// What SQLite does to children when their parent is deleted.
@@ -122,7 +142,8 @@ pub(crate) enum OnDelete {
 }
 
 /// A foreign key of some table that refers to the one at hand.
-pub(crate) struct Reference {
+#[derive(Debug)]
+pub(crate) struct Referring {
     /// The table of the children.
     pub(crate) child: String,
     /// The children's columns.
@@ -132,12 +153,41 @@ pub(crate) struct Reference {
     /// The condition that a row is a child of a parent whose columns are the parameters, by the parent's collations.
     pub(crate) is_child: String,
     pub(crate) on_delete: OnDelete,
+    parent_sql: String,
+}
+
+/// The same, ready to be asked.
+pub(crate) struct Reference {
+    keys: Rc<[Referring]>,
+    place: usize,
     /// Gives the parent's columns, by the parent's key, if it has children other than itself.
     pub(crate) parent: Statement,
 }
 
+impl Deref for Reference {
+    type Target = Referring;
+
+    fn deref(&self) -> &Referring {
+        &self.keys[self.place]
+    }
+}
+
 /// The foreign keys that refer to a table, whether the tables of the children sync or not.
 pub(crate) fn references(db: &Connection, table: &Table) -> Result<Vec<Reference>> {
+    let referring = match table.relations.referring.get() {
+        Some(known) => known,
+        None => {
+            let referring = referring(db, table)?.into();
+            table.relations.referring.get_or_init(|| referring)
+        }
+    };
+    let ready = |(place, key): (usize, &Referring)| {
+        Ok(Reference { keys: Rc::clone(referring), place, parent: db.prepare(&key.parent_sql)? })
+    };
+    referring.iter().enumerate().map(ready).collect()
+}
+
+fn referring(db: &Connection, table: &Table) -> Result<Vec<Referring>> {
     // language=SQLite
     let sql = "SELECT DISTINCT m.name FROM main.sqlite_master AS m, pragma_foreign_key_list(m.name, 'main') AS f \
                WHERE m.type = 'table' AND m.sql LIKE '%references%' AND f.\"table\" = ?1 COLLATE NOCASE ORDER BY m.name";
@@ -146,27 +196,27 @@ pub(crate) fn references(db: &Connection, table: &Table) -> Result<Vec<Reference
         children.extend(row.column(0).as_str().map(str::to_owned));
         Ok(())
     })?;
-    let mut references = Vec::new();
+    let mut found = Vec::new();
     for child in children {
         for key in foreign_keys(db, &child)? {
             if key.parent.eq_ignore_ascii_case(&table.name) {
-                references.extend(reference(db, table, &child, key)?);
+                found.extend(refers(table, &child, key));
             }
         }
     }
-    Ok(references)
+    Ok(found)
 }
 
 /// `None` where the key names no columns and the parent has too few.
-fn reference(db: &Connection, table: &Table, child: &str, key: ForeignKey) -> Result<Option<Reference>> {
+fn refers(table: &Table, child: &str, key: ForeignKey) -> Option<Referring> {
     let own = |place: usize| table.key.get(place).map(|key| key.name.clone());
     let named = key.pairs.iter().enumerate().map(|(place, (_, to))| to.clone().or_else(|| own(place)));
-    let Some(parent_columns) = named.collect::<Option<Vec<_>>>() else { return Ok(None) };
+    let parent_columns = named.collect::<Option<Vec<_>>>()?;
     let columns: Vec<_> = key.pairs.into_iter().map(|(from, _)| from).collect();
-    let parent = db.prepare(&parent_sql(table, child, &columns, &parent_columns))?;
+    let parent_sql = parent_sql(table, child, &columns, &parent_columns);
     let (child, on_delete) = (child.to_owned(), key.on_delete);
     let is_child = is_child(table, &columns, &parent_columns);
-    Ok(Some(Reference { child, columns, parent_columns, is_child, on_delete, parent }))
+    Some(Referring { child, columns, parent_columns, is_child, on_delete, parent_sql })
 }
 
 fn is_child(parent: &Table, columns: &[String], parent_columns: &[String]) -> String {

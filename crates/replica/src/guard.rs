@@ -11,12 +11,13 @@
 //! The triggers are made and dropped outside of transactions of our own: a change of the schema within one would make
 //! each ROLLBACK TO load the schema anew and break off the host's open cursors. If they cannot be dropped, which takes an
 //! interrupted host or one without memory, they let everything pass and the next transaction of ours drops them. A crash
-//! leaves nothing.
+//! leaves nothing. On a connection that is ours alone they stay between applies, and let everything pass there, until the
+//! tables or triggers of the file change: with each change of the temporary schema SQLite compiles all statements anew.
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::foreign_keys::foreign_keys;
-use crate::storage::{self, quote_identifier};
+use crate::storage::quote_identifier;
 use crate::table::Table;
 use crate::value::from_sqlite;
 use cloudsync_sqlite_ffi::{Args, Connection, FunctionError, FunctionFlags, Output, Value, bindings};
@@ -26,11 +27,13 @@ use std::rc::Rc;
 
 const FUNCTION: &str = "cloudsync_guard";
 
-/// Triggers that are not ours, of the file and of the connection.
+/// Triggers that are not ours, of the file.
 // language=SQLite
-const USER_TRIGGERS: &str = "SELECT tbl_name, sql FROM main.sqlite_master WHERE type = 'trigger' AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\' \
-    UNION ALL \
-    SELECT tbl_name, sql FROM temp.sqlite_master WHERE type = 'trigger' AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\'";
+const USER_TRIGGERS_IN_FILE: &str = "SELECT tbl_name, sql FROM main.sqlite_master WHERE type = 'trigger' AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\'";
+
+/// Triggers that are not ours, of the connection.
+// language=SQLite
+const TEMPORARY_USER_TRIGGERS: &str = "SELECT tbl_name, sql FROM temp.sqlite_master WHERE type = 'trigger' AND name NOT LIKE 'cloudsync\\_%' ESCAPE '\\'";
 
 // language=SQLite
 const LEFT_BEHIND: &str = "SELECT name FROM temp.sqlite_master WHERE type = 'trigger' AND name LIKE 'cloudsync\\_guard\\_%' ESCAPE '\\'";
@@ -85,6 +88,13 @@ struct Announced {
 }
 
 impl Guard {
+    /// As if nothing had been announced or let pass before: an apply may have ended anywhere.
+    fn renew(&self) {
+        self.open.set(false);
+        self.keyless.set(false);
+        self.announced.borrow_mut().write = None;
+    }
+
     /// True when the writes of a table are guarded.
     pub(crate) fn covers(&self, table: i64) -> bool {
         self.tables.contains_key(&table)
@@ -139,6 +149,21 @@ pub(crate) struct Guards {
     db: Connection,
     pub(crate) guard: Rc<Guard>,
     names: Vec<String>,
+    /// What the catalog was when they were made.
+    loaded_at: Option<(i64, i64)>,
+}
+
+/// Guards between two applies, for a host that opens the replica anew. They go before the connection does.
+#[derive(Debug, Default)]
+pub struct KeptGuards(pub(crate) Option<Guards>);
+
+/// Guards that ask; gone when dropped, and all writes pass.
+pub(crate) struct OnGuard(Rc<Guard>);
+
+impl Drop for OnGuard {
+    fn drop(&mut self) {
+        SET.with_borrow_mut(|set| set.retain(|(_, guard)| !Rc::ptr_eq(guard, &self.0)));
+    }
 }
 
 impl Guards {
@@ -155,7 +180,7 @@ impl Guards {
             tables: tables.iter().map(|table| (table.id, Rc::clone(table))).collect(),
             ..Guard::default()
         };
-        let mut guards = Self { db, guard: Rc::new(guard), names };
+        let mut guards = Self { db, guard: Rc::new(guard), names, loaded_at: catalog.loaded_at() };
         guards.clear();
         guards.create(&tables).map_err(explain)?;
         Ok(Some(guards))
@@ -172,8 +197,20 @@ impl Guards {
                 self.db.execute(&trigger(&name, table, verb, orphaned.as_deref()))?;
             }
         }
-        SET.with_borrow_mut(|set| set.push((self.db, Rc::clone(&self.guard))));
         Ok(())
+    }
+
+    /// Has them ask about every write, until the result is dropped.
+    pub(crate) fn stand(&self) -> OnGuard {
+        self.guard.renew();
+        SET.with_borrow_mut(|set| set.push((self.db, Rc::clone(&self.guard))));
+        OnGuard(Rc::clone(&self.guard))
+    }
+
+    /// True when the tables and triggers of the file are those for which they were made. Those of the connection are not looked
+    /// at: on one that is ours alone there are none.
+    pub(crate) fn fit(&self, catalog: &Catalog) -> bool {
+        self.loaded_at.is_some() && self.loaded_at == catalog.loaded_at()
     }
 
     fn clear(&mut self) {
@@ -188,18 +225,19 @@ impl Guards {
 
 impl Drop for Guards {
     fn drop(&mut self) {
-        SET.with_borrow_mut(|set| set.retain(|(_, guard)| !Rc::ptr_eq(guard, &self.guard)));
         self.clear();
     }
 }
 
-/// Drops guards that could not be dropped when they should have been. The caller holds no transaction.
-pub(crate) fn drop_left(db: &Connection) -> Result<()> {
+/// Drops guards that could not be dropped when they should have been, and with them those that were kept. The caller holds no
+/// transaction.
+pub(crate) fn drop_left(db: &Connection, kept: &mut KeptGuards) -> Result<()> {
     if LEFT.with_borrow(|left| left.contains(db)) {
+        *kept = KeptGuards::default();
         let names = left_behind(db)?;
         LEFT.with_borrow_mut(|left| left.retain(|other| other != db));
         // Those that cannot be dropped now are left once more.
-        drop(Guards { db: *db, guard: Rc::default(), names });
+        drop(Guards { db: *db, guard: Rc::default(), names, loaded_at: None });
     }
     Ok(())
 }
@@ -208,29 +246,37 @@ pub(crate) fn drop_left(db: &Connection) -> Result<()> {
 // language=SQLite
 const WATCHES: &str = "SELECT tbl_name FROM main.sqlite_master WHERE type = 'trigger' AND name LIKE 'cloudsync\\_watch\\_%' ESCAPE '\\'";
 
-/// True when a trigger watches a synced table that must run when others change it: one that is not ours, or one by which a
-/// server notes what policies depend on.
-pub(crate) fn has_user_triggers(db: &Connection) -> Result<bool> {
-    if !storage::exists(db)? {
-        return Ok(true);
-    }
+/// True when a trigger in the file watches a synced table that must run when others change it: one that is not ours, or one by
+/// which a server notes what policies depend on.
+pub(crate) fn has_triggers_in_file(db: &Connection) -> Result<bool> {
+    is_any_on_synced(db, &format!("SELECT tbl_name FROM ({USER_TRIGGERS_IN_FILE}) UNION ALL {WATCHES}"))
+}
+
+/// True when a trigger of the connection that is not ours watches a synced table.
+pub(crate) fn has_temporary_triggers(db: &Connection) -> Result<bool> {
+    is_any_on_synced(db, TEMPORARY_USER_TRIGGERS)
+}
+
+fn is_any_on_synced(db: &Connection, triggers: &str) -> Result<bool> {
     let sql = format!(
-        "SELECT 1 FROM (SELECT tbl_name FROM ({USER_TRIGGERS}) UNION ALL {WATCHES}) AS m \
-         JOIN main.cloudsync_tables AS t ON m.tbl_name = t.name COLLATE NOCASE LIMIT 1"
+        "SELECT 1 FROM ({triggers}) AS m JOIN main.cloudsync_tables AS t ON m.tbl_name = t.name COLLATE NOCASE LIMIT 1"
     );
     Ok(db.query_i64(&sql, &[])?.is_some())
 }
 
 /// True when a trigger that is not ours watches this table.
 pub(crate) fn watches(db: &Connection, table: &str) -> Result<bool> {
-    let sql = format!("SELECT 1 FROM ({USER_TRIGGERS}) WHERE tbl_name = ?1 COLLATE NOCASE LIMIT 1");
+    let sql = format!(
+        "SELECT 1 FROM ({USER_TRIGGERS_IN_FILE} UNION ALL {TEMPORARY_USER_TRIGGERS}) WHERE tbl_name = ?1 COLLATE NOCASE LIMIT 1"
+    );
     Ok(db.query_i64(&sql, &[Value::from(table)])?.is_some())
 }
 
 /// The synced tables that a trigger of the app may write: those that its text names, however they are quoted there.
 fn reached(db: &Connection, catalog: &Catalog) -> Result<Vec<Rc<Table>>> {
     let mut texts = Vec::new();
-    db.prepare(USER_TRIGGERS)?.for_each(&[], |row| -> Result<()> {
+    let sql = format!("{USER_TRIGGERS_IN_FILE} UNION ALL {TEMPORARY_USER_TRIGGERS}");
+    db.prepare(&sql)?.for_each(&[], |row| -> Result<()> {
         texts.extend(row.column(1).as_str().map(str::to_ascii_lowercase));
         Ok(())
     })?;

@@ -99,6 +99,7 @@ pub use environment::{Environment, SystemEnvironment};
 pub use error::{Class, Error, Result};
 pub use extract::{Chunk, Extraction, Filter};
 pub use fold::Folded;
+pub use guard::KeptGuards;
 pub use init::{FLAG_INTEGER_KEY, FLAGS};
 pub use internals::{has_internals, internal_faults};
 pub use judge::Judgement;

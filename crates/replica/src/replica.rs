@@ -45,6 +45,8 @@ pub struct Replica {
     pub(crate) rolling_back: crate::rollback::RollingBack,
     /// Set while an apply runs beside triggers of the app.
     pub(crate) guard: Option<Rc<crate::guard::Guard>>,
+    /// Guards of the last apply, on a connection that nobody else uses.
+    pub(crate) kept_guards: crate::guard::KeptGuards,
     /// On a connection that nobody else uses: whether foreign keys are enforced there.
     pub(crate) owns: Option<ForeignKeys>,
 }
@@ -87,6 +89,7 @@ impl Replica {
             apply_pace: crate::slices::Pace::default(),
             rolling_back: crate::rollback::RollingBack::default(),
             guard: None,
+            kept_guards: crate::guard::KeptGuards::default(),
             owns: None,
         };
         if storage::exists(&replica.db)? {
@@ -254,7 +257,7 @@ impl Replica {
         let scope = if self.db.is_autocommit() {
             // An apply that runs has its own.
             if self.guard.is_none() {
-                crate::guard::drop_left(&self.db)?;
+                crate::guard::drop_left(&self.db, &mut self.kept_guards)?;
             }
             Scope::Own(self.while_busy(|db| db.begin_immediate())?)
         } else {

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::filter::RowFilter;
+use crate::foreign_keys::Relations;
 use crate::index_text;
 use crate::storage::quote_identifier;
 use cloudsync_core::clock::{ColumnNumber, ColumnSet};
@@ -202,6 +203,8 @@ pub(crate) struct Table {
     pub(crate) definition: Rc<Definition>,
     /// Which rows sync; all of them without one.
     pub(crate) filter: Option<RowFilter>,
+    /// What foreign keys say of it.
+    pub(crate) relations: Relations,
 }
 
 impl Table {
@@ -218,6 +221,7 @@ impl Table {
             numbers: ColumnSet::new(),
             definition: Rc::new(definition),
             filter: None,
+            relations: Relations::default(),
         })
     }
 

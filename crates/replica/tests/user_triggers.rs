@@ -6,6 +6,7 @@
 mod bench;
 
 use bench::{Device, Folder, NOW, assert_same, exchange, pair, sync_by_payload};
+use cloudsync_replica::ForeignKeys;
 use rusqlite::config::DbConfig;
 
 /// A table with a trigger for each verb that writes a counter, a trail with random ids and a plain log.
@@ -68,6 +69,47 @@ fn effects_on_synced_tables_are_the_authors_alone_and_others_happen_everywhere()
         assert_eq!(c.dump("log"), ["'came 2'", "'came 3'"]);
         assert_eq!(a.dump("log"), ["'came 1'", "'came 2'", "'came 3'", "'changed 2'", "'went 1'"]);
     }
+}
+
+#[test]
+fn on_a_connection_of_our_own_guards_stay_until_tables_or_triggers_change() {
+    let (mut a, mut b) = pair(EFFECTS);
+    b.replica.own_connection(ForeignKeys::Ignored);
+    let guards = |b: &Device| b.rows("SELECT name FROM temp.sqlite_master WHERE name LIKE 'cloudsync%'");
+    let version = |b: &Device| b.get::<i64>("PRAGMA temp.schema_version");
+    let next = |a: &mut Device, id: &str| {
+        a.run(&format!("INSERT INTO items(id, v) VALUES('{id}', 'a')"));
+        a.encode()
+    };
+    a.run("INSERT INTO totals VALUES('items', 0)");
+    b.apply(&next(&mut a, "1")).unwrap();
+    let (kept, made) = (guards(&b), version(&b));
+    assert!(!kept.is_empty());
+    b.apply(&next(&mut a, "2")).unwrap();
+    assert_eq!((guards(&b), version(&b)), (kept, made));
+    assert_all_same(&mut a, &mut b);
+    // Between applies everything passes.
+    b.run("INSERT INTO totals VALUES('own', 1); DELETE FROM totals WHERE id = 'own'");
+    assert_eq!(b.get::<i64>("SELECT changes()"), 1);
+    b.replica.fold().unwrap();
+    // Another replica on the connection is handed them, or begins anew.
+    let handed = b.replica.take_guards();
+    assert_eq!(version(&b), made);
+    drop(handed);
+    assert!(guards(&b).is_empty());
+    b.apply(&next(&mut a, "3")).unwrap();
+
+    b.run(
+        "CREATE TABLE copies(id TEXT PRIMARY KEY NOT NULL);
+        CREATE TRIGGER copied AFTER INSERT ON items BEGIN INSERT INTO copies VALUES(NEW.id); END",
+    );
+    b.replica.init("copies", "cls", 0).unwrap();
+    b.apply(&next(&mut a, "4")).unwrap();
+    assert_eq!(b.get::<i64>("SELECT count(*) FROM copies"), 0);
+    b.run("DROP TRIGGER copied; DROP TRIGGER came; DROP TRIGGER changed; DROP TRIGGER went");
+    b.apply(&next(&mut a, "5")).unwrap();
+    assert!(guards(&b).is_empty());
+    assert_eq!(b.dump("totals"), ["'items',5"]);
 }
 
 #[test]

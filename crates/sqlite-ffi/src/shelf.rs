@@ -3,7 +3,7 @@
 //! To compile a statement takes SQLite longer than to run most of ours. While a [`Shelf`] is open, statements of its connection
 //! go back to it when they are dropped, and [`Connection::prepare`] takes them from there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,7 +12,7 @@ use std::rc::Rc;
 use crate::connection::Connection;
 use crate::statement::Statement;
 
-/// Statements that one shelf keeps. One more, and it begins again from nothing.
+/// Statements that one shelf keeps. One more, and the half of them goes that was not used for longest.
 const KEPT_MAX: usize = 256;
 /// Longest text of a statement that is kept, in bytes.
 const KEPT_BYTES_MAX: usize = 4 << 10;
@@ -26,14 +26,21 @@ thread_local! {
 /// dropped before.
 pub struct Shelf {
     connection: Connection,
-    kept: RefCell<HashMap<Box<str>, Statement>>,
+    kept: RefCell<HashMap<Box<str>, Kept>>,
+    /// Counts the uses.
+    uses: Cell<u64>,
+}
+
+struct Kept {
+    statement: Statement,
+    last_use: u64,
 }
 
 impl Shelf {
     /// An empty shelf.
     #[must_use]
     pub fn new(connection: Connection) -> Rc<Self> {
-        Rc::new(Self { connection, kept: RefCell::default() })
+        Rc::new(Self { connection, kept: RefCell::default(), uses: Cell::new(0) })
     }
 
     /// Opens the shelf in this thread, until the guard is dropped. If the connection has an open shelf already, that one is used
@@ -93,7 +100,7 @@ pub(crate) fn can_keep(connection: Connection, sql: &str) -> bool {
 
 /// Takes a statement from the open shelf of its connection.
 pub(crate) fn take(connection: Connection, sql: &str) -> Option<Statement> {
-    Shelf::of(connection)?.kept.borrow_mut().remove(sql)
+    Some(Shelf::of(connection)?.kept.borrow_mut().remove(sql)?.statement)
 }
 
 /// Puts a statement back that stands before its first row and has nothing bound. Without an open shelf it is finalized.
@@ -101,7 +108,11 @@ pub(crate) fn put(sql: Box<str>, statement: Statement) {
     let Some(shelf) = Shelf::of(statement.connection()) else { return };
     let mut kept = shelf.kept.borrow_mut();
     if kept.len() >= KEPT_MAX {
-        kept.clear();
+        let mut uses: Vec<_> = kept.values().map(|kept| kept.last_use).collect();
+        let (_, middle, _) = uses.select_nth_unstable(KEPT_MAX / 2);
+        kept.retain(|_, kept| kept.last_use >= *middle);
     }
-    kept.insert(sql, statement);
+    let last_use = shelf.uses.get() + 1;
+    shelf.uses.set(last_use);
+    kept.insert(sql, Kept { statement, last_use });
 }

@@ -1,6 +1,6 @@
 //! Statements that are kept between their uses.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, unsafe_code)]
 
 mod host;
 
@@ -72,4 +72,32 @@ fn a_connection_closes_once_its_shelf_is_gone() {
     drop((open, outliving));
     drop(shelf);
     owner.close().unwrap();
+}
+
+/// The texts of the statements that a connection has.
+fn texts(owner: &rusqlite::Connection) -> Vec<String> {
+    let (mut texts, mut statement) = (Vec::new(), std::ptr::null_mut());
+    loop {
+        // SAFETY: an open connection, and a statement that it has.
+        statement = unsafe { rusqlite::ffi::sqlite3_next_stmt(owner.handle(), statement) };
+        if statement.is_null() {
+            return texts;
+        }
+        // SAFETY: the text lives as long as the statement.
+        let text = unsafe { std::ffi::CStr::from_ptr(rusqlite::ffi::sqlite3_sql(statement)) };
+        texts.push(text.to_str().unwrap().to_owned());
+    }
+}
+
+#[test]
+fn a_shelf_has_bounds_and_keeps_what_is_used() {
+    let host = memory();
+    let _open = Shelf::new(host.ours).open();
+    for number in 0..2_000 {
+        host.ours.query_i64("SELECT 7", &[]).unwrap();
+        host.ours.query_i64(&format!("SELECT {number} + 0"), &[]).unwrap();
+        let texts = texts(&host.owner);
+        assert!(texts.len() <= 256 && texts.iter().any(|text| text == "SELECT 7"), "{}", texts.len());
+    }
+    assert!(texts(&host.owner).len() >= 128);
 }

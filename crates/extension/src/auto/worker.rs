@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cloudsync_protocol::client::{Goal, Retry, Session};
-use cloudsync_replica::{Class, Environment, ForeignKeys, Replica, Rolling};
+use cloudsync_replica::{Class, Environment, ForeignKeys, KeptGuards, Replica, Rolling};
 use cloudsync_sqlite_ffi::{Connection, Shelf};
 
 use crate::auto::FileKey;
@@ -148,6 +148,7 @@ fn run(engine: &Arc<Engine>, foreign_keys: bool) -> Result<()> {
             active_at: now,
             clocks: Clocks::now(),
             rolling: Rolling::default(),
+            guards: KeptGuards::default(),
             check_at: now + CHECK_FIRST,
         };
         while worker.step()? {}
@@ -207,6 +208,8 @@ struct Worker<'e> {
     clocks: Clocks,
     /// Where the next slice of rows is checked, and when.
     rolling: Rolling,
+    /// They go before the connection is closed.
+    guards: KeptGuards,
     check_at: Instant,
 }
 
@@ -430,9 +433,11 @@ impl Worker<'_> {
         let session = Session::new(BOTH, Retry::none());
         let session = if checks { session.checking() } else { session };
         replica.put_rolling(std::mem::take(&mut self.rolling));
+        replica.put_guards(std::mem::take(&mut self.guards));
         let mut transport = Ending { http, engine: self.engine };
         let (round, outcome) = drive(&mut replica, &mut transport, self.environment.as_ref(), session);
         self.rolling = replica.take_rolling();
+        self.guards = replica.take_guards();
         if checks && outcome.is_ok() {
             self.check_at = Instant::now() + CHECK_INTERVAL.mul_f64(0.9 + (draw() % 2001) as f64 / 10_000.0);
         }

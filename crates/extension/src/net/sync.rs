@@ -6,7 +6,7 @@ use crate::net::{NetError, Patience, Reply, Transport};
 use cloudsync_protocol::client::{Action, Event, Goal, Moment, Retry, Session, Totals};
 use cloudsync_protocol::message::{Answer, Refusal};
 use cloudsync_replica::{Environment, Replica};
-use cloudsync_sqlite_ffi::Connection;
+use cloudsync_sqlite_ffi::{Connection, Shelf};
 use serde_json::json;
 
 /// Longest single wait, in milliseconds, after which the host's wish to interrupt is looked for.
@@ -51,6 +51,8 @@ pub fn drive(
     environment: &dyn Environment,
     session: Session,
 ) -> (Round, Result<()>) {
+    // Nobody else uses the connection until the session is over.
+    let _open = Shelf::new(replica.connection()).open();
     let mut driver = Driver {
         replica,
         transport,

@@ -1,7 +1,7 @@
 //! The settings of the connection, and the guards, that hold while an apply runs.
 
 use crate::error::Result;
-use crate::guard::{Guards, has_user_triggers};
+use crate::guard::{self, Guards, KeptGuards};
 use crate::quarantine;
 use crate::replica::{ForeignKeys, Replica};
 use crate::storage;
@@ -50,7 +50,9 @@ impl Replica {
     /// # Errors
     /// Those of `act`, and when triggers cannot be guarded.
     pub fn with_apply_settings<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let runs_triggers = has_user_triggers(&self.db)?;
+        let runs_triggers = self.runs_triggers()?;
+        // In a transaction they would go with it if it is rolled back.
+        let may_stay = self.owns.is_some() && self.db.is_autocommit();
         let settings = self
             .db
             .is_autocommit()
@@ -60,20 +62,48 @@ impl Replica {
         self.sees_part =
             self.checks_parents && storage::exists(&self.db)? && storage::is_set(&self.db, SEES_PART)?;
         let guards = if runs_triggers { self.guards()? } else { None };
+        let on_guard = guards.as_ref().map(Guards::stand);
         self.guard = guards.as_ref().map(|guards| Rc::clone(&guards.guard));
         let outcome = act(self);
         self.guard = None;
+        drop(on_guard);
         (self.checks_parents, self.sees_part) = (false, false);
+        self.kept_guards.0 = guards.filter(|_| may_stay);
         outcome
     }
 
-    /// Guards from what triggers of the app would write.
+    /// The guards that stay between applies on a connection that [nobody else uses](Self::own_connection), for a host that opens
+    /// the replica anew.
+    pub fn take_guards(&mut self) -> KeptGuards {
+        std::mem::take(&mut self.kept_guards)
+    }
+
+    /// Takes back what [`Replica::take_guards`] gave. Only for the same connection.
+    pub fn put_guards(&mut self, guards: KeptGuards) {
+        self.kept_guards = guards;
+    }
+
+    /// True when a trigger must run when others change a synced table.
+    fn runs_triggers(&mut self) -> Result<bool> {
+        if !storage::exists(&self.db)? {
+            return Ok(true);
+        }
+        self.catalog.load(&self.db)?;
+        Ok(self.catalog.is_watched(&self.db)? || guard::has_temporary_triggers(&self.db)?)
+    }
+
+    /// Guards from what triggers of the app would write; those of the apply before, where the connection is ours and nothing
+    /// has changed since.
     fn guards(&mut self) -> Result<Option<Guards>> {
+        let kept = std::mem::take(&mut self.kept_guards).0;
         if !storage::exists(&self.db)? {
             return Ok(None);
         }
         self.catalog.load(&self.db)?;
-        Guards::set(self.db, &self.catalog)
+        match kept.filter(|guards| guards.fit(&self.catalog)) {
+            Some(guards) => Ok(Some(guards)),
+            None => Guards::set(self.db, &self.catalog),
+        }
     }
 }
 
