@@ -80,7 +80,8 @@ const NOTES: &str = "\
   `cloudsync_rejected`. What is left on free pages and in the WAL goes by a VACUUM, after a sync or, with automatic sync,
   once nothing has happened for two seconds: in files up to `scrub_bytes_max` (64 MiB unless set), while no other connection reads, and
   unless the app has tables without index and primary key, whose rowids VACUUM changes. Until then `cloudsync_status()`
-  says `scrub_due`. What rows left that others deleted goes in the same way, but for that alone at most once a day.
+  says `scrub_due`. Of a file of more than 1 MiB at most 64 MiB an hour are cleaned for this: one of 16 MiB every 15 minutes.
+  What rows left that others deleted goes in the same way, but for that alone at most once a day.
 - **Quarantine.** A change that a CHECK, UNIQUE, NOT NULL, foreign key or trigger here refuses does not stop the others:
   it waits in `cloudsync_quarantine` with the reason and is tried again after every apply. A later change of the same
   row makes it void.

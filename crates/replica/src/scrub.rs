@@ -14,7 +14,8 @@
 //! agreed with the server has lost it with its whole WAL.
 //!
 //! A row that went out of sight and was then deleted reaches those who hold it as any deletion. So deletions make a scrub due
-//! on a user's device, too. They are common, so those alone wait until the last scrub is a day old.
+//! on a user's device, too. They are common, so those alone wait until the last scrub is a day old. Evictions may be common, too,
+//! where rows change hands all day: of a file that is not small at most 64 MiB are cleaned in an hour.
 
 use crate::apply::SEES_PART;
 use crate::catalog::schema_version;
@@ -38,6 +39,11 @@ const DELETIONS: &str = "scrub_deletions";
 const SCRUBBED_AT: &str = "scrubbed_at";
 /// Deletions alone have the file written anew once in this time, in milliseconds.
 const DELETIONS_WAIT_MS: u64 = 24 * 3_600_000;
+/// Files up to this size are written anew after each eviction, in bytes.
+const FREELY_BYTES_MAX: u64 = 1 << 20;
+/// Of larger ones evictions have no more than this cleaned in an hour, in bytes.
+const HOURLY_BYTES: u64 = 64 << 20;
+const HOUR_MS: u64 = 3_600_000;
 /// The setting: the largest file that is cleaned, in bytes.
 pub(crate) const SCRUB_BYTES_MAX: &str = "scrub_bytes_max";
 
@@ -82,15 +88,26 @@ impl Replica {
         if !self.exists()? {
             return Ok(None);
         }
-        if storage::is_set(&self.db, SCRUB_DUE)? || storage::is_set(&self.db, EVICTIONS)? {
+        if storage::is_set(&self.db, SCRUB_DUE)? {
             return Ok(Some(0));
         }
-        if !storage::is_set(&self.db, DELETIONS)? {
-            return Ok(None);
-        }
+        let apart_ms = match (storage::is_set(&self.db, EVICTIONS)?, storage::is_set(&self.db, DELETIONS)?) {
+            (true, _) => match self.bytes()? {
+                ..=FREELY_BYTES_MAX => return Ok(Some(0)),
+                bytes => (bytes.saturating_mul(HOUR_MS) / HOURLY_BYTES).min(DELETIONS_WAIT_MS),
+            },
+            (false, true) => DELETIONS_WAIT_MS,
+            (false, false) => return Ok(None),
+        };
         // The clock may have been set back.
         let elapsed = self.now_ms().abs_diff(storage::get_u64(&self.db, SCRUBBED_AT)?);
-        Ok(Some(DELETIONS_WAIT_MS.saturating_sub(elapsed)))
+        Ok(Some(apart_ms.saturating_sub(elapsed)))
+    }
+
+    /// How large the file is, in bytes.
+    fn bytes(&self) -> Result<u64> {
+        let number = |sql| self.db.query_i64(sql, &[]).map(|number| number.unwrap_or(0) as u64);
+        Ok(number("PRAGMA main.page_size")?.saturating_mul(number("PRAGMA main.page_count")?))
     }
 
     /// How much there is that only VACUUM removes.
@@ -159,14 +176,12 @@ impl Replica {
     /// Whether the file may be written anew: it is not too large, not in use by us, and no rows are known by numbers that
     /// would change.
     fn may_vacuum(&self) -> Result<bool> {
-        let number = |sql| self.db.query_i64(sql, &[]).map(|number| number.unwrap_or(0) as u64);
-        let bytes = number("PRAGMA main.page_size")?.saturating_mul(number("PRAGMA main.page_count")?);
         let is_open = ["round", "unsent_position", "position"].iter();
         let is_open = is_open.map(|key| storage::is_set(&self.db, key)).collect::<Result<Vec<_>>>()?;
         Ok(self.db.is_autocommit()
             && !is_open.contains(&true)
-            && bytes <= number_setting(&self.db, SCRUB_BYTES_MAX)?
-            && number(RENUMBERED)? == 0)
+            && self.bytes()? <= number_setting(&self.db, SCRUB_BYTES_MAX)?
+            && self.db.query_i64(RENUMBERED, &[])? == Some(0))
     }
 
     /// Takes keys out of the list of changes of which nothing else is known. Gives true when it has gone through the list.

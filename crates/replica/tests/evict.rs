@@ -345,6 +345,32 @@ fn deletions_make_a_scrub_due_on_a_users_device_and_wait_for_a_day_after_the_las
     assert_eq!(a.replica.scrub_wait_ms().unwrap(), None);
 }
 
+#[test]
+fn evictions_have_at_most_64_mib_of_a_large_file_cleaned_in_an_hour() {
+    let (folder, mut hub) = (Folder::new(), Hub::new(NOTES));
+    let mut a = Device::open(&folder.file("a.db"), 1);
+    a.run(NOTES);
+    a.init_all();
+    a.replica.set_sees_part(true).unwrap();
+    a.run(&format!("{SERIES} INSERT INTO notes SELECT i, 'small' FROM n"));
+    hub.sync(&mut a);
+    for id in ["1", "2"] {
+        evict(&mut a, &[("notes", id)]);
+        assert_eq!(a.replica.scrub_wait_ms().unwrap(), Some(0), "a small file at once");
+        assert!(a.replica.scrub().unwrap());
+    }
+    a.run("CREATE TABLE own(id INTEGER PRIMARY KEY, blob); INSERT INTO own VALUES(1, zeroblob(8 << 20))");
+    evict(&mut a, &[("notes", "3")]);
+    // An eighth of what may be written in an hour, or a page more.
+    let wait_ms = a.replica.scrub_wait_ms().unwrap().unwrap();
+    assert!((450_000..460_000).contains(&wait_ms), "{wait_ms}");
+    assert_eq!(a.replica.status().unwrap()["scrub_due"], true);
+    a.world.now.set(NOW + wait_ms);
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), Some(0));
+    assert!(a.replica.scrub().unwrap());
+    assert_eq!(a.replica.scrub_wait_ms().unwrap(), None);
+}
+
 /// The power goes: the first bytes of the WAL are lost, and with them all that was committed since the last checkpoint.
 fn lose_the_wal(folder: &Folder, from: &str, to: &str) {
     let path = |name: &str| folder.file(name);
