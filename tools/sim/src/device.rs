@@ -4,6 +4,7 @@ use crate::disk::{Content, disks};
 use crate::family;
 use crate::filters::Own;
 use crate::host::{self, Machine};
+use crate::pace::Activity;
 use crate::random::Dice;
 use crate::renames;
 use crate::rights;
@@ -304,6 +305,8 @@ pub(crate) struct Device {
     pub(crate) parted: bool,
     /// What its filters may keep from others.
     pub(crate) own: Own,
+    /// What it did so far.
+    pub(crate) activity: Activity,
     /// What the file was at some time.
     backup: Option<Vec<(&'static str, Content)>>,
 }
@@ -325,6 +328,7 @@ impl Device {
             holder: None,
             parted: false,
             own: Own::default(),
+            activity: Activity::default(),
             backup: None,
         }
     }

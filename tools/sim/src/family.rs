@@ -1,5 +1,6 @@
 //! Tables whose rows belong together: parents and children by foreign keys, which some devices enforce and others do not.
 
+use crate::host;
 use crate::oracle::{Rows, Written};
 use crate::random::Dice;
 use crate::workload::{self, KeyKind, TableSpec, Touched};
@@ -103,31 +104,31 @@ pub(crate) fn write(db: &Connection, dice: &mut Dice, writer: &str, written: &mu
 fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touched) -> Result<()> {
     let table: &'static TableSpec = dice.pick(TABLES);
     let id = table.key(dice, writer);
-    let secret = workload::value_of(dice, "secret");
+    let secret = workload::value_in(dice, &id, "secret");
     let parent = parent_of(table.name).map(|(column, of)| (column, parent(db, dice, writer, of)));
     let parent = parent.map(|(column, found)| found.map(|value| (column, value))).transpose()?;
     let result = match (dice.below(10), &parent) {
         (0..=2, _) => {
             let sql = format!("DELETE FROM {} WHERE id = ?1", table.name);
-            db.execute(&sql, params_from_iter(&id))
+            host::kept(db, &sql)?.execute(params_from_iter(&id))
         }
         (3 | 4, Some((column, value))) => {
             let sql = format!("UPDATE {} SET {column} = ?2 WHERE id = ?1", table.name);
-            db.execute(&sql, params_from_iter([&id[0], value]))
+            host::kept(db, &sql)?.execute(params_from_iter([&id[0], value]))
         }
         (5, _) => {
             let sql = format!("UPDATE {} SET secret = ?2 WHERE id = ?1", table.name);
-            db.execute(&sql, params_from_iter([&id[0], &secret]))
+            host::kept(db, &sql)?.execute(params_from_iter([&id[0], &secret]))
         }
         (_, Some((column, value))) => {
             let verb = *dice.pick(&["INSERT OR IGNORE", "INSERT OR REPLACE"]);
             let sql = format!("{verb} INTO {}(id, {column}, secret) VALUES(?1, ?2, ?3)", table.name);
-            db.execute(&sql, params_from_iter([&id[0], value, &secret]))
+            host::kept(db, &sql)?.execute(params_from_iter([&id[0], value, &secret]))
         }
         (_, None) => {
             let verb = *dice.pick(&["INSERT OR IGNORE", "INSERT OR REPLACE"]);
             let sql = format!("{verb} INTO {}(id, secret) VALUES(?1, ?2)", table.name);
-            db.execute(&sql, params_from_iter([&id[0], &secret]))
+            host::kept(db, &sql)?.execute(params_from_iter([&id[0], &secret]))
         }
     };
     match result {
@@ -149,7 +150,8 @@ fn parent(db: &Connection, dice: &mut Dice, writer: &str, of: &str) -> Result<Va
         return Ok(any[0].clone());
     }
     let sql = format!("SELECT id FROM {} WHERE id >= ?1 ORDER BY id LIMIT 1", of.name);
-    let found = db.prepare(&sql)?.query_map(params_from_iter(&any), |row| row.get(0))?.next().transpose()?;
+    let found =
+        host::kept(db, &sql)?.query_map(params_from_iter(&any), |row| row.get(0))?.next().transpose()?;
     Ok(found.unwrap_or(Value::Null))
 }
 

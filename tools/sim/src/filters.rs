@@ -1,6 +1,7 @@
 //! Filters: which rows sync from a device. Nothing else leaves it, and what comes in is there whatever the filter.
 
 use crate::disk::disks;
+use crate::host;
 use crate::oracle::{self, RowName};
 use crate::random::Dice;
 use crate::workload::{self, KeyKind, TableSpec};
@@ -75,7 +76,7 @@ impl Own {
 /// The filters of a file, by table.
 fn filters(db: &Connection) -> Result<BTreeMap<String, String>> {
     let sql = "SELECT name, filter FROM cloudsync_tables WHERE filter IS NOT NULL";
-    let mut select = db.prepare(sql)?;
+    let mut select = host::kept(db, sql)?;
     let found = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
@@ -87,7 +88,7 @@ fn condition(filter: &str) -> String {
 /// The packed keys of the rows that exist outside of a filter.
 fn outside(db: &Connection, table: &TableSpec, filter: &str) -> Result<BTreeSet<Vec<u8>>> {
     let sql = format!("SELECT {} FROM {} WHERE NOT {}", table.key.join(", "), table.name, condition(filter));
-    let mut select = db.prepare(&sql)?;
+    let mut select = host::kept(db, &sql)?;
     let mut rows = select.query([])?;
     let mut keys = BTreeSet::new();
     while let Some(row) = rows.next()? {

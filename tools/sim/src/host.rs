@@ -10,7 +10,7 @@ use cloudsync_sqlite_ffi::bindings::{Sqlite3ApiRoutines, sqlite3};
 use cloudsync_sqlite_ffi::{Api, Connection, capture_api, captured_api};
 use rusqlite::ffi;
 use std::cell::{Cell, RefCell};
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -131,6 +131,7 @@ pub(crate) fn open(path: &str, settings: &str) -> Result<rusqlite::Connection> {
     api()?;
     let owner = rusqlite::Connection::open(path)?;
     owner.execute_batch(settings)?;
+    owner.set_prepared_statement_cache_capacity(KEPT_BY_APPS);
     Ok(owner)
 }
 
@@ -156,13 +157,32 @@ pub(crate) unsafe fn wrap(owner: &rusqlite::Connection) -> Result<Connection> {
     unsafe { Connection::from_raw(owner.handle().cast(), api()?) }.context("no connection")
 }
 
-/// Memory that SQLite holds just now, and held at most since this was last asked, in bytes.
-pub(crate) fn memory() -> (i64, i64) {
-    // SAFETY: both only read counters; the second one also resets its own.
-    unsafe { (ffi::sqlite3_memory_used(), ffi::sqlite3_memory_highwater(1)) }
+/// Begins the texts of statements that apps keep.
+const OF_APP: &CStr = c"/* app */";
+/// So many statements of an app are kept.
+const KEPT_BY_APPS: usize = 256;
+
+/// A statement that an app keeps, as most do: what changes the schema meets statements that are compiled.
+pub(crate) fn kept<'c>(
+    db: &'c rusqlite::Connection,
+    sql: &str,
+) -> rusqlite::Result<rusqlite::CachedStatement<'c>> {
+    db.prepare_cached(&format!("{} {sql}", OF_APP.to_str().unwrap_or_default()))
 }
 
-/// Nothing may be open in a connection between two calls; statements that are kept stand before their first row.
+/// Whether a statement is one that the app keeps.
+///
+/// # Safety
+/// The statement was not finalized.
+unsafe fn is_of_app(statement: *mut ffi::sqlite3_stmt) -> bool {
+    // SAFETY: the caller's promise; both texts end with a zero.
+    unsafe {
+        let text = ffi::sqlite3_sql(statement);
+        !text.is_null() && ffi::sqlite3_strnicmp(text, OF_APP.as_ptr(), OF_APP.count_bytes() as c_int) == 0
+    }
+}
+
+/// Nothing of the library may be open in a connection between two calls; statements that are kept stand before their first row.
 pub(crate) fn check_closed(db: &rusqlite::Connection, keeps_statements: bool) -> Result<()> {
     let mut statement = std::ptr::null_mut();
     loop {
@@ -172,7 +192,9 @@ pub(crate) fn check_closed(db: &rusqlite::Connection, keeps_statements: bool) ->
             break;
         }
         // SAFETY: a statement that was not finalized.
-        if !keeps_statements || unsafe { ffi::sqlite3_stmt_busy(statement) } != 0 {
+        let (is_kept, is_busy) =
+            unsafe { (keeps_statements || is_of_app(statement), ffi::sqlite3_stmt_busy(statement) != 0) };
+        if !is_kept || is_busy {
             bail!("a statement was left open");
         }
     }

@@ -11,10 +11,12 @@ mod filters;
 mod host;
 mod likings;
 mod marks;
+mod memory;
 mod mishaps;
 mod network;
 mod options;
 mod oracle;
+mod pace;
 mod plan;
 mod random;
 mod renames;
@@ -53,7 +55,7 @@ const SHRINKING: Duration = Duration::from_secs(90);
 /// Runs one case; gives the hash of its history, or what went wrong.
 fn run(case: &Case, stats: &mut Stats) -> Result<u64, String> {
     let act = || {
-        let (before, _) = host::memory();
+        let (before, _) = memory::of_sqlite();
         let hash = {
             let mut world = World::new(case)?;
             let hash = world.run()?;
@@ -75,7 +77,7 @@ fn check_memory(before: i64) -> Result<()> {
     // The store's threads may be at their last step.
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let (used, most) = host::memory();
+        let (used, most) = memory::of_sqlite();
         if most > SQLITE_BYTES_MAX {
             bail!("SQLite took {most} bytes");
         }

@@ -12,7 +12,7 @@ pub(crate) const HELP: &str = "usage: cargo xtask sim [--seed N] [--seconds S | 
   --minutes M      the same in minutes
   --runs N         runs that many seeds
   --dense          has everything go wrong in each history, and often; most leave some of it out
-  --calm           a day in each history that is as busy as --busy asks for and hardly more; most do several times as
+  --calm           two days in each history that are as busy as --busy asks for and hardly more; most do several times as
                    much in an hour
   --no-shrink      does not look for a shorter history of a seed that fails
   --busy           fails unless the world was busy: 5 devices at once, each with 60 rows and 12 syncs in an hour, and
@@ -65,7 +65,7 @@ pub(crate) struct Case {
     pub(crate) seed: u64,
     /// Everything goes wrong, whatever the seed would leave out.
     pub(crate) dense: bool,
-    /// Not busier than a busy world has to be, for a day.
+    /// Not busier than a busy world has to be, for two days.
     pub(crate) calm: bool,
     pub(crate) devices: Option<usize>,
     pub(crate) until: Option<u64>,
@@ -102,7 +102,7 @@ impl Case {
             (plan.rights, plan.switches) = (true, true);
         }
         if self.calm {
-            plan.calm_down();
+            plan.calm_down(self.seed);
         }
         plan.devices = self.devices.unwrap_or(plan.devices);
         plan.ticks = plan.ticks.min(self.until.unwrap_or(u64::MAX));

@@ -2,7 +2,7 @@
 
 use crate::device::Process;
 use crate::workload::{self, TableSpec};
-use crate::{family, renames};
+use crate::{family, host, renames};
 use anyhow::{Context, Result, bail};
 use cloudsync_core::bytes::Reader;
 use cloudsync_core::clock::{Clock, RowClock};
@@ -157,7 +157,7 @@ pub(crate) fn look(
 ) -> Result<(RowName, Option<Vec<String>>)> {
     let placed = (1..=table.key.len()).map(|i| format!("?{i} AS {}", table.key[i - 1]));
     let sql = format!("SELECT {} FROM (SELECT {})", table.show_key(), placed.collect::<Vec<_>>().join(", "));
-    let shown: String = db.query_row(&sql, params_from_iter(key), |row| row.get(0))?;
+    let shown: String = host::kept(db, &sql)?.query_row(params_from_iter(key), |row| row.get(0))?;
     let found = read_rows(db, table, &format!("{} AND 1", table.key_condition(1)), key)?;
     Ok(((table.name, shown), found.into_iter().next().map(|(_, values)| values)))
 }
@@ -188,7 +188,7 @@ fn read_rows(
     let column = |cell: &&'static str| if is_there || table.later != Some(*cell) { *cell } else { "NULL" };
     let columns: Vec<_> = table.cells.iter().map(column).collect();
     let columns = std::iter::once(&*table.show_key()).chain(columns).collect::<Vec<_>>().join(", ");
-    let mut select = db.prepare(&format!("SELECT {columns} FROM {} WHERE {condition}", table.name))?;
+    let mut select = host::kept(db, &format!("SELECT {columns} FROM {} WHERE {condition}", table.name))?;
     let rows = select.query_map(params_from_iter(values), |row| {
         let cells = (0..table.cells.len()).map(|i| Ok(show(row.get_ref(i + 1)?)));
         Ok((row.get(0)?, cells.collect::<rusqlite::Result<Vec<_>>>()?))
@@ -281,7 +281,7 @@ pub(crate) fn keys_where<'c>(
     for table in workload::tables() {
         let Some(condition) = condition(table) else { continue };
         let columns = table.key.join(", ");
-        let mut select = db.prepare(&format!("SELECT {columns} FROM {} WHERE {condition}", table.name))?;
+        let mut select = host::kept(db, &format!("SELECT {columns} FROM {} WHERE {condition}", table.name))?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let mut packed = Vec::new();

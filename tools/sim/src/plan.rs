@@ -7,13 +7,16 @@ use crate::rights;
 use crate::switches;
 use crate::workload;
 
-/// A calm day: some 60 rows and 12 syncs for each device and hour.
+/// Two calm days: some 60 rows and 12 syncs for each device and hour.
 const CALM_DEVICES: usize = 5;
-pub(crate) const CALM_TICKS: u64 = 6_000;
+pub(crate) const CALM_TICKS: u64 = 12_000;
 const CALM_PAUSE_MS_MAX: u64 = 360_000;
-const CALM_SYNCS: u64 = 480;
-/// Some 20 MB of large values in a day.
-const LARGE_CALM: u64 = 1;
+/// It changes who may see a row, but seldom.
+const CALM_STRAYING: u64 = 50;
+/// Of a thousand steps; more are not begun than there must be.
+const CALM_SYNCS: u64 = 700;
+/// Of a thousand calm histories, those with large values, some 20 MB in a day.
+const LARGE_CALM: u64 = 50;
 
 /// How often things go wrong in a run. Rates are of a thousand steps of a device.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +71,10 @@ pub(crate) struct Plan {
     pub(crate) switches: bool,
     /// The tables that apps write, as bits of their places; all of them if there is none.
     pub(crate) tables: u32,
+    /// Of a thousand writes of what decides who sees a row, those that may say something else than before.
+    pub(crate) straying: u64,
+    /// Devices do no more in an hour than they must to count as busy.
+    pub(crate) is_paced: bool,
 }
 
 /// The stream of what was added to the world once seeds were known, so that those keep their other draws.
@@ -112,6 +119,8 @@ impl Plan {
             rights: !case.calm && rights::are_drawn(case.seed),
             switches: !case.calm && switches::are_drawn(case.seed),
             tables: 0,
+            straying: 1_000,
+            is_paced: false,
         };
         if dice.chance(500) {
             plan.users = 1 + dice.below(3);
@@ -136,15 +145,19 @@ impl Plan {
         plan
     }
 
-    /// A day that is as busy as `--busy` asks for and hardly more, so that what a simulated hour costs can be compared.
-    /// Everything goes wrong, but not often; nobody joins or is copied, so that there are as many devices at once as there must be.
-    pub(crate) fn calm_down(&mut self) {
-        let users = self.users;
+    /// Days that are as busy as `--busy` asks for and hardly more, so that what a simulated hour costs can be compared.
+    /// Everything goes wrong, but not often, and schemas change seldom; nobody joins or is copied, so that there are as many
+    /// devices at once as there must be. What kinds of tables and users there are is as drawn.
+    pub(crate) fn calm_down(&mut self, seed: u64) {
+        let drawn = *self;
         self.fill(4);
-        (self.users, self.ticks) = (users, CALM_TICKS);
+        (self.users, self.families, self.ticks) = (drawn.users, drawn.families, CALM_TICKS);
+        self.alterations = 1;
+        (self.filters, self.renames) = (drawn.filters.min(1), drawn.renames.min(1));
+        self.straying = CALM_STRAYING;
         (self.devices, self.devices_max) = (CALM_DEVICES, CALM_DEVICES);
         (self.pause_ms_max, self.syncs) = (CALM_PAUSE_MS_MAX, CALM_SYNCS);
-        self.large = LARGE_CALM;
+        (self.large, self.is_paced) = (u64::from(Dice::new(seed ^ LATER).chance(LARGE_CALM)), true);
     }
 
     /// Has everything go wrong, at a fraction of the highest rates that a history may draw.

@@ -3,6 +3,7 @@
 //! In the end everybody has the last version, and all must have the same rows in it, under the same clocks.
 
 use crate::disk::disks;
+use crate::host;
 use crate::oracle::{self, NamedClock, RowName, Rows, Written};
 use crate::random::Dice;
 use crate::users;
@@ -91,8 +92,7 @@ impl Version {
     fn read(db: &Connection) -> Result<Option<Self>> {
         let sql = "SELECT m.name, c.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c \
                    WHERE m.name IN ('books', 'volumes') ORDER BY c.cid";
-        let columns: Vec<(String, String)> = db
-            .prepare(sql)?
+        let columns: Vec<(String, String)> = host::kept(db, sql)?
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
         let has = |name: &str| columns.iter().any(|(_, column)| column == name);
@@ -123,12 +123,12 @@ impl Version {
 }
 
 /// Rows as the last version shows them.
-fn rows(db: &Connection, version: Version, condition: &str) -> Result<Rows> {
+fn rows(db: &Connection, version: Version, condition: &str, values: &[Value]) -> Result<Rows> {
     let [title, pages, rating] = version.cells();
     let sql =
         format!("SELECT quote(id), {title}, {pages}, {rating} FROM {} WHERE {condition}", version.table());
-    let mut select = db.prepare(&sql)?;
-    let rows = select.query_map([], |row| {
+    let mut select = host::kept(db, &sql)?;
+    let rows = select.query_map(params_from_iter(values), |row| {
         let cells = (1..4).map(|i| Ok(oracle::show(row.get_ref(i)?)));
         Ok(((NAME, row.get(0)?), cells.collect::<rusqlite::Result<Vec<_>>>()?))
     })?;
@@ -140,10 +140,9 @@ fn write(db: &Connection, dice: &mut Dice, writer: &str, written: &mut Written) 
     let (id, sql) = statement(dice, version, writer);
     let outcome = (|| {
         db.execute_batch("BEGIN IMMEDIATE")?;
-        db.execute(&sql.0, params_from_iter(sql.1))?;
-        let quoted = format!("'{id}'");
-        let found = rows(db, version, &format!("id = {quoted}"))?;
-        let name: RowName = (NAME, quoted);
+        host::kept(db, &sql.0)?.execute(params_from_iter(sql.1))?;
+        let name: RowName = (NAME, format!("'{id}'"));
+        let found = rows(db, version, "id = ?1", &[Value::Text(id)])?;
         written.push((name.clone(), found.get(&name).cloned()));
         db.execute_batch("COMMIT")?;
         anyhow::Ok(true)
@@ -243,6 +242,7 @@ impl World {
         let outcome = self.guarded(at, 0, |process| write(&process.db, dice, &name, &mut written))?;
         self.note(|| format!("{name} writes {written:?}: {outcome:?}"));
         self.stats.rows += written.len() as u64;
+        self.devices[at].activity.rows += written.len() as u64;
         // What users write may be refused.
         let is_certain = matches!(outcome, Outcome::Done(true)) && self.devices[at].holder.is_none();
         self.model.wrote(&name, written, is_certain);
@@ -310,12 +310,12 @@ impl World {
         }
         let (eye, last, device) = (self.server.eye()?, Version { steps: STEPS.len() }, &self.devices[at]);
         let db = &device.processes[0].db;
-        let found = rows(db, last, "1")?;
-        let (mut wanted, mut known, mut ours) = (rows(eye, last, "1")?, clocks(eye)?, clocks(db)?);
+        let found = rows(db, last, "1", &[])?;
+        let (mut wanted, mut known, mut ours) = (rows(eye, last, "1", &[])?, clocks(eye)?, clocks(db)?);
         if let Some(holder) = &device.holder {
             let policies = users::policies(eye)?;
             self.server.speak_of(self.users.of(holder));
-            wanted = rows(eye, last, policies.get(NAME).map_or("0", |text| text))?;
+            wanted = rows(eye, last, policies.get(NAME).map_or("0", |text| text), &[])?;
             // Of what is deleted or hidden a user may have heard, or not.
             let shown: BTreeSet<_> = wanted.keys().map(clock_of).collect();
             known.retain(|row, _| shown.contains(row));
@@ -373,7 +373,7 @@ fn lacking(db: &Connection) -> Result<String> {
 }
 
 fn has_table(db: &Connection, table: &str) -> Result<bool> {
-    Ok(db.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?.exists([table])?)
+    Ok(host::kept(db, "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?.exists([table])?)
 }
 
 /// The names that the table has in a file.
@@ -419,14 +419,14 @@ pub(crate) fn is_lacking(db: &Connection, refusal: &str) -> Result<bool> {
 /// The rows of a device's file that one writer has for itself.
 pub(crate) fn own_rows(db: &Connection, writer: &str) -> Result<Rows> {
     match Version::read(db)?.filter(|_| is_part()) {
-        Some(version) => rows(db, version, &format!("id LIKE '{writer}-%'")),
+        Some(version) => rows(db, version, &format!("id LIKE '{writer}-%'"), &[]),
         None => Ok(Rows::new()),
     }
 }
 
 /// The rows of the last version on the server, in the end.
 pub(crate) fn last_rows(db: &Connection) -> Result<Rows> {
-    if is_part() { rows(db, Version { steps: STEPS.len() }, "1") } else { Ok(Rows::new()) }
+    if is_part() { rows(db, Version { steps: STEPS.len() }, "1", &[]) } else { Ok(Rows::new()) }
 }
 
 /// The names of all rows, under any of these names of the table, added to those that are there.

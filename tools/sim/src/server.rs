@@ -106,8 +106,6 @@ impl Server {
         let store = SqliteStore::open_on(Path::new(PATH), Arc::clone(&self.host) as Arc<_>);
         self.store = Some(store.map_err(|error| anyhow!("the store does not open: {error}"))?);
         let eye = host::open(&format!("/sim/{SERVER}/{}/server.db", disk::faults::EYE), "")?;
-        // It reads the same again after each upload and each answer to a user.
-        eye.set_prepared_statement_cache_capacity(64);
         self.asks.register(&eye)?;
         self.eye = Some(eye);
         self.policies = None;

@@ -1,9 +1,8 @@
 //! What a run did, for the figures that are published.
 
+use crate::pace::{self, MS_PER_HOUR};
 use std::collections::BTreeMap;
 use std::fmt;
-
-const MS_PER_HOUR: f64 = 3_600_000.0;
 
 /// Counts of one run, or of many.
 #[derive(Debug, Default, Clone)]
@@ -76,12 +75,12 @@ impl Stats {
     /// of a hundred in which something goes wrong.
     fn bustle(&self) -> [(&'static str, f64, f64); 4] {
         let per = |count: f64, of: f64| if of > 0.0 { count / of } else { 0.0 };
-        let device_hours = self.device_ms as f64 / MS_PER_HOUR;
+        let device_hours = self.device_ms as f64 / MS_PER_HOUR as f64;
         let faults: u64 = self.faults.values().sum();
         [
             ("devices at once", per(device_hours, self.hours()), 5.0),
-            ("rows of a device in an hour", per(self.rows as f64, device_hours), 60.0),
-            ("syncs of a device in an hour", per(self.rounds as f64, device_hours), 12.0),
+            ("rows of a device in an hour", per(self.rows as f64, device_hours), pace::ROWS as f64),
+            ("syncs of a device in an hour", per(self.rounds as f64, device_hours), pace::SYNCS as f64),
             ("% of the steps faulty", 100.0 * per(faults as f64, self.events as f64), 1.0),
         ]
     }
@@ -93,7 +92,7 @@ impl Stats {
     }
 
     fn hours(&self) -> f64 {
-        self.simulated_ms as f64 / MS_PER_HOUR
+        self.simulated_ms as f64 / MS_PER_HOUR as f64
     }
 }
 
@@ -113,7 +112,7 @@ impl fmt::Display for Stats {
         writeln!(
             out,
             "{hours:.1} simulated hours, {:.1} device-hours, {} rounds, {} rows, {} steps; at rest after {} sweeps at most",
-            self.device_ms as f64 / MS_PER_HOUR,
+            self.device_ms as f64 / MS_PER_HOUR as f64,
             self.rounds,
             self.rows,
             self.events,
@@ -140,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_world_is_busy_or_says_in_what_it_is_not() {
-        let hour = MS_PER_HOUR as u64;
+        let hour = MS_PER_HOUR;
         let mut stats = Stats {
             simulated_ms: hour,
             device_ms: 6 * hour,

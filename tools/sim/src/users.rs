@@ -2,6 +2,7 @@
 
 use crate::disk::disks;
 use crate::family;
+use crate::host;
 use crate::oracle::{self, RowName, Rows, Written};
 use crate::random::Dice;
 use crate::renames;
@@ -135,7 +136,7 @@ pub(crate) fn policies(db: &Connection) -> Result<Policies> {
     for table in workload::tables().map(|table| table.name).chain(renames::NAMES) {
         let sql = "SELECT expression FROM cloudsync_server_policies \
                    WHERE tbl = ?1 AND verb = 'SELECT' ORDER BY id DESC LIMIT 1";
-        let mut select = db.prepare(sql)?;
+        let mut select = host::kept(db, sql)?;
         let text: Option<Option<String>> = select.query_map([table], |row| row.get(0))?.next().transpose()?;
         if let Some(text) = text.flatten() {
             policies.insert(table, text);

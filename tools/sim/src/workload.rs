@@ -3,12 +3,13 @@
 use crate::oracle::{self, Written};
 use crate::plan::Plan;
 use crate::random::Dice;
-use crate::{family, users};
+use crate::{family, host, users};
 use anyhow::Result;
 use cloudsync_core::key::KeyCollation;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A table as the oracles see it: SQL for its key and its columns.
 pub(crate) struct TableSpec {
@@ -200,8 +201,12 @@ static WRITTEN: AtomicU32 = AtomicU32::new(0);
 /// Of a thousand transactions of apps, those that write more than one chunk takes.
 static LARGE: AtomicU64 = AtomicU64::new(0);
 
+/// Of a thousand values that decide who sees a row, those that may be others than the row had from its beginning.
+static STRAYING: AtomicU64 = AtomicU64::new(0);
+
 /// Says what the apps of the world that begins like to write.
 pub(crate) fn begin(plan: &Plan) {
+    STRAYING.store(plan.straying, Ordering::Relaxed);
     WRITTEN.store(plan.tables, Ordering::Relaxed);
     LARGE.store(plan.large, Ordering::Relaxed);
 }
@@ -292,7 +297,7 @@ impl TableSpec {
     pub(crate) fn has_later(&self, db: &Connection) -> Result<bool> {
         let Some(later) = self.later else { return Ok(true) };
         let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
-        Ok(db.prepare(sql)?.exists([self.name, later])?)
+        Ok(host::kept(db, sql)?.exists([self.name, later])?)
     }
 
     pub(crate) fn key_condition(&self, first: usize) -> String {
@@ -332,6 +337,22 @@ pub(crate) fn value_of(dice: &mut Dice, column: &str) -> Value {
             value => value,
         },
         _ => value(dice),
+    }
+}
+
+/// A value for a column of a row: in some worlds it seldom changes who may see a row.
+pub(crate) fn value_in(dice: &mut Dice, key: &[Value], column: &str) -> Value {
+    let straying = STRAYING.load(Ordering::Relaxed);
+    let is_of_rights = ["project", "member", "owner", "team", "secret"].contains(&column);
+    // Nothing is drawn where all may change, so that known seeds keep their draws.
+    if !is_of_rights || straying == 1_000 || dice.chance(straying) {
+        return value_of(dice, column);
+    }
+    let mut own = Dice::new(xxh3_64(format!("{key:?} {column}").as_bytes()));
+    match column {
+        // Policies look at how it begins.
+        "secret" => Value::Text(format!("secret {:x}{:09x}", own.below(16), dice.below(1 << 36))),
+        _ => value_of(&mut own, column),
     }
 }
 
@@ -440,7 +461,7 @@ fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touch
     let result = match kind {
         0 | 1 => {
             let sql = format!("DELETE FROM {} WHERE {}", table.name, table.key_condition(1));
-            db.execute(&sql, params_from_iter(&key))
+            host::kept(db, &sql)?.execute(params_from_iter(&key))
         }
         2..=5 if !columns.is_empty() => {
             let mut chosen: Vec<_> = columns.iter().filter(|_| dice.chance(400)).collect();
@@ -452,8 +473,8 @@ fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touch
             let sets = sets.collect::<Vec<_>>().join(", ");
             let sql = format!("UPDATE {} SET {sets} WHERE {}", table.name, table.key_condition(1));
             let values: Vec<_> =
-                key.iter().cloned().chain(chosen.iter().map(|column| value_of(dice, column))).collect();
-            db.execute(&sql, params_from_iter(values))
+                key.iter().cloned().chain(chosen.iter().map(|column| value_in(dice, &key, column))).collect();
+            host::kept(db, &sql)?.execute(params_from_iter(values))
         }
         6 => {
             let other = table.key(dice, writer);
@@ -462,7 +483,7 @@ fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touch
             let sets = sets.collect::<Vec<_>>().join(", ");
             let sql = format!("UPDATE OR IGNORE {} SET {sets} WHERE {}", table.name, table.key_condition(1));
             let values = key.iter().chain(&other);
-            let result = db.execute(&sql, params_from_iter(values));
+            let result = host::kept(db, &sql)?.execute(params_from_iter(values));
             touched.push((table, other));
             result
         }
@@ -474,8 +495,8 @@ fn statement(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touch
             let sql =
                 format!("{verb} INTO {}({}) VALUES({})", table.name, names.join(", "), places.join(", "));
             let values: Vec<_> =
-                key.iter().cloned().chain(set.iter().map(|column| value_of(dice, column))).collect();
-            db.execute(&sql, params_from_iter(values))
+                key.iter().cloned().chain(set.iter().map(|column| value_in(dice, &key, column))).collect();
+            host::kept(db, &sql)?.execute(params_from_iter(values))
         }
     };
     match result {
@@ -500,7 +521,7 @@ fn large_rows(db: &Connection, dice: &mut Dice, writer: &str, touched: &mut Touc
         let mut bytes = vec![0; sizes[number as usize % sizes.len()]];
         dice.fill(&mut bytes[..64]);
         let sql = "INSERT OR REPLACE INTO notes(id, body) VALUES(?1, ?2)";
-        db.execute(sql, params_from_iter([key[0].clone(), Value::Blob(bytes)]))?;
+        host::kept(db, sql)?.execute(params_from_iter([key[0].clone(), Value::Blob(bytes)]))?;
         touched.push((table, key));
     }
     Ok(())

@@ -6,6 +6,7 @@ use crate::host::Machine;
 use crate::network::{Address, Event, Faults, Network};
 use crate::options::Case;
 use crate::oracle::{self, Model};
+use crate::pace::Deed;
 use crate::plan::{LATER, Plan};
 use crate::random::Dice;
 use crate::rights::{self, Bearer, Permits};
@@ -74,6 +75,7 @@ impl World {
         server::warm_up()?;
         disk::renew(dice.fork());
         cloudsync_replica::forget_definitions();
+        cloudsync_server::policy::forget_compiled();
         disk::set_now_ms(START_MS);
         let plan = Plan::draw(&mut dice, case);
         family::begin(plan.families);
@@ -380,11 +382,11 @@ impl World {
             self.share_wrong_clock(at, &mut later)?;
         }
         let process = dice.below(self.devices[at].processes.len() as u64) as usize;
-        if dice.chance(600) {
+        if dice.chance(600) && self.may(at, Deed::Write) {
             self.write(at, process, &mut dice)?;
         }
         let process = dice.below(self.devices[at].processes.len() as u64) as usize;
-        if dice.chance(self.plan.syncs) {
+        if dice.chance(self.plan.syncs) && self.may(at, Deed::Sync) {
             self.start(at, process, &mut dice)?;
         }
         Ok(())
@@ -397,6 +399,7 @@ impl World {
         let outcome = self.guarded(at, process, |process| write(&process.db, dice, &name, &mut written))?;
         self.note(|| format!("{name} writes: {outcome:?}"));
         self.stats.rows += written.len() as u64;
+        self.devices[at].activity.rows += written.len() as u64;
         self.sign(Some(at), &written);
         let holder = &self.devices[at].holder;
         if let Some(holder) = holder {
@@ -434,6 +437,7 @@ impl World {
         let name = self.devices[at].name.clone();
         self.note(|| format!("{name} begins {goal:?}"));
         self.stats.rounds += 1;
+        self.devices[at].activity.syncs += 1;
         let checks = self.checks || self.devices[at].must_check();
         self.step(at, process, |process| process.start(goal, retry, checks))
     }

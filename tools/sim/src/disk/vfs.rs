@@ -53,6 +53,7 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
 pub(crate) fn register() {
     static REGISTER: Once = Once::new();
     REGISTER.call_once(|| {
+        crate::memory::register();
         // SAFETY: nothing has used SQLite yet, and the arguments are of the types that this option has.
         unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOOKASIDE, LOOKASIDE_BYTES, LOOKASIDE_SLOTS) };
         let vfs = ffi::sqlite3_vfs {
