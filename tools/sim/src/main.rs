@@ -25,6 +25,7 @@ mod rights;
 mod server;
 mod settle;
 mod shrink;
+mod sound;
 mod stats;
 mod switches;
 mod users;

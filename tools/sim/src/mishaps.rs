@@ -7,6 +7,7 @@ use crate::oracle;
 use crate::random::Dice;
 use crate::renames;
 use crate::server::SERVER;
+use crate::sound;
 use crate::workload;
 use crate::world::{Outcome, World};
 use anyhow::{Context, Result};
@@ -285,7 +286,7 @@ impl World {
     fn recovered(&mut self, at: usize, lost_power: bool) -> Result<()> {
         let device = &self.devices[at];
         let eye = device.eye();
-        oracle::check_integrity(&eye, &device.name)?;
+        sound::check_integrity(&eye, &device.name)?;
         if lost_power && !device.opening.is_durable {
             drop(eye);
             return self.forget(at);

@@ -1,6 +1,5 @@
 //! What must be true in the end.
 
-use crate::device::Process;
 use crate::workload::{self, TableSpec};
 use crate::{family, host, renames};
 use anyhow::{Context, Result, bail};
@@ -545,51 +544,4 @@ pub(crate) fn internals(db: &Connection, whose: &'static str) -> Result<Rows> {
         }
     }
     Ok(all)
-}
-
-/// Nothing may be left over in a file that is at rest.
-pub(crate) fn check_at_rest(process: &mut Process, name: &str) -> Result<()> {
-    check_file(&process.db, name)?;
-    if process.replica.has_unsent()? {
-        bail!("{name} has unsent changes after all syncs");
-    }
-    // language=SQLite
-    let sql = "SELECT count(*) FROM cloudsync_settings WHERE key IN ('round', 'position', 'resend', 'unsent_position')";
-    let open: i64 = process.db.query_row(sql, [], |row| row.get(0))?;
-    let staged: i64 = process.db.query_row("SELECT count(*) FROM cloudsync_inbox", [], |row| row.get(0))?;
-    if open + staged > 0 {
-        bail!("{name} has an open round or download after all syncs");
-    }
-    Ok(())
-}
-
-/// The file is sound.
-pub(crate) fn check_integrity(db: &Connection, name: &str) -> Result<()> {
-    let check: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
-    if check != "ok" {
-        bail!("{name}: {check}");
-    }
-    Ok(())
-}
-
-/// The file is sound and nothing waits in its quarantine. What came by file for a UNIQUE value that is taken may wait: the
-/// server refused it to its author, who has it in `cloudsync_rejected`, and nobody else tells the device that got the file.
-/// What waits for its parent may wait, and with it the parts of the row that came before and after: they find the row once the
-/// parent lets it in.
-pub(crate) fn check_file(db: &Connection, name: &str) -> Result<()> {
-    check_integrity(db, name)?;
-    let colliding =
-        workload::tables().filter(|table| table.collides).map(|table| format!("'{}'", table.name));
-    let waiting = format!(
-        "SELECT count(*), coalesce(max(tbl || ': ' || reason), '') FROM cloudsync_quarantine AS q \
-         WHERE NOT (origin = -2 AND tbl IN ({})) AND reason NOT LIKE '%FOREIGN KEY%' AND NOT EXISTS( \
-         SELECT 1 FROM cloudsync_quarantine AS whole \
-         WHERE whole.tbl = q.tbl AND whole.pk = q.pk AND whole.reason LIKE '%FOREIGN KEY%')",
-        colliding.collect::<Vec<_>>().join(", ")
-    );
-    let (count, reason): (i64, String) = db.query_row(&waiting, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if count > 0 {
-        bail!("{name}: {count} rows wait in the quarantine, such as {reason}");
-    }
-    Ok(())
 }

@@ -2,9 +2,10 @@
 
 use crate::disk::{self, Content, disks};
 use crate::host::{self, Machine, ServerHost};
-use crate::oracle::{self, StoredClocks};
+use crate::oracle::StoredClocks;
 use crate::random::Dice;
 use crate::renames;
+use crate::sound;
 use crate::users::{self, Policies};
 use crate::workload;
 use crate::world::Outcome;
@@ -218,7 +219,7 @@ impl Server {
         self.stop();
         disks().restart(SERVER);
         self.start()?;
-        oracle::check_integrity(self.eye()?, SERVER)?;
+        sound::check_integrity(self.eye()?, SERVER)?;
         self.acknowledged.check_kept(&StoredClocks::read(self.eye()?)?)
     }
 

@@ -9,6 +9,7 @@ use crate::host;
 use crate::oracle::{self, Rows};
 use crate::renames;
 use crate::server::SERVER;
+use crate::sound;
 use crate::workload;
 use crate::world::{BOTH, Outcome, World};
 use anyhow::{Context, Result, bail, ensure};
@@ -216,12 +217,13 @@ impl World {
     pub(crate) fn check(&mut self) -> Result<()> {
         self.check_renames()?;
         let server = self.server.eye()?;
-        oracle::check_file(server, "the server")?;
+        let known = oracle::clocks(server)?;
+        sound::check_file(server, "the server", &known)?;
         let mut rows = oracle::rows(server)?;
         rows.extend(renames::last_rows(server)?);
         for at in 0..self.devices.len() {
             let name = self.devices[at].name.clone();
-            oracle::check_at_rest(&mut self.devices[at].processes[0], &name)?;
+            sound::check_at_rest(&mut self.devices[at].processes[0], &name, &known)?;
             if let Some(difference) = self.difference(at)? {
                 bail!("server and {name} differ {difference}");
             }
