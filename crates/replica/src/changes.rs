@@ -5,8 +5,8 @@
 //! made, and where its entries begin; `cloudsync_entries` holds keys with masks, up to a page together:
 //!
 //! ```text
-//! keys   for each: key (bytes), then 0 for the whole row, 1 and the bitmap of column numbers, or 2 for a row that was
-//!        inserted here while nothing was known of it
+//! keys   for each: key (bytes), then 0 for the whole row, 1 and the bitmap of column numbers, 2 for a row that was
+//!        inserted here while nothing was known of it, or 3 for one that a change of the filter brought inside
 //! ```
 //! "Whole row" stands for insertions, new lives and deletions alike: what it is says the row's clock.
 
@@ -63,6 +63,8 @@ pub(crate) enum Mask {
     Whole,
     /// Everything: the row was inserted here, and nothing was known of it.
     Inserted,
+    /// Everything, though nothing was edited: a change of the filter brought the row inside, and others may not know it.
+    Entered,
     /// These columns.
     Columns(ColumnSet),
 }
@@ -70,15 +72,15 @@ pub(crate) enum Mask {
 impl Mask {
     /// True for the whole row, however it came.
     pub(crate) const fn is_whole(&self) -> bool {
-        matches!(self, Self::Whole | Self::Inserted)
+        matches!(self, Self::Whole | Self::Inserted | Self::Entered)
     }
 
     /// Adds what `other`, which came later, says changed.
     pub(crate) fn union_with(&mut self, other: &Self) {
         match (&mut *self, other) {
             (Self::Columns(known), Self::Columns(more)) => known.union_with(more),
-            (Self::Whole | Self::Inserted, _) => {}
-            (Self::Columns(_), Self::Whole | Self::Inserted) => *self = Self::Whole,
+            (Self::Whole | Self::Inserted, _) | (Self::Entered, Self::Entered) => {}
+            (Self::Entered, _) | (Self::Columns(_), _) => *self = Self::Whole,
         }
     }
 
@@ -90,6 +92,7 @@ impl Mask {
                 columns.encode_bitmap(out);
             }
             Self::Inserted => out.push(2),
+            Self::Entered => out.push(3),
         }
     }
 
@@ -98,6 +101,7 @@ impl Mask {
             0 => Ok(Self::Whole),
             1 => Ok(Self::Columns(ColumnSet::decode_bitmap(reader)?)),
             2 => Ok(Self::Inserted),
+            3 => Ok(Self::Entered),
             _ => Err(Error::corrupt("cloudsync_entries")),
         }
     }

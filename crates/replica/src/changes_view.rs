@@ -262,7 +262,7 @@ impl Changes {
     fn meet(&mut self, pk: &[u8], mask: Mask) -> Option<Fresh> {
         let Some(met) = self.met.get_mut(pk) else {
             let (columns, fresh) = match mask {
-                Mask::Whole | Mask::Inserted => (None, Fresh::AllBut(ColumnSet::new())),
+                Mask::Whole | Mask::Inserted | Mask::Entered => (None, Fresh::AllBut(ColumnSet::new())),
                 Mask::Columns(columns) => (Some(Box::new(columns.clone())), Fresh::Only(columns)),
             };
             self.met.insert(pk.into(), columns);
@@ -275,7 +275,7 @@ impl Changes {
                 before.union_with(&columns);
                 Some(Fresh::Only(fresh))
             }
-            Mask::Whole | Mask::Inserted => met.take().map(|before| Fresh::AllBut(*before)),
+            Mask::Whole | Mask::Inserted | Mask::Entered => met.take().map(|before| Fresh::AllBut(*before)),
         }
     }
 

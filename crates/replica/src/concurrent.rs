@@ -127,9 +127,9 @@ impl Sent {
     pub(crate) fn covers(&self, mask: &Mask, concurrent: bool) -> bool {
         let sent = if concurrent { self.concurrent.as_ref() } else { Some(&self.mask) };
         match (sent, mask) {
-            (Some(Mask::Whole | Mask::Inserted), _) => true,
+            (Some(Mask::Whole | Mask::Inserted | Mask::Entered), _) => true,
             (Some(Mask::Columns(sent)), Mask::Columns(columns)) => columns.is_subset(sent),
-            (Some(Mask::Columns(_)), Mask::Whole | Mask::Inserted) | (None, _) => false,
+            (Some(Mask::Columns(_)), Mask::Whole | Mask::Inserted | Mask::Entered) | (None, _) => false,
         }
     }
 
@@ -151,7 +151,7 @@ fn split<'m>(mask: Mask, others: impl Iterator<Item = &'m Mask>) -> (Option<Mask
     let mut unseen = cloudsync_core::clock::ColumnSet::new();
     for other in others {
         match other {
-            Mask::Whole | Mask::Inserted => return (Some(Mask::Columns(columns)), None),
+            Mask::Whole | Mask::Inserted | Mask::Entered => return (Some(Mask::Columns(columns)), None),
             Mask::Columns(other) => unseen.union_with(other),
         }
     }

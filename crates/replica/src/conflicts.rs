@@ -188,7 +188,7 @@ impl Conflicts {
         }
         let unseen = match self.unseen(row)? {
             None => return Ok(None),
-            Some(Mask::Whole | Mask::Inserted) => own,
+            Some(Mask::Whole | Mask::Inserted | Mask::Entered) => own,
             Some(Mask::Columns(columns)) => own.iter().filter(|column| columns.contains(*column)).collect(),
         };
         if unseen.is_empty() && !own_row {

@@ -265,6 +265,9 @@ pub(crate) struct Builder<'r> {
     listed_mask: Option<Mask>,
     /// The values of dead rows, opened with the first of them.
     buried: Option<Buried>,
+    /// Set while a row is listed only because a change of the filter brought it inside; and once it was passed over.
+    entered: bool,
+    passed: bool,
     /// The rows with unsent edits, read once somebody asks.
     unsent: Option<HashSet<Vec<u8>>>,
     /// Who receives the rows, if they may not see all.
@@ -309,6 +312,8 @@ impl<'r> Builder<'r> {
             listed_at: (0, 0),
             listed_mask: None,
             buried: None,
+            entered: false,
+            passed: false,
             unsent: None,
             audience: None,
             ordinals: None,
@@ -499,13 +504,18 @@ impl<'r> Builder<'r> {
     }
 
     /// An unsent edit of a row that is outside of its filter is not sent, and counts as sent. Whoever else's change may take
-    /// the row there, and bring it back: so that the edit is sent then, the row is private meanwhile.
+    /// the row there, and bring it back: so that the edit is sent then, the row is private meanwhile. One that only came inside
+    /// by a change of the filter has no edit: marked, it would be stamped anew by the next filter and win over real ones.
     fn pass_over(&mut self, table: &Table, key: &[u8]) -> Result<()> {
         if table.filter.is_none() {
             return Ok(());
         }
         let pk = clocks::pk(table.id, key);
         let is_unsent = match self.extraction.filter {
+            Filter::Unsent if self.entered => {
+                self.passed = true;
+                false
+            }
             Filter::Unsent => true,
             Filter::Resend => self.is_unsent(&pk)?,
             Filter::Everything | Filter::ForSite { .. } | Filter::BySite(_) => false,
@@ -524,8 +534,10 @@ impl<'r> Builder<'r> {
             None => {
                 let mut unsent = HashSet::new();
                 let origins = [Origin::Local, Origin::File];
-                let each = |table, key: &[u8], _| {
-                    unsent.insert(clocks::pk(table, key));
+                let each = |table, key: &[u8], mask| {
+                    if mask != Mask::Entered {
+                        unsent.insert(clocks::pk(table, key));
+                    }
                 };
                 self.replica.each_unsent_of(&origins, each)?;
                 unsent

@@ -72,8 +72,8 @@ struct Touch {
     began_inside: Option<bool>,
     left: bool,
     written: bool,
-    /// A change of the filter brought it inside: it is sent whole, under the clock that it has.
-    entered: bool,
+    /// A change of the filter or of the table brought it inside: it is sent whole, under the clock that it has.
+    entered: Option<Mask>,
     /// After the last note it was there.
     was_there: bool,
 }
@@ -203,7 +203,8 @@ fn touch(table: &Table, notes: &[Note]) -> Touch {
                 }
             }
             What::Look => {}
-            What::Enter | What::Altered => touch.entered = true,
+            What::Enter => drop(touch.entered.get_or_insert(Mask::Entered)),
+            What::Altered => touch.entered = Some(Mask::Whole),
             What::Update(columns) => {
                 if keeps {
                     touch.buried.push((note.at, columns.clone()));
@@ -294,8 +295,8 @@ impl Folder {
             (true, Some(living)) => {
                 self.add_newer_columns(replica, table, key, &mut touch)?;
                 match self.same_life(table, living, &touch) {
-                    Some((clock, mask)) => (clock, if touch.entered { Mask::Whole } else { mask }),
-                    None => return Ok(touch.entered.then_some(Mask::Whole)),
+                    Some((clock, mask)) => (clock, if touch.entered.is_some() { Mask::Whole } else { mask }),
+                    None => return Ok(touch.entered),
                 }
             }
         };

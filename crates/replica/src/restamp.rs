@@ -199,7 +199,7 @@ impl Replica {
             let Some(clock) = clocks.read(&pk)? else { continue };
             let unsent = |column| {
                 masks.iter().any(|mask| match (mask, column) {
-                    (Mask::Whole | Mask::Inserted, _) => true,
+                    (Mask::Whole | Mask::Inserted | Mask::Entered, _) => true,
                     (Mask::Columns(columns), Some(column)) => columns.contains(column),
                     (Mask::Columns(_), None) => false,
                 })

@@ -205,7 +205,7 @@ impl Replica {
         self.each_unsent(|table, key, mask| {
             let later = later.entry(clocks::pk(table, key)).or_default();
             match mask {
-                Mask::Whole | Mask::Inserted => later.whole = true,
+                Mask::Whole | Mask::Inserted | Mask::Entered => later.whole = true,
                 Mask::Columns(columns) => later.columns.union_with(&columns),
             }
         })?;

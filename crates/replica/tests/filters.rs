@@ -13,7 +13,7 @@ mod schema;
 use bench::{Device, NOW, exchange, pair, sync_by_payload};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_replica::Zstd;
-use hub::{BOTH, Hub, PULL};
+use hub::{BOTH, Hub, PULL, PUSH};
 
 const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, public INTEGER)";
 

@@ -97,7 +97,7 @@ impl Arrival<'_> {
         let may_be_known = unsent.version <= replica.offered_version.max(replica.version_on_its_way()?);
         let what = match &unsent.mask {
             Mask::Columns(columns) => Unsent::Cells(columns),
-            Mask::Whole => Unsent::Whole,
+            Mask::Whole | Mask::Entered => Unsent::Whole,
             Mask::Inserted if may_be_known || unsent.version <= given => Unsent::Offered,
             Mask::Inserted => Unsent::Inserted,
         };

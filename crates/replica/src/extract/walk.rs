@@ -132,8 +132,12 @@ impl Builder<'_> {
             return Ok(());
         }
         let Some(clock) = self.clocks.read(&pk)? else { return Ok(()) };
+        self.entered = mask == Mask::Entered;
+        self.passed = false;
         self.row(table, key, &clock, &mask)?;
-        if self.inside.is_some() {
+        self.entered = false;
+        // Of one that was passed over another entry may tell an edit.
+        if self.inside.is_some() || self.passed {
             return Ok(());
         }
         match self.sent.get_mut(&pk) {

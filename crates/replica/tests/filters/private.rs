@@ -221,6 +221,56 @@ fn pass_over_and_bring_inside(meanwhile: &str) {
     assert_eq!(a.clocks("notes"), hub.server.clocks("notes"));
 }
 
+/// Nobody edited it here: stamped anew by the next filter it would win over what others have, or will send.
+#[test]
+fn a_row_that_entered_and_left_unsent_is_not_private() {
+    for meanwhile in ["", "INSERT INTO cloudsync_settings VALUES('resend', 1)"] {
+        let mut hub = Hub::new(NOTES);
+        let mut a = Device::new(1, NOTES);
+        hub.server.run("INSERT INTO notes VALUES('1', 'first', 0)");
+        hub.turn(&mut a, BOTH);
+        a.replica.set_filter("notes", "public = 1").unwrap();
+        for _ in 0..2 {
+            a.replica.clear_filter("notes").unwrap();
+            a.replica.set_filter("notes", "public = 1").unwrap();
+        }
+        a.run(meanwhile);
+        hub.turn(&mut a, PUSH);
+        assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_private"), 0);
+        a.replica.clear_filter("notes").unwrap();
+        assert_eq!(a.clocks("notes"), hub.server.clocks("notes"));
+    }
+}
+
+#[test]
+fn an_edit_of_a_row_that_entered_stays_private_when_it_is_passed_over() {
+    let edit = |a: &mut Device| a.run_at(NOW + 2, "UPDATE notes SET title = 'mine'");
+    for is_before in [true, false] {
+        let mut hub = Hub::new(NOTES);
+        let mut a = Device::new(1, NOTES);
+        hub.server.run("INSERT INTO notes VALUES('1', 'first', 0)");
+        hub.turn(&mut a, BOTH);
+        if is_before {
+            edit(&mut a);
+        }
+        a.replica.set_filter("notes", "public = 1").unwrap();
+        a.replica.clear_filter("notes").unwrap();
+        if !is_before {
+            a.replica.fold().unwrap();
+            edit(&mut a);
+        }
+        a.replica.set_filter("notes", "public = 1").unwrap();
+        hub.turn(&mut a, PUSH);
+        assert_eq!(hub.server.dump("notes"), ["'1','first',0"]);
+        assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_private"), 1);
+        hub.server.run_at(NOW + 3, "UPDATE notes SET public = 1");
+        hub.turn(&mut a, BOTH);
+        hub.turn(&mut a, BOTH);
+        assert_eq!(hub.server.dump("notes"), ["'1','mine',1"]);
+        assert_eq!(a.clocks("notes"), hub.server.clocks("notes"));
+    }
+}
+
 /// A row that was deleted outside of a filter has a clock and no values. Where it comes again in part older than that clock,
 /// the older values must not take the place of the later ones under it.
 #[test]
