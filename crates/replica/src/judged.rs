@@ -12,6 +12,7 @@
 //! row that is not there and of one that is hidden the same things are worked out, and the same reason is given.
 
 use crate::apply::{Applied, Applier, Source, Target, WAITS_FOR_REST, in_order};
+use crate::audience::OrdinalReader;
 use crate::clocks;
 use crate::codec::Zstd;
 use crate::error::Result;
@@ -97,6 +98,16 @@ pub trait Chunks {
     fn payload(&mut self, at: usize) -> Result<Vec<u8>>;
 }
 
+/// What became of a round under a judge.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// What was written.
+    pub applied: Applied,
+    /// The rows, alive and seen by their sender, of which nothing new came, by the numbers that stand for them: their sender
+    /// has them, though nothing that is written here tells so.
+    pub known: Vec<u64>,
+}
+
 /// What is said of one row.
 enum Opinion {
     Granted,
@@ -128,7 +139,7 @@ impl Replica {
         source: Source,
         judge: &mut dyn RowJudge,
         continues: bool,
-    ) -> Result<Applied> {
+    ) -> Result<Judged> {
         self.follow_schema()?;
         self.catalog.require_settled()?;
         self.sites.refresh(&self.db)?;
@@ -140,6 +151,8 @@ impl Replica {
             judge,
             continues,
             held,
+            ordinals: OrdinalReader::open(&self.db)?,
+            known: Vec::new(),
         };
         let mut applier = Applier::open(self, source)?;
         applier.judged = true;
@@ -152,7 +165,8 @@ impl Replica {
         }
         round.refuse(self, &mut applier)?;
         round.twins.clear_all()?;
-        applier.finish(self)
+        let known = std::mem::take(&mut round.known);
+        Ok(Judged { applied: applier.finish(self)?, known })
     }
 }
 
@@ -188,6 +202,9 @@ struct Round<'r> {
     continues: bool,
     /// Rows of earlier rounds of the batch that missed their parents, as a payload.
     held: Vec<u8>,
+    ordinals: OrdinalReader,
+    /// Of which rows nothing new came.
+    known: Vec<u64>,
 }
 
 impl Round<'_> {
@@ -370,6 +387,13 @@ impl Round<'_> {
         };
         let row = Row::new(replica.db, group, target, group.key(at), at);
         match (self.judge.sight(name, row.packed)?, &wanted.action) {
+            (Sight::Seen, Action::Keep) => {
+                if wanted.is_alive {
+                    let found = self.ordinals.read(&clocks::pk(target.table.id, row.packed))?;
+                    self.known.extend(found.map(|(_, ordinal)| ordinal));
+                }
+                Ok(Opinion::Granted)
+            }
             (Sight::Seen, action) => self.consider_seen(&row, action),
             (Sight::Absent, Action::Revive(columns)) => self.consider_revival(&row, columns),
             (sight, action) => self.consider_unseen(&row, action, sight, wanted.is_alive),
@@ -379,8 +403,9 @@ impl Round<'_> {
     fn consider_seen(&mut self, row: &Row<'_>, action: &Action) -> Result<Opinion> {
         let name = &row.target.table.name;
         let staged = match action {
-            Action::Keep => return Ok(Opinion::Granted),
-            Action::NeedWhole | Action::RefuseJump | Action::Revive(_) => return Ok(Opinion::Denied),
+            Action::Keep | Action::NeedWhole | Action::RefuseJump | Action::Revive(_) => {
+                return Ok(Opinion::Denied);
+            }
             Action::Delete | Action::Bury(_) => Ok(()),
             Action::Update(columns) => self.twins.put_changed(row, columns),
             Action::Insert | Action::Replace => self.twins.put(row),

@@ -103,7 +103,7 @@ pub use guard::KeptGuards;
 pub use init::{FLAG_INTEGER_KEY, FLAGS};
 pub use internals::{has_internals, internal_faults};
 pub use judge::Judgement;
-pub use judged::{Chunks as RoundChunks, Deed, NOT_ALLOWED, RowJudge, Sight};
+pub use judged::{Chunks as RoundChunks, Deed, Judged, NOT_ALLOWED, RowJudge, Sight};
 pub use position::{Inside, Position};
 pub use progress::Progress;
 pub use range_answer::{CheckAnswer, Sight as TableSight, Viewer};

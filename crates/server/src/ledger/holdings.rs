@@ -159,6 +159,13 @@ pub(crate) fn note_upload(replica: &mut Replica, site: SiteOrdinal, before: u64)
     enter(replica, site, &rows)
 }
 
+/// Enters rows that a device of a user has brought though nothing of them was new: it holds them, which a ledger that was
+/// restored, or whose device got them by hand, does not know. The caller holds the transaction of the upload.
+pub(crate) fn note_known(replica: &Replica, site: SiteOrdinal, known: &[u64]) -> Result<(), Error> {
+    let rows: Vec<_> = known.iter().map(|ordinal| (*ordinal, false)).collect();
+    enter(replica, site, &rows)
+}
+
 /// Enters the rows that go to a device of a user with verdicts. The caller holds the transaction.
 pub(crate) fn note_verdicts(replica: &mut Replica, site: SiteOrdinal, verdicts: &[u8]) -> Result<(), Error> {
     if verdicts.is_empty() {

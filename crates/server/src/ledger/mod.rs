@@ -37,7 +37,7 @@ mod watch;
 pub(crate) use audience::{Given, pull};
 pub(crate) use check::check;
 pub(crate) use glance::{Commit, Device, Glance, concerns};
-pub(crate) use holdings::{note_upload, note_verdicts};
+pub(crate) use holdings::{note_known, note_upload, note_verdicts};
 pub(crate) use place::inner_position;
 pub(crate) use record::{Posting, post};
 pub(crate) use seal::prepare;

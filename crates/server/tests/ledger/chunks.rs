@@ -166,3 +166,30 @@ fn a_server_that_is_restored_amid_the_first_download_of_a_user_gets_back_what_ca
     assert_eq!(team.server.rows("SELECT body FROM notes WHERE id = 'a'"), ["'lost'"]);
     assert_eq!(alice.device.dump("notes").len(), 21);
 }
+
+/// A restored ledger does not know what the device got since the backup. It sends that, of which nothing is new to the server.
+#[test]
+fn what_a_device_sends_again_to_a_restored_server_is_taken_from_it_later() {
+    let mut team = journals();
+    team.run("INSERT INTO notes VALUES('a', 'alice', '1'), ('b', 'alice', '2'), ('c', 'alice', '3')");
+    team.server.store.refresh().unwrap();
+    let path = team.server.path.clone();
+    let backup = path.with_extension("backup");
+    team.run(&format!("VACUUM INTO '{}'", backup.display()));
+    team.run("INSERT INTO notes VALUES('d', 'alice', 'came later')");
+    let mut alice = team.member(1, "alice");
+    team.assert_settled(&mut [&mut alice]);
+    team.restart_with(|| {
+        for end in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+        std::fs::rename(&backup, &path).unwrap();
+    });
+    team.send(&mut alice, &mut |_| Fate::Arrives);
+    team.run("DELETE FROM notes WHERE id = 'a'; UPDATE notes SET owner = 'bob' WHERE id = 'b'");
+    team.sync(&mut alice);
+    assert_eq!(alice.rows("SELECT id FROM notes"), ["'c'", "'d'"]);
+    // Both rows that stay come once more, for everything is fetched.
+    assert_eq!((alice.got, alice.repaired), ([2, 1, 1], 0));
+    team.assert_settled(&mut [&mut alice]);
+}

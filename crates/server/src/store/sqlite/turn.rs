@@ -264,8 +264,9 @@ fn commit(
                 check_names(replica, &opened.payload().map_err(Error::from)?)?;
             }
             let (mut judge, _assumed) = law.judge(user, db).map_err(Error::from)?;
-            let applied = replica.apply_judged(&mut round, source, &mut judge, upload.continues)?;
-            METRICS.apply_rows.add(applied.rows);
+            let judged = replica.apply_judged(&mut round, source, &mut judge, upload.continues)?;
+            METRICS.apply_rows.add(judged.applied.rows);
+            ledger::note_known(replica, ordinal, &judged.known)?;
             replica.settle(source)?;
             replica.judge_for(ordinal, upload.continues, &mut judge)?
         }
