@@ -467,6 +467,11 @@ fn overlaid(
         None => ColumnSet::new(),
     };
     kept.intersect_with(&ours.columns);
+    let is_beyond = |column| numbers.contains(column) && !theirs.columns.contains(column);
+    if kept.is_empty() && ours.columns.iter().any(is_beyond) {
+        // Nothing of it is unsent, so the server knows the column. Left here, it would be found and repaired for ever.
+        return Undoing { action: Action::Replace, clock: Some(theirs.clone()), kept: None };
+    }
     let mut columns = ours.columns.clone();
     columns.union_with(&theirs.columns);
     let cell = |column| match (kept.contains(column), theirs.cell(column)) {

@@ -7,6 +7,8 @@ mod bench;
 mod checks;
 #[path = "ledger/chunks.rs"]
 mod chunks;
+#[path = "ledger/columns.rs"]
+mod columns;
 #[path = "ledger/damage.rs"]
 mod damage;
 #[path = "ledger/large.rs"]
