@@ -173,9 +173,11 @@ const LIMITS: &str = "
 
 - The simulator has one server. Its network and disks misbehave as its authors thought of; a real file system may find
   another way. That is why there are tests with real processes and full disks, too.
-- In the simulator an owner never takes a name away from the server, nobody has a key that may not write, and no token
-  expires; that has tests of its own. The marks of rare branches are not checked by the suite: 60 seeds take minutes. What a user wrote and was refused is told from what others wrote by the journal alone when the disk of a
+- In the simulator a token that is not let in is a mark on an answer, and a user's claims change at once, not with a new token; the
+  real ones have tests of their own. The suite's fixed seeds must reach the common ones of the rare branches; all of them take 60
+  seeds, and minutes. What a user wrote and was refused is told from what others wrote by the journal alone when the disk of a
   device is searched.
+- An hour of a calm day is a sixth as full as one of other histories, so simulated hours of different commands do not compare.
 - A killed process is no power cut: the operating system still writes what SQLite handed it. Lost and torn writes are
   simulated.
 - A counted failure stays on this page as long as its run is counted, also when the bug is mended by now.
