@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::backup::Backup;
-use rusqlite::types::Value;
+use rusqlite::types::{Value, ValueRef};
 
 use crate::host;
 
@@ -94,9 +94,24 @@ fn rows_of(db: &Connection, name: String) -> (String, Vec<Vec<Value>>) {
     let sql = format!("SELECT * FROM \"{}\"", name.replace('"', "\"\""));
     let mut select = db.prepare(&sql).unwrap();
     let columns = select.column_count();
-    let rows = select.query_map([], |row| (0..columns).map(|at| row.get(at)).collect()).unwrap();
+    let rows =
+        select.query_map([], |row| (0..columns).map(|at| Ok(exact(row.get_ref(at)?))).collect()).unwrap();
     let rows = rows.map(Result::unwrap).collect();
     (name, rows)
+}
+
+/// A value; a text of any bytes, as SQLite takes it, is told from all others.
+fn exact(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Integer(number),
+        ValueRef::Real(number) => Value::Real(number),
+        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+        ValueRef::Text(bytes) => Value::Text(match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => format!("the text of {bytes:?}"),
+        }),
+    }
 }
 
 /// Runs SQL with one parameter; an error must say something, and nothing of a panic. Gives its text.
