@@ -395,10 +395,8 @@ impl Replica {
             Reason::Clone => self.part_from_clone(sent),
             Reason::Restored => {
                 cloudsync_core::reached!("device: the server was restored");
-                // The server lost turns: it gets everything that is known here, whoever wrote it.
                 let can_check = self.can_reconcile()?;
-                self.forget_agreement()?;
-                storage::unset(&self.db, "unsent_position")?;
+                self.meet_as_stranger()?;
                 storage::set_u64(&self.db, "epoch", refusal.epoch)?;
                 storage::set_u64(&self.db, "nonce", refusal.nonce)?;
                 if self.is_part()? {
@@ -413,7 +411,7 @@ impl Replica {
                 if !self.is_empty()? {
                     self.begin_reconciling(!can_check)?;
                 }
-                storage::set(&self.db, "resend", Value::Integer(1))
+                Ok(())
             }
             Reason::LostChunks => {
                 cloudsync_core::reached!("device: staged chunks were lost");
@@ -470,9 +468,7 @@ impl Replica {
                 return Ok(());
             }
             if known.is_some() || storage::get_i64(&replica.db, "met_server")?.is_some() {
-                replica.forget_agreement()?;
-                storage::unset(&replica.db, "unsent_position")?;
-                storage::set(&replica.db, "resend", Value::Integer(1))?;
+                replica.meet_as_stranger()?;
             }
             storage::set(&replica.db, "met_server", Value::Integer(1))?;
             storage::set(&replica.db, "server", Value::from(url))

@@ -1,8 +1,10 @@
 //! [`Replica`]: one SQLite database that syncs.
 
 use crate::catalog::Catalog;
+use crate::changes::Origin;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
+use crate::kept;
 use crate::scrub;
 use crate::sites::Sites;
 use crate::storage;
@@ -213,13 +215,28 @@ impl Replica {
         self.forget_agreement()
     }
 
+    /// Begins from nothing with a server of which is not known what it has: another one than before, or one that lost turns.
+    /// It gets everything that is known here, whoever wrote it.
+    pub(crate) fn meet_as_stranger(&self) -> Result<()> {
+        // What waits here, or is kept for names to come, may be lost there: it counts as brought by hand. So it goes to the
+        // server once it gets in, and until then its row is compared. What the server still has comes from it once more.
+        let (servers, by_hand) = (Origin::Server.code(), Origin::File.code());
+        for waiting in ["cloudsync_quarantine", "cloudsync_kept"] {
+            let sql = format!("UPDATE main.{waiting} SET origin = ?2 WHERE origin = ?1");
+            self.db.prepare(&sql)?.run(&[Value::Integer(servers), Value::Integer(by_hand)])?;
+        }
+        self.forget_agreement()?;
+        storage::unset(&self.db, "unsent_position")?;
+        storage::set(&self.db, "resend", Value::Integer(1))
+    }
+
     /// Forgets nonce, cursor, open rounds and downloads: the next round begins from nothing.
     pub(crate) fn forget_agreement(&self) -> Result<()> {
         for key in ["nonce", "cursor", "position", "round", "epoch", "fingerprint", "verdicts_left"] {
             storage::unset(&self.db, key)?;
         }
         self.db.execute("DELETE FROM main.cloudsync_inbox")?;
-        crate::kept::begin_again(&self.db)
+        kept::begin_again(&self.db)
     }
 
     /// The local clock, in bounds.

@@ -7,7 +7,8 @@ mod bench;
 mod hub;
 
 use bench::{Device, NOW};
-use hub::Hub;
+use cloudsync_protocol::message::{Reason, Refusal};
+use hub::{BOTH, Hub};
 
 const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, rank INTEGER)";
 
@@ -42,6 +43,39 @@ fn what_waits_for_a_row_that_a_repair_takes_away_comes_in() {
     assert_eq!(hub.check_idle(&mut b).rows_repaired, 1);
     assert_eq!(b.quarantine(), 0);
     assert_eq!(b.column::<String>("SELECT id FROM notes ORDER BY id"), ["b", "c", "d"]);
+}
+
+/// Tells a device that the server was restored from a backup.
+fn tell_of_restore(device: &mut Device) {
+    device.replica.prepare(BOTH, false).unwrap();
+    let refusal = Refusal { reason: Reason::Restored, epoch: 1, nonce: 0, now: NOW, text: String::new() };
+    device.replica.mend(&refusal).unwrap();
+}
+
+#[test]
+fn what_waits_of_a_server_that_lost_it_goes_back_to_it() {
+    let (mut hub, mut b) = waiting();
+    hub.server
+        .run_unseen("DELETE FROM notes WHERE id = 'b'; DELETE FROM cloudsync_clocks WHERE pk LIKE '%b'");
+    tell_of_restore(&mut b);
+    hub.sync(&mut b);
+    assert_eq!((hub.check_idle(&mut b).rows_repaired, b.quarantine()), (0, 1));
+    b.run("UPDATE notes SET title = 'free' WHERE id = 'a'");
+    hub.sync(&mut b);
+    assert_eq!(b.quarantine(), 0);
+    assert_eq!(hub.server.dump("notes"), ["'a','free',1", "'b','same',2", "'c','other',3", "'d','more',4"]);
+    assert_eq!(b.dump("notes"), hub.server.dump("notes"));
+}
+
+#[test]
+fn what_waits_of_a_server_that_was_restored_and_has_it_is_the_servers() {
+    let (mut hub, mut b) = waiting();
+    tell_of_restore(&mut b);
+    hub.sync(&mut b);
+    for _ in 0..2 {
+        assert_eq!((hub.check_idle(&mut b).rows_repaired, b.quarantine()), (0, 1));
+    }
+    assert_eq!(b.column::<i64>("SELECT origin FROM cloudsync_quarantine"), [-3]);
 }
 
 /// A server, a device on which a change of row `b` waits that came by file, and the device that made it and never synced

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+#[path = "bench/hub.rs"]
+mod hub;
 
-use bench::{Device, assert_same, exchange};
+use bench::{Device, NOW, assert_same, exchange};
 use cloudsync_protocol::client::Goal;
-use cloudsync_protocol::message::Request;
+use cloudsync_protocol::message::{Reason, Refusal, Request};
+use hub::{BOTH, Hub};
 
 const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT)";
 const TAGS: &str = "CREATE TABLE tags(id TEXT PRIMARY KEY NOT NULL, name TEXT)";
@@ -71,6 +74,26 @@ fn pieces_go_on_to_others_as_what_they_were() {
     let payload = opened.payload().unwrap();
     let tables: Vec<_> = payload.groups().iter().map(|group| group.table()).collect();
     assert_eq!(tables, ["notes", "tags"]);
+}
+
+#[test]
+fn pieces_of_a_server_that_lost_them_go_back_to_it() {
+    let column = "ALTER TABLE notes ADD COLUMN body TEXT DEFAULT 'none'";
+    let (mut a, mut b) = newer_and_older();
+    let mut hub = Hub::new(&format!("{NOTES}; {column}"));
+    a.run("INSERT INTO notes VALUES('1', 't', 'first')");
+    hub.sync(&mut a);
+    hub.sync(&mut b);
+    hub.server.run_unseen("DELETE FROM notes; DELETE FROM cloudsync_clocks");
+    b.replica.prepare(BOTH, false).unwrap();
+    let refusal = Refusal { reason: Reason::Restored, epoch: 1, nonce: 0, now: NOW, text: String::new() };
+    b.replica.mend(&refusal).unwrap();
+    hub.sync(&mut b);
+    assert_eq!(hub.server.dump("notes"), ["'1','t','none'"]);
+    b.run(column);
+    hub.sync(&mut b);
+    assert_eq!(hub.server.dump("notes"), ["'1','t','first'"]);
+    assert_same(&mut b, &mut hub.server, "notes");
 }
 
 #[test]
