@@ -15,7 +15,7 @@ mod settings;
 mod target;
 
 use self::refused::Waits;
-pub(crate) use self::settings::SEES_PART;
+pub(crate) use self::settings::{Applying, SEES_PART};
 pub(crate) use self::target::Target;
 use crate::buried;
 use crate::capture;

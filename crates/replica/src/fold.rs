@@ -91,10 +91,7 @@ impl Replica {
 
     fn fold_notes(&mut self, only: Option<i64>) -> Result<Folded> {
         let limit = only.unwrap_or(SLICE_NOTES);
-        let schema = storage::get_i64(&self.db, "schema_version")?;
-        let grown = self.follow_schema()?;
-        self.names_came(grown)?;
-        let mut changed = storage::get_i64(&self.db, "schema_version")? != schema;
+        self.follow_in_transaction()?;
         let mut folded = Folded::default();
         loop {
             let is_over = only.is_some() && folded.notes > 0;
@@ -103,8 +100,7 @@ impl Replica {
                 if only.is_none() {
                     self.compact_in_transaction()?;
                 }
-                changed |= folded.rows > 0;
-                if changed {
+                if folded.rows > 0 {
                     quarantine::call(&self.db)?;
                 }
                 return Ok(folded);

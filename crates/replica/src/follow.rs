@@ -30,11 +30,25 @@ use cloudsync_sqlite_ffi::{Connection, Value};
 use std::collections::HashMap;
 
 impl Replica {
+    /// True when the schema is as it was when it was followed last.
+    pub(crate) fn has_followed(&self) -> Result<bool> {
+        Ok(storage::get_i64(&self.db, "schema_version")? == Some(schema_version(&self.db)?))
+    }
+
+    /// Follows changes of the schema, with all that hangs on them: what waits for new names is tried. The caller holds the
+    /// transaction.
+    pub(crate) fn follow_in_transaction(&mut self) -> Result<()> {
+        let has_followed = self.has_followed()?;
+        let grown = self.follow_schema()?;
+        self.names_came(grown)?;
+        if has_followed { Ok(()) } else { quarantine::call(&self.db) }
+    }
+
     /// Follows changes of the schema, and writes only if there are any. Gives true when there are names now that
     /// others may have sent changes of before.
     pub(crate) fn follow_schema(&mut self) -> Result<bool> {
         self.catalog.load(&self.db)?;
-        if storage::get_i64(&self.db, "schema_version")? == Some(schema_version(&self.db)?) {
+        if self.has_followed()? {
             return Ok(false);
         }
         let owners = take_table_names(&self.db)?;

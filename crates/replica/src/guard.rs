@@ -13,6 +13,8 @@
 //! interrupted host or one without memory, they let everything pass and the next transaction of ours drops them. A crash
 //! leaves nothing. On a connection that is ours alone they stay between applies, and let everything pass there, until the
 //! tables or triggers of the file change: with each change of the temporary schema SQLite compiles all statements anew.
+//! Whether they still stand is not remembered but asked of SQLite, by its count of changes of the temporary schema: another
+//! replica on the same connection may have dropped them, or made others of the same names.
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
@@ -149,8 +151,26 @@ pub(crate) struct Guards {
     db: Connection,
     pub(crate) guard: Rc<Guard>,
     names: Vec<String>,
-    /// What the catalog was when they were made.
-    loaded_at: Option<(i64, i64)>,
+    /// What they were made for, once all of them stood.
+    made_at: Option<MadeAt>,
+}
+
+/// The state of a connection in which guards stand and fit.
+#[derive(Debug, PartialEq, Eq)]
+struct MadeAt {
+    /// What the catalog was.
+    loaded_at: (i64, i64),
+    /// The temporary schema, in which they are.
+    temporary: i64,
+}
+
+impl MadeAt {
+    /// That of now; `None` if the catalog is not loaded.
+    fn read(db: &Connection, catalog: &Catalog) -> Result<Option<Self>> {
+        let Some(loaded_at) = catalog.loaded_at() else { return Ok(None) };
+        let temporary = db.query_i64("PRAGMA temp.schema_version", &[])?.unwrap_or(0);
+        Ok(Some(Self { loaded_at, temporary }))
+    }
 }
 
 /// Guards between two applies, for a host that opens the replica anew. They go before the connection does.
@@ -172,17 +192,18 @@ impl Guards {
     /// # Errors
     /// When the connection allows no temporary triggers.
     pub(crate) fn set(db: Connection, catalog: &Catalog) -> Result<Option<Self>> {
-        let (names, tables) = (left_behind(&db)?, reached(&db, catalog)?);
-        if names.is_empty() && tables.is_empty() {
+        drop_all(&db)?;
+        let tables = reached(&db, catalog)?;
+        if tables.is_empty() {
             return Ok(None);
         }
         let guard = Guard {
             tables: tables.iter().map(|table| (table.id, Rc::clone(table))).collect(),
             ..Guard::default()
         };
-        let mut guards = Self { db, guard: Rc::new(guard), names, loaded_at: catalog.loaded_at() };
-        guards.clear();
+        let mut guards = Self { db, guard: Rc::new(guard), names: Vec::new(), made_at: None };
         guards.create(&tables).map_err(explain)?;
+        guards.made_at = MadeAt::read(&db, catalog)?;
         Ok(Some(guards))
     }
 
@@ -207,39 +228,58 @@ impl Guards {
         OnGuard(Rc::clone(&self.guard))
     }
 
-    /// True when the tables and triggers of the file are those for which they were made. Those of the connection are not looked
-    /// at: on one that is ours alone there are none.
-    pub(crate) fn fit(&self, catalog: &Catalog) -> bool {
-        self.loaded_at.is_some() && self.loaded_at == catalog.loaded_at()
-    }
-
-    fn clear(&mut self) {
-        for name in self.names.drain(..) {
-            // One that stays lets everything pass.
-            if self.db.execute(&format!("DROP TRIGGER IF EXISTS temp.{}", quote_identifier(&name))).is_err() {
-                LEFT.with_borrow_mut(|left| left.push(self.db));
-            }
-        }
+    /// True when they stand on this connection, and the tables and triggers are those for which they were made.
+    pub(crate) fn fit(&self, db: &Connection, catalog: &Catalog) -> Result<bool> {
+        Ok(self.db == *db && self.made_at.is_some() && self.made_at == MadeAt::read(db, catalog)?)
     }
 }
 
 impl Drop for Guards {
     fn drop(&mut self) {
-        self.clear();
+        drop_triggers(&self.db, &self.names);
     }
 }
 
-/// Drops guards that could not be dropped when they should have been, and with them those that were kept. The caller holds no
-/// transaction.
-pub(crate) fn drop_left(db: &Connection, kept: &mut KeptGuards) -> Result<()> {
-    if LEFT.with_borrow(|left| left.contains(db)) {
-        *kept = KeptGuards::default();
-        let names = left_behind(db)?;
-        LEFT.with_borrow_mut(|left| left.retain(|other| other != db));
-        // Those that cannot be dropped now are left once more.
-        drop(Guards { db: *db, guard: Rc::default(), names, loaded_at: None });
-    }
+/// Drops guards that could not be dropped when they should have been. The caller holds no transaction.
+pub(crate) fn drop_left(db: &Connection) -> Result<()> {
+    if LEFT.with_borrow(|left| left.contains(db)) { drop_all(db) } else { Ok(()) }
+}
+
+/// Drops all guards of a connection, whoever made them.
+fn drop_all(db: &Connection) -> Result<()> {
+    let names = left_behind(db)?;
+    LEFT.with_borrow_mut(|left| left.retain(|other| other != db));
+    drop_triggers(db, &names);
     Ok(())
+}
+
+/// Drops triggers. One that stays lets everything pass, and is left to the next transaction.
+fn drop_triggers(db: &Connection, names: &[String]) {
+    if names.is_empty() {
+        return;
+    }
+    let mut all = true;
+    for name in names {
+        all &= db.execute(&format!("DROP TRIGGER IF EXISTS temp.{}", quote_identifier(name))).is_ok();
+    }
+    let stranded = left_behind(db).map(|left| left.into_iter().filter(|name| names.contains(name)));
+    all &= stranded.is_ok_and(|mut names| names.all(|name| drop_stranded(db, &name).is_ok()));
+    if !all {
+        LEFT.with_borrow_mut(|left| left.push(*db));
+    }
+}
+
+/// Drops a trigger whose table another connection renamed or dropped: SQLite does not find it any more, but has it in the
+/// temporary schema. With another one of its name beside it, a new table of the old name would make that schema unreadable,
+/// and with it the connection useless. DROP TRIGGER takes all of one name, so it is given a namesake that can be found.
+fn drop_stranded(db: &Connection, name: &str) -> Result<()> {
+    let name = quote_identifier(name);
+    let namesake = db.savepoint("cloudsync_guard")?;
+    db.execute(&format!(
+        "CREATE TEMP TRIGGER {name} BEFORE DELETE ON main.cloudsync_log BEGIN SELECT 1; END;
+        DROP TRIGGER temp.{name}"
+    ))?;
+    Ok(namesake.commit()?)
 }
 
 /// Triggers of ours by which a server notes what policies depend on; they must run for every change.

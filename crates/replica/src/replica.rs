@@ -15,6 +15,8 @@ use std::rc::Rc;
 
 /// How long a locked file is retried, in milliseconds, unless the setting `busy_ms` says otherwise.
 pub(crate) const BUSY_MS_DEFAULT: u64 = 5_000;
+/// How often an apply begins that finds the schema changed once it has the lock.
+const APPLY_BEGINNINGS_MAX: u32 = 10;
 
 /// One SQLite database that syncs, through one connection.
 ///
@@ -45,6 +47,8 @@ pub struct Replica {
     pub(crate) apply_pace: crate::slices::Pace,
     /// Rows that the apply at hand leaves out.
     pub(crate) rolling_back: crate::rollback::RollingBack,
+    /// Set while an apply runs.
+    pub(crate) applying: Option<crate::apply::Applying>,
     /// Set while an apply runs beside triggers of the app.
     pub(crate) guard: Option<Rc<crate::guard::Guard>>,
     /// Guards of the last apply, on a connection that nobody else uses.
@@ -90,6 +94,7 @@ impl Replica {
             fold_pace: crate::slices::Pace::default(),
             apply_pace: crate::slices::Pace::default(),
             rolling_back: crate::rollback::RollingBack::default(),
+            applying: None,
             guard: None,
             kept_guards: crate::guard::KeptGuards::default(),
             owns: None,
@@ -174,8 +179,7 @@ impl Replica {
     /// When the file cannot be read.
     pub fn needs_fold(&self) -> Result<bool> {
         let noted = self.db.query_i64("SELECT 1 FROM main.cloudsync_log LIMIT 1", &[])?.is_some();
-        let seen = storage::get_i64(&self.db, "schema_version")?;
-        Ok(noted || seen != Some(crate::catalog::schema_version(&self.db)?))
+        Ok(noted || !self.has_followed()?)
     }
 
     /// The schema of all enabled tables.
@@ -272,11 +276,7 @@ impl Replica {
 
     fn begin(&mut self) -> Result<Scope> {
         let scope = if self.db.is_autocommit() {
-            // An apply that runs has its own.
-            if self.guard.is_none() {
-                crate::guard::drop_left(&self.db, &mut self.kept_guards)?;
-            }
-            Scope::Own(self.while_busy(|db| db.begin_immediate())?)
+            Scope::Own(self.begin_own()?)
         } else {
             Scope::Inner(self.db.savepoint("cloudsync")?)
         };
@@ -287,6 +287,23 @@ impl Replica {
             }
         }
         Ok(scope)
+    }
+
+    /// Takes the lock. What an apply has set before fits the schema that nobody else can change from here on.
+    fn begin_own(&mut self) -> Result<Transaction> {
+        for _ in 0..APPLY_BEGINNINGS_MAX {
+            // An apply that runs has its own guards.
+            if self.applying.is_none() {
+                crate::guard::drop_left(&self.db)?;
+            }
+            let transaction = self.while_busy(|db| db.begin_immediate())?;
+            if self.applies_as_set()? {
+                return Ok(transaction);
+            }
+            drop(transaction);
+            self.begin_applying_again()?;
+        }
+        Err(Error::Busy("its tables or triggers change all the time".to_owned()))
     }
 
     fn commit(&self, scope: Scope) -> Result<()> {

@@ -93,7 +93,7 @@ pub(crate) fn can_keep(connection: Connection, sql: &str) -> bool {
     let is_plain = ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH", "EXPLAIN"]
         .iter()
         .any(|verb| sql.get(..verb.len()).is_some_and(|start| start.eq_ignore_ascii_case(verb)));
-    (is_plain || sql == "PRAGMA main.schema_version")
+    (is_plain || matches!(sql, "PRAGMA main.schema_version" | "PRAGMA temp.schema_version"))
         && sql.len() <= KEPT_BYTES_MAX
         && Shelf::of(connection).is_some()
 }

@@ -1,7 +1,7 @@
 //! The settings of the connection, and the guards, that hold while an apply runs.
 
 use crate::error::Result;
-use crate::guard::{self, Guards, KeptGuards};
+use crate::guard::{self, Guards, KeptGuards, OnGuard};
 use crate::quarantine;
 use crate::replica::{ForeignKeys, Replica};
 use crate::storage;
@@ -50,26 +50,71 @@ impl Replica {
     /// # Errors
     /// Those of `act`, and when triggers cannot be guarded.
     pub fn with_apply_settings<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let runs_triggers = self.runs_triggers()?;
-        // In a transaction they would go with it if it is rolled back.
-        let may_stay = self.owns.is_some() && self.db.is_autocommit();
-        let settings = self
-            .db
-            .is_autocommit()
-            .then(|| ApplySettings::set(self.db, self.owns, runs_triggers))
-            .transpose()?;
-        self.checks_parents = settings.as_ref().is_some_and(|settings| settings.foreign_keys);
-        self.sees_part =
-            self.checks_parents && storage::exists(&self.db)? && storage::is_set(&self.db, SEES_PART)?;
-        let guards = if runs_triggers { self.guards()? } else { None };
-        let on_guard = guards.as_ref().map(Guards::stand);
-        self.guard = guards.as_ref().map(|guards| Rc::clone(&guards.guard));
+        if self.applying.is_some() {
+            return act(self);
+        }
+        self.begin_applying()?;
         let outcome = act(self);
-        self.guard = None;
-        drop(on_guard);
-        (self.checks_parents, self.sees_part) = (false, false);
-        self.kept_guards.0 = guards.filter(|_| may_stay);
+        self.end_applying();
         outcome
+    }
+
+    fn begin_applying(&mut self) -> Result<()> {
+        self.follow_ahead()?;
+        let runs_triggers = self.runs_triggers()?;
+        let is_alone = self.db.is_autocommit();
+        let settings = is_alone.then(|| ApplySettings::set(self.db, self.owns, runs_triggers)).transpose()?;
+        let checks_parents = settings.as_ref().is_some_and(|settings| settings.foreign_keys);
+        let sees_part = checks_parents && storage::exists(&self.db)? && storage::is_set(&self.db, SEES_PART)?;
+        let kept = std::mem::take(&mut self.kept_guards).0;
+        let guards = if runs_triggers { self.guards(kept)? } else { None };
+        self.checks_parents = checks_parents;
+        self.sees_part = sees_part;
+        self.guard = guards.as_ref().map(|guards| Rc::clone(&guards.guard));
+        self.applying = Some(Applying {
+            on_guard: guards.as_ref().map(Guards::stand),
+            guards,
+            _settings: settings,
+            set_at: self.catalog.loaded_at(),
+            // In a transaction they would go with it if it is rolled back.
+            may_stay: self.owns.is_some() && is_alone,
+        });
+        Ok(())
+    }
+
+    fn end_applying(&mut self) {
+        self.guard = None;
+        (self.checks_parents, self.sees_part) = (false, false);
+        if let Some(mut applying) = self.applying.take() {
+            drop(applying.on_guard.take());
+            self.kept_guards.0 = applying.guards.take().filter(|_| applying.may_stay);
+        }
+    }
+
+    /// Sets everything as an apply needs it that found the schema [changed](Self::applies_as_set).
+    pub(crate) fn begin_applying_again(&mut self) -> Result<()> {
+        self.end_applying();
+        self.begin_applying()
+    }
+
+    /// False when the tables or triggers of the file are others than those for which the apply at hand has set everything. So it
+    /// may be until it holds the lock, for which it may have waited long: others may change the schema meanwhile, as apps do when
+    /// they start, and a trigger of theirs would run unguarded, or not at all.
+    pub(crate) fn applies_as_set(&mut self) -> Result<bool> {
+        let Some(set_at) = self.applying.as_ref().and_then(|applying| applying.set_at) else {
+            return Ok(true);
+        };
+        self.catalog.load(&self.db)?;
+        Ok(self.catalog.loaded_at() == Some(set_at))
+    }
+
+    /// Follows changes of the schema before anything is set for it: a table that was renamed is not known by its new name
+    /// before, and would not be guarded.
+    fn follow_ahead(&mut self) -> Result<()> {
+        if storage::exists(&self.db)? && !self.has_followed()? {
+            self.transact(Self::follow_in_transaction)?;
+        }
+        Ok(())
     }
 
     /// The guards that stay between applies on a connection that [nobody else uses](Self::own_connection), for a host that opens
@@ -92,19 +137,32 @@ impl Replica {
         Ok(self.catalog.is_watched(&self.db)? || guard::has_temporary_triggers(&self.db)?)
     }
 
-    /// Guards from what triggers of the app would write; those of the apply before, where the connection is ours and nothing
-    /// has changed since.
-    fn guards(&mut self) -> Result<Option<Guards>> {
-        let kept = std::mem::take(&mut self.kept_guards).0;
+    /// Guards from what triggers of the app would write; those of the apply before, where they still stand and fit.
+    fn guards(&mut self, kept: Option<Guards>) -> Result<Option<Guards>> {
         if !storage::exists(&self.db)? {
             return Ok(None);
         }
         self.catalog.load(&self.db)?;
-        match kept.filter(|guards| guards.fit(&self.catalog)) {
-            Some(guards) => Ok(Some(guards)),
-            None => Guards::set(self.db, &self.catalog),
+        match kept {
+            Some(guards) if guards.fit(&self.db, &self.catalog)? => Ok(Some(guards)),
+            kept => {
+                // They have the names of those that are to be made.
+                drop(kept);
+                Guards::set(self.db, &self.catalog)
+            }
         }
     }
+}
+
+/// What holds while an apply runs. It goes in this order.
+pub(crate) struct Applying {
+    on_guard: Option<OnGuard>,
+    guards: Option<Guards>,
+    _settings: Option<ApplySettings>,
+    /// What the catalog was for which all this was set.
+    set_at: Option<(i64, i64)>,
+    /// The guards are not dropped at the end.
+    may_stay: bool,
 }
 
 /// The connection's settings while an apply runs.
