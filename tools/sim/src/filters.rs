@@ -50,6 +50,9 @@ const OF_FAMILIES: &[(&str, &[&str])] = &[
 pub(crate) struct Own {
     /// True once a filter was set on this file, or on one of which it is a copy.
     pub(crate) is_filtered: bool,
+    /// The tables that ever had one. A row that comes inside of a filter is written anew as this device's, whoever wrote its
+    /// cells before.
+    pub(crate) filtered: BTreeSet<&'static str>,
     /// Rows that its app wrote, and that came by hand. Outside of a filter they may be what only this device knows.
     written: BTreeSet<RowName>,
 }
@@ -127,7 +130,11 @@ impl World {
         let name = self.devices[at].name.clone();
         self.note(|| format!("{name} filters {table} by {filter:?}"));
         self.stats.fault("filter change");
-        self.devices[at].own.is_filtered |= filter.is_some();
+        if filter.is_some() {
+            let own = &mut self.devices[at].own;
+            own.is_filtered = true;
+            own.filtered.insert(*table);
+        }
         let outcome = self.guarded(at, 0, |process| {
             let changed = match filter {
                 Some(filter) => process.replica.set_filter(table, filter),

@@ -337,7 +337,7 @@ impl World {
     /// After evictions and the scrub nothing is left on the disk of what its user may not see, but what the user wrote
     /// and lost: it was refused, or a deletion or another value won over it. Such a value may be in a row that the user does not
     /// see, which came back after a deletion that the user was told of, say. Who wrote it is known here, whatever the
-    /// journals say of it.
+    /// journals say of it, but of rows that came inside of a filter.
     pub(crate) fn check_disk(&mut self, at: usize) -> Result<()> {
         if self.devices[at].holder.is_none() {
             return Ok(());
@@ -355,9 +355,18 @@ impl World {
                    UNION ALL SELECT 1 FROM cloudsync_conflicts WHERE col_value = ?1";
         let bytes = device.bytes();
         let Some(holder) = &device.holder else { return Ok(()) };
+        let db = &device.processes[0].db;
         let wrote = holder.wrote.borrow();
+        // language=SQLite
+        let refused = "SELECT tbl FROM cloudsync_rejected WHERE instr(\"row\", ?1)";
+        let is_of_filtered = |text: &String| -> Result<bool> {
+            let mut select = db.prepare(refused)?;
+            let tables =
+                select.query_map([text], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+            Ok(tables.iter().any(|table| device.own.filtered.contains(&**table)))
+        };
         for text in hidden.iter().filter(|text| contains(&bytes, text.as_bytes())) {
-            if !wrote.contains(text) || !device.processes[0].db.prepare(sql)?.exists([text])? {
+            if !(wrote.contains(text) || is_of_filtered(text)?) || !db.prepare(sql)?.exists([text])? {
                 bail!("device {}: {text:?} may not be seen and is on the disk after the scrub", device.name);
             }
         }
