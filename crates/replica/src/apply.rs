@@ -312,7 +312,7 @@ impl Applier {
         self.changes.finish(&self.db, self.source.origin, self.source.base)?;
         self.clocks.finish(&self.db)?;
         tell_moved(replica, &self.moved, self.source.base)?;
-        self.relayed.finish(&self.db)?;
+        self.relayed.finish(&self.db, &mut replica.sites)?;
         if self.floor > self.floor_before {
             storage::set_u64(&self.db, "floor", self.floor.0)?;
         }

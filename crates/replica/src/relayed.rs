@@ -7,6 +7,7 @@
 use crate::error::Result;
 use crate::extract::Filter;
 use crate::replica::Replica;
+use crate::sites::Sites;
 use crate::storage;
 use cloudsync_core::clock::{Clock, RowClock, SiteOrdinal};
 use cloudsync_core::merge::{Action, Decision};
@@ -39,8 +40,14 @@ impl Relayed {
         }
     }
 
-    pub(crate) fn finish(self, db: &Connection) -> Result<()> {
-        self.0.into_iter().try_for_each(|site| storage::set(db, &setting(site), Value::Integer(1)))
+    /// Stores it of the sites of which it is not stored yet.
+    pub(crate) fn finish(self, db: &Connection, sites: &mut Sites) -> Result<()> {
+        for site in self.0 {
+            if sites.note_relayed(site) {
+                storage::set(db, &setting(site), Value::Integer(1))?;
+            }
+        }
+        Ok(())
     }
 }
 

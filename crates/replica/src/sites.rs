@@ -4,13 +4,15 @@ use crate::error::{Error, Result};
 use cloudsync_core::clock::SiteOrdinal;
 use cloudsync_core::id::SiteId;
 use cloudsync_sqlite_ffi::{Connection, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// All known sites; the index is the ordinal. A site is only ever added.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sites {
     ids: Vec<SiteId>,
     ordinals: HashMap<SiteId, SiteOrdinal>,
+    /// Those of which it is stored that [others brought values](crate::relayed), as far as that is known.
+    relayed: HashSet<SiteOrdinal>,
 }
 
 impl Sites {
@@ -51,6 +53,7 @@ impl Sites {
     pub(crate) fn clear(&mut self) {
         self.ids.clear();
         self.ordinals.clear();
+        self.relayed.clear();
     }
 
     fn push(&mut self, id: SiteId) -> SiteOrdinal {
@@ -58,6 +61,11 @@ impl Sites {
         self.ids.push(id);
         self.ordinals.insert(id, ordinal);
         ordinal
+    }
+
+    /// Takes note that it is stored of a site that others brought values. True unless that was known.
+    pub(crate) fn note_relayed(&mut self, site: SiteOrdinal) -> bool {
+        self.relayed.insert(site)
     }
 
     /// The ids, indexed by ordinal.

@@ -2,14 +2,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+#[path = "bench/hub.rs"]
+mod hub;
 
 use std::cell::Cell;
+use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::rc::Rc;
 
 use bench::{Device, Folder, NOW, assert_same, exchange, sync_by_payload};
-use cloudsync_protocol::client::Goal;
 use cloudsync_protocol::message::Turn;
-use rusqlite::OpenFlags;
+use hub::{BOTH, Hub};
+use rusqlite::{OpenFlags, ffi};
 
 const NOTES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, body TEXT)";
 
@@ -64,6 +67,55 @@ fn sites_that_were_rolled_back_do_not_come_to_mean_others() {
     second.apply(&y.encode()).unwrap();
     exchange(&mut first, &mut y);
     assert_same(&mut first, &mut y, "notes");
+}
+
+/// Counts the statements of a connection that store that others brought values of a site.
+fn count_relayed(device: &Device) -> Rc<Cell<usize>> {
+    unsafe extern "C" fn trace(
+        _: c_uint,
+        count: *mut c_void,
+        statement: *mut c_void,
+        _: *mut c_void,
+    ) -> c_int {
+        // SAFETY: SQLite tells of a statement that begins, and `count` is never freed.
+        unsafe {
+            let text = ffi::sqlite3_expanded_sql(statement.cast());
+            let cell = &*count.cast::<Cell<usize>>();
+            let shown = CStr::from_ptr(text).to_string_lossy();
+            let writes = shown.starts_with("INSERT") && shown.contains("'relayed ");
+            cell.set(cell.get() + usize::from(writes));
+            ffi::sqlite3_free(text.cast());
+        }
+        0
+    }
+    let count = Rc::new(Cell::new(0));
+    let pointer = Rc::into_raw(Rc::clone(&count)).cast_mut().cast();
+    // SAFETY: the connection is open, and the count outlives it.
+    let rc =
+        unsafe { ffi::sqlite3_trace_v2(device.sql.handle(), ffi::SQLITE_TRACE_STMT, Some(trace), pointer) };
+    assert_eq!(rc, ffi::SQLITE_OK);
+    count
+}
+
+#[test]
+fn that_others_brought_values_of_a_site_is_stored_once_and_again_after_a_rollback() {
+    let mut hub = Hub::new(NOTES);
+    let (mut a, mut b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    let count = count_relayed(&hub.server);
+    let stored = "SELECT count(*) FROM cloudsync_settings WHERE key LIKE 'relayed%'";
+    let mut relay = |hub: &mut Hub, v: i64| {
+        a.run(&format!("INSERT INTO notes VALUES('{v}', 't', 'b')"));
+        b.apply(&a.encode()).unwrap();
+        hub.turn(&mut b, BOTH);
+        count.replace(0)
+    };
+    hub.server.run("BEGIN");
+    assert_eq!(relay(&mut hub, 1), 1);
+    assert_eq!(hub.server.get::<i64>(stored), 1);
+    hub.server.run("ROLLBACK");
+    assert_eq!(hub.server.get::<i64>(stored), 0);
+    assert_eq!((relay(&mut hub, 2), relay(&mut hub, 3), relay(&mut hub, 4)), (1, 0, 0));
+    assert_eq!(hub.server.get::<i64>(stored), 1);
 }
 
 #[test]
@@ -209,8 +261,6 @@ fn hasty_app(path: &std::path::Path, device: &Device) -> Rc<Cell<usize>> {
     }));
     written
 }
-
-const BOTH: Goal = Goal { push: true, pull: true };
 
 #[test]
 fn a_long_fold_leaves_the_lock_alone_between_its_slices() {
