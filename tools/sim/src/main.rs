@@ -28,6 +28,7 @@ mod shrink;
 mod sound;
 mod stats;
 mod switches;
+mod telling;
 mod users;
 mod workload;
 mod world;
@@ -37,7 +38,9 @@ use options::{Case, HELP, Options};
 use stats::Stats;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+use telling::Telling;
 use world::World;
 
 /// Also what SQLite takes, since the crate puts itself in the place of the C library's functions.
@@ -55,10 +58,15 @@ const SHRINKING: Duration = Duration::from_secs(90);
 
 /// Runs one case; gives the hash of its history, or what went wrong.
 fn run(case: &Case, stats: &mut Stats) -> Result<u64, String> {
-    let act = || {
+    tell(case, stats, if case.trace { Telling::Print } else { Telling::Nobody })
+}
+
+/// The same for whoever listens.
+fn tell(case: &Case, stats: &mut Stats, telling: Telling) -> Result<u64, String> {
+    let act = move || {
         let (before, _) = memory::of_sqlite();
         let hash = {
-            let mut world = World::new(case)?;
+            let mut world = World::new(case, telling)?;
             let hash = world.run()?;
             stats.add(&world.stats);
             hash
@@ -117,6 +125,11 @@ fn main() -> Result<ExitCode> {
                     let shorter =
                         shrink::shrink(&case, &what, SHRINKING, &mut |case| run(case, &mut Stats::default()));
                     println!("shortened: cargo xtask sim {shorter}");
+                    let lines = Rc::default();
+                    let telling = Telling::Keep(Rc::clone(&lines));
+                    if let Err(what) = tell(&shorter, &mut Stats::default(), telling) {
+                        print!("what happens in it:\n{}and then: {what}\n", lines.borrow());
+                    }
                 }
             }
         }
@@ -164,7 +177,10 @@ mod tests {
         let _guard = disk::alone();
         let first = run(&case, &mut Stats::default()).unwrap();
         run(&Case { seed: 4, ..case.clone() }, &mut Stats::default()).unwrap();
-        assert_eq!(run(&case, &mut Stats::default()), Ok(first));
+        let lines = Rc::default();
+        let telling = Telling::Keep(Rc::clone(&lines));
+        assert_eq!(tell(&case, &mut Stats::default(), telling), Ok(first), "whoever listens");
+        assert!(lines.borrow().to_string().contains("d1 "));
         if std::env::var_os("SIM_PRINTS_ONLY").is_none() {
             let test = std::env::current_exe().unwrap();
             let mut command = std::process::Command::new(test);

@@ -206,7 +206,9 @@ impl World {
                 Wish::Pause(_) => wish = self.devices[at].processes[0].resume()?,
                 Wish::Over { failed: true, .. } => return Ok(None),
                 Wish::Over { received, sent, .. } => {
-                    self.note(|| format!("{name} settles: received {received}, sent {sent}"));
+                    if received + sent > 0 {
+                        self.note(|| format!("{name} settles: received {received}, sent {sent}"));
+                    }
                     return Ok(Some(received + sent));
                 }
             }

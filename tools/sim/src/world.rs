@@ -12,6 +12,7 @@ use crate::random::Dice;
 use crate::rights::{self, Bearer, Permits};
 use crate::server::{self, Backup, Server};
 use crate::stats::Stats;
+use crate::telling::Telling;
 use crate::users::{Holder, Users};
 use crate::{checker, family, renames, workload};
 use anyhow::{Context, Result};
@@ -60,13 +61,14 @@ pub(crate) struct World {
     pub(crate) has_migrated: bool,
     pub(crate) ticks: u64,
     pub(crate) stats: Stats,
+    telling: Telling,
     history: u64,
     shown: BTreeMap<String, String>,
 }
 
 impl World {
     /// The world of a seed, before anything happened. There is one at a time.
-    pub(crate) fn new(case: &Case) -> Result<Self> {
+    pub(crate) fn new(case: &Case, telling: Telling) -> Result<Self> {
         let mut dice = Dice::new(case.seed);
         disk::register();
         disk::renew(dice.fork());
@@ -103,6 +105,7 @@ impl World {
             has_migrated: false,
             ticks: 0,
             stats: Stats::default(),
+            telling,
             history: 0,
         };
         world.note(|| format!("{plan:?} {faults:?}"));
@@ -149,12 +152,10 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
-        if self.case.trace || self.case.hashes {
+        if self.telling.is_heard() || self.case.hashes {
             let text = text();
             self.remember(text.as_bytes());
-            if self.case.trace {
-                println!("{:>8} {text}", self.now() - START_MS);
-            }
+            self.telling.tell(self.now() - START_MS, &text);
         }
     }
 
