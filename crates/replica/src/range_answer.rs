@@ -87,6 +87,16 @@ enum Found {
     Differs(Vec<RowKey>, bool),
 }
 
+/// How the rows of a range here are like those of the device.
+enum Likeness {
+    Same,
+    Different,
+    /// There was too much work to find out.
+    Later,
+    /// A row is gone here: what is damaged is no measure for others.
+    Damaged,
+}
+
 impl Replica {
     /// Compares ranges with what is here. `may_write` says that the device could send what is missing here. The caller
     /// holds a transaction in which everything is folded.
@@ -174,14 +184,7 @@ impl Replica {
         damaged: &mut Option<String>,
     ) -> Result<Found> {
         let unknown = Ok(Found::Is(Finding::Unknown));
-        let table = self.catalog.table_named(range.table);
-        let Some(table) = table.filter(|table| table.enabled && table.filter.is_none()) else {
-            return unknown;
-        };
-        let is_end = |key: &[u8]| key.is_empty() || table.is_key(key);
-        if shape(&table.schema()) != range.shape || !is_end(range.after) || !is_end(range.until) {
-            return unknown;
-        }
+        let Some(table) = self.comparable(range) else { return unknown };
         match asker {
             Asker::Trusted { may_write } if range.rows > 0 && !self.knows_any(&table)? => {
                 return Ok(Found::Is(if *may_write { Finding::Empty } else { Finding::Unknown }));
@@ -199,37 +202,81 @@ impl Replica {
                 Some(Err(Sight::Told | Sight::Unknown)) | None => return unknown,
             },
         };
-        let mut reader = RowReader::open(&self.db, &table)?;
-        let mut walk = Walk::open(self.db, &table, range, seen)?;
+        match self.likeness(range, &table, seen, budget)? {
+            Likeness::Same => return Ok(Found::Is(Finding::Equal)),
+            Likeness::Different => {}
+            Likeness::Later => return Ok(Found::Is(Finding::Later)),
+            Likeness::Damaged => {
+                *damaged = Some(table.name.clone());
+                return unknown;
+            }
+        }
+        let found = self.keys_here(range, &table, seen, budget)?;
+        if let Asker::Viewer { viewer, .. } = asker
+            && self.misses_any(&table, range, *viewer, &mut budget.clocks)?
+        {
+            *damaged = Some(table.name.clone());
+            return unknown;
+        }
+        Ok(found)
+    }
+
+    /// The table of a range, if it is here what it is on the device: rows of two shapes have no digests that could be compared.
+    fn comparable(&self, range: &Range<'_>) -> Option<Rc<Table>> {
+        let table = self.catalog.table_named(range.table)?;
+        let is_end = |key: &[u8]| key.is_empty() || table.is_key(key);
+        let fits = table.enabled
+            && table.filter.is_none()
+            && shape(&table.schema()) == range.shape
+            && is_end(range.after)
+            && is_end(range.until);
+        fits.then_some(table)
+    }
+
+    /// Compares the digest of a range. One row more than the device has says enough, so no more are read.
+    fn likeness(
+        &self,
+        range: &Range<'_>,
+        table: &Rc<Table>,
+        seen: Option<&Seen>,
+        budget: &mut Budget,
+    ) -> Result<Likeness> {
+        let mut reader = RowReader::open(&self.db, table)?;
+        let mut walk = Walk::open(self.db, table, range, seen)?;
         let mut here = RangeDigest::default();
         while here.rows <= range.rows {
             let (key, clock) = match walk.next()? {
                 Next::Row(key, clock) => (key, clock),
                 Next::End => break,
-                Next::Cut => return Ok(Found::Is(Finding::Later)),
+                Next::Cut => return Ok(Likeness::Later),
             };
             if budget.rows == 0 {
-                return Ok(Found::Is(Finding::Later));
+                return Ok(Likeness::Later);
             }
             budget.rows -= 1;
             match reader.row(&key, &clock, self.sites.ids())? {
                 Held::Row(digest) => here.push(digest),
-                Held::Missing | Held::Outside => {
-                    // What is damaged here is no measure for others.
-                    *damaged = Some(table.name.clone());
-                    return unknown;
-                }
+                Held::Missing | Held::Outside => return Ok(Likeness::Damaged),
             }
             budget.bytes = budget.bytes.saturating_sub(reader.row_bytes());
         }
-        if here == (RangeDigest { rows: range.rows, digest: range.digest }) {
-            return Ok(Found::Is(Finding::Equal));
-        }
-        let mut walk = Walk::open(self.db, &table, range, seen)?;
+        let is_same = here == RangeDigest { rows: range.rows, digest: range.digest };
+        Ok(if is_same { Likeness::Same } else { Likeness::Different })
+    }
+
+    /// The keys that a range has here, from its beginning as far as they fit into one answer.
+    fn keys_here(
+        &self,
+        range: &Range<'_>,
+        table: &Rc<Table>,
+        seen: Option<&Seen>,
+        budget: &mut Budget,
+    ) -> Result<Found> {
+        let mut walk = Walk::open(self.db, table, range, seen)?;
         let (mut keys, mut all) = (Vec::new(), false);
         while budget.keys > 0 {
             match walk.next()? {
-                Next::Row(key, _) => keys.push((Rc::clone(&table), key)),
+                Next::Row(key, _) => keys.push((Rc::clone(table), key)),
                 Next::End => {
                     all = true;
                     break;
@@ -237,12 +284,6 @@ impl Replica {
                 Next::Cut => break,
             }
             budget.keys -= 1;
-        }
-        if let Asker::Viewer { viewer, .. } = asker
-            && self.misses_any(&table, range, *viewer, &mut budget.clocks)?
-        {
-            *damaged = Some(table.name.clone());
-            return unknown;
         }
         Ok(Found::Differs(keys, all))
     }

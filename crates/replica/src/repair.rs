@@ -71,12 +71,25 @@ struct Plan {
     fetches: bool,
 }
 
+impl Plan {
+    /// Has the server's row, which is `given` in the payload if it has one, take the place of ours.
+    fn replace(&mut self, table: &Rc<Table>, pk: &[u8], given: Option<Place>, damage: Damage) -> Result<()> {
+        let row = (Rc::clone(table), split_pk(pk)?.1.to_vec());
+        let refusal = Refusal::damaged(row, pk.to_vec(), given, damage == Damage::Gone);
+        self.rows.insert(pk.to_vec(), (refusal, damage));
+        Ok(())
+    }
+}
+
+/// Where a row stands in a payload: its group, and which row of that.
+type Place = (usize, usize);
+
 /// What is needed to find out what is damaged.
 struct Finder<'p> {
     payload: Option<&'p Payload<'p>>,
     sites: Vec<SiteOrdinal>,
     /// The places of the server's rows in the payload, by their keys in the tree of clocks.
-    given: BTreeMap<Vec<u8>, (usize, usize)>,
+    given: BTreeMap<Vec<u8>, Place>,
     unsent: HashSet<Vec<u8>>,
     skipped: BTreeSet<Vec<u8>>,
     /// Rows of which a change waits that came by file, if that is to stay where the server has no such row.
@@ -294,37 +307,59 @@ impl Finder<'_> {
         after: &[u8],
         until: &[u8],
     ) -> Result<()> {
-        let db = &replica.db;
         let mut given = self.given_between(table, after, until);
-        let (mut reader, mut filled) = (RowReader::open(db, table)?, Filled::open(db, table)?);
-        let mut add = |pk: &[u8], key: &[u8], given, damage| {
-            let row = (Rc::clone(table), key.to_vec());
-            plan.rows.insert(
-                pk.to_vec(),
-                (Refusal::damaged(row, pk.to_vec(), given, damage == Damage::Gone), damage),
-            );
-        };
         // Rows without a living clock first: a dead one must not be taken for deleted.
-        let unclocked = Unclocked::open(db, table)?.find(after, until, usize::MAX, NOTED_ROWS_MAX)?;
-        for key in &unclocked {
+        let unclocked =
+            Unclocked::open(&replica.db, table)?.find(after, until, usize::MAX, NOTED_ROWS_MAX)?;
+        self.unclocked(plan, table, &unclocked, &mut given)?;
+        let unclocked: HashSet<_> = unclocked.into_iter().collect();
+        let walk = ClockWalk::open(&replica.db, table.id, after, until)?;
+        self.clocked(replica, plan, table, walk, &unclocked, &mut given)?;
+        for (pk, place) in given {
+            if !self.is_left_alone(&pk) {
+                plan.replace(table, &pk, Some(place), Damage::Missing)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares rows that have no living clock here, and takes them out of what is `given`. One that the server has not, or has
+    /// as deleted, was inserted behind the triggers' back.
+    fn unclocked(
+        &self,
+        plan: &mut Plan,
+        table: &Rc<Table>,
+        keys: &[Vec<u8>],
+        given: &mut BTreeMap<Vec<u8>, Place>,
+    ) -> Result<()> {
+        for key in keys {
             let pk = clocks::pk(table.id, key);
             if self.is_left_alone(&pk) {
                 continue;
             }
             let theirs = given.remove(&pk);
-            let alive = match theirs {
-                Some(place) => self.is_alive(place),
-                None => false,
-            };
             if theirs.is_some() {
-                add(&pk, key, theirs, Damage::Unclocked);
+                plan.replace(table, &pk, theirs, Damage::Unclocked)?;
             }
-            if !alive {
+            if !theirs.is_some_and(|place| self.is_alive(place)) {
                 plan.notes.push((Rc::clone(table), key.clone()));
             }
         }
-        let unclocked: HashSet<_> = unclocked.into_iter().collect();
-        let mut walk = ClockWalk::open(db, table.id, after, until)?;
+        Ok(())
+    }
+
+    /// Compares rows by their clocks, and takes them out of what is `given`.
+    fn clocked(
+        &self,
+        replica: &Replica,
+        plan: &mut Plan,
+        table: &Rc<Table>,
+        mut walk: ClockWalk,
+        unclocked: &HashSet<Vec<u8>>,
+        given: &mut BTreeMap<Vec<u8>, Place>,
+    ) -> Result<()> {
+        let db = &replica.db;
+        let (mut reader, mut filled) = (RowReader::open(db, table)?, Filled::open(db, table)?);
         while let Some((pk, clock)) = walk.next()? {
             let (_, key) = split_pk(pk)?;
             let theirs = given.remove(pk);
@@ -332,45 +367,49 @@ impl Finder<'_> {
                 continue;
             }
             let ours = reader.row(key, &clock, replica.sites.ids())?;
-            let is_left_out = self.living_only && !clock.is_alive();
-            let damage = match (ours, theirs) {
-                (Held::Outside, _) => continue,
-                // It may have been deleted here only.
-                (Held::Missing, _) if table.filter.is_some() => continue,
-                (Held::Row(_), None) if is_left_out => continue,
-                (Held::Row(ours), Some(place))
-                    if self.digest(replica, &mut reader, place, key)? == Some(ours) =>
-                {
-                    note_filled(&mut plan.filled, &mut filled, table, key, &clock)?;
-                    continue;
-                }
-                (Held::Row(_), Some(_)) => Damage::Changed,
-                // With it would go what waits, of which the server has not heard.
-                (Held::Row(_), None) if self.wanted.contains(pk) => continue,
-                (Held::Row(_), None) if clock.is_alive() => Damage::Surplus,
-                (Held::Missing, Some(_)) => Damage::Gone,
-                (Held::Row(_) | Held::Missing, None) => Damage::Forgotten,
-            };
-            add(pk, key, theirs, damage);
-        }
-        for (pk, place) in given {
-            if !self.is_left_alone(&pk) {
-                let (_, key) = split_pk(&pk)?;
-                add(&pk, key, Some(place), Damage::Missing);
+            if let (Held::Row(ours), Some(place)) = (&ours, theirs)
+                && self.digest(replica, &mut reader, place, key)? == Some(*ours)
+            {
+                note_filled(&mut plan.filled, &mut filled, table, key, &clock)?;
+            } else if let Some(damage) = self.damage(table, pk, &clock, &ours, theirs.is_some()) {
+                plan.replace(table, pk, theirs, damage)?;
             }
         }
         Ok(())
     }
 
+    /// What is wrong with a row that is here what it is not on the server; `None` if it may be so.
+    fn damage(
+        &self,
+        table: &Table,
+        pk: &[u8],
+        clock: &RowClock,
+        ours: &Held,
+        is_theirs: bool,
+    ) -> Option<Damage> {
+        match (ours, is_theirs) {
+            (Held::Outside, _) => None,
+            // It may have been deleted here only.
+            (Held::Missing, _) if table.filter.is_some() => None,
+            (Held::Missing, true) => Some(Damage::Gone),
+            (Held::Row(_), true) => Some(Damage::Changed),
+            (Held::Row(_), false) if self.living_only && !clock.is_alive() => None,
+            // With it would go what waits, of which the server has not heard.
+            (Held::Row(_), false) if self.wanted.contains(pk) => None,
+            (Held::Row(_), false) if clock.is_alive() => Some(Damage::Surplus),
+            (Held::Row(_) | Held::Missing, false) => Some(Damage::Forgotten),
+        }
+    }
+
     /// The server's rows in a range.
-    fn given_between(&self, table: &Table, after: &[u8], until: &[u8]) -> BTreeMap<Vec<u8>, (usize, usize)> {
+    fn given_between(&self, table: &Table, after: &[u8], until: &[u8]) -> BTreeMap<Vec<u8>, Place> {
         let end = if until.is_empty() { pk_range(table.id).1 } else { clocks::pk(table.id, until) };
         let after = clocks::pk(table.id, after);
         let rows = self.given.iter().filter(|(pk, _)| **pk > after && **pk <= end);
         rows.map(|(pk, place)| (pk.clone(), *place)).collect()
     }
 
-    fn is_alive(&self, (group, row): (usize, usize)) -> bool {
+    fn is_alive(&self, (group, row): Place) -> bool {
         self.payload.is_some_and(|payload| payload.groups()[group].life(row) % 2 == 1)
     }
 
@@ -379,7 +418,7 @@ impl Finder<'_> {
         &self,
         replica: &Replica,
         reader: &mut RowReader,
-        (group, at): (usize, usize),
+        (group, at): Place,
         key: &[u8],
     ) -> Result<Option<u64>> {
         let Some(payload) = self.payload else { return Ok(None) };

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Examination, Report, file};
 use crate::config::ConfigFile;
-use crate::control::Control;
+use crate::control::{Control, DatabaseRecord};
 use crate::error::{Error, Result};
 use crate::file_limit::FileLimit;
 use crate::folder::{DatabaseName, Folder};
@@ -20,81 +20,86 @@ const LEFT: [&str; 3] = [".before-restore", ".part", ".restoring"];
 pub(super) fn examine(path: &Path, examination: &mut Examination<'_>, report: &mut Report) -> Result<()> {
     let folder = Folder::open(path)?;
     rights(&folder, report);
-    let config = ConfigFile::of_folder(path);
-    if let Err(error) = config {
-        report.add(
-            Severity::Error,
-            "config",
-            "cloudsync.toml",
-            error.to_line(),
-            "mend it before the server starts again",
-        );
-    }
+    config(path, report);
     let runs = matches!(folder.lock(), Err(Error::Locked(_)));
     file::examine(&folder.control_path(), "control.db", examination, report);
     // It is no database of an app, and has nothing that syncs.
     report.findings.retain(|finding| finding.code != "nothing_syncs");
-    let control = match Control::open_as_it_is(&folder) {
-        Ok(Some(control)) => control,
+    let Some(control) = register(&folder, report) else {
+        unregistered(&folder, examination, report);
+        return Ok(());
+    };
+    let databases = control.databases()?;
+    let mut largest = 0;
+    for record in &databases {
+        largest = database(&folder, record, examination, report)?.max(largest);
+    }
+    let known: Vec<_> = databases.iter().map(|record| format!("{}.db", record.name)).collect();
+    strangers(&folder, &known, report);
+    room(&folder, largest, report);
+    files(report);
+    report.facts.insert("folder".to_owned(), json!({ "server_runs": runs, "databases": databases.len() }));
+    Ok(())
+}
+
+/// Whether the settings can be read, which the next start of the server needs.
+fn config(path: &Path, report: &mut Report) {
+    if let Err(error) = ConfigFile::of_folder(path) {
+        let remedy = "mend it before the server starts again";
+        report.add(Severity::Error, "config", "cloudsync.toml", error.to_line(), remedy);
+    }
+}
+
+/// The register of databases, opened without bringing it up to date; `None`, and said why, if that cannot be.
+fn register(folder: &Folder, report: &mut Report) -> Option<Control> {
+    match Control::open_as_it_is(folder) {
+        Ok(Some(control)) => Some(control),
         Ok(None) => {
             let text = "it is of an older format";
             let remedy = "the next start of the server brings it up to date; copy the folder before, since older versions cannot read it then";
             report.add(Severity::Advice, "older_format", "control.db", text, remedy);
-            unregistered(&folder, examination, report);
-            return Ok(());
+            None
         }
         Err(error) => {
             let is_newer = matches!(error, Error::NewerFormat { .. });
             let remedy = if is_newer { "" } else { "restore a copy: `cloudsync control restore`" };
             report.add(Severity::Error, "control", "control.db", error.to_line(), remedy);
-            unregistered(&folder, examination, report);
-            return Ok(());
-        }
-    };
-    let databases = control.databases()?;
-    let mut largest = 0;
-    for record in &databases {
-        let path = folder.database_path(&DatabaseName::new(&record.name)?);
-        if record.paused.is_some() {
-            let remedy = "`cloudsync db resume`, unless somebody works on it";
-            report.add(
-                Severity::Warning,
-                "paused",
-                &*record.name,
-                "the database is paused, and not served",
-                remedy,
-            );
-        }
-        if path.is_file() {
-            largest = std::fs::metadata(&path).map_or(0, |metadata| metadata.len()).max(largest);
-            file::examine(&path, &record.name, examination, report);
-        } else {
-            let remedy =
-                "put it back, restore a backup with `cloudsync db restore`, or `cloudsync db delete`";
-            report.add(
-                Severity::Error,
-                "file_missing",
-                &*record.name,
-                format!("its file {} is missing", path.display()),
-                remedy,
-            );
+            None
         }
     }
-    let known: Vec<_> = databases.iter().map(|record| format!("{}.db", record.name)).collect();
-    strangers(&folder, &known, report);
-    room(&folder, largest, report);
+}
+
+/// Looks at a database of the register. Gives how large its file is, in bytes.
+fn database(
+    folder: &Folder,
+    record: &DatabaseRecord,
+    examination: &mut Examination<'_>,
+    report: &mut Report,
+) -> Result<u64> {
+    let path = folder.database_path(&DatabaseName::new(&record.name)?);
+    if record.paused.is_some() {
+        let (text, remedy) =
+            ("the database is paused, and not served", "`cloudsync db resume`, unless somebody works on it");
+        report.add(Severity::Warning, "paused", &*record.name, text, remedy);
+    }
+    if !path.is_file() {
+        let text = format!("its file {} is missing", path.display());
+        let remedy = "put it back, restore a backup with `cloudsync db restore`, or `cloudsync db delete`";
+        report.add(Severity::Error, "file_missing", &*record.name, text, remedy);
+        return Ok(0);
+    }
+    let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    file::examine(&path, &record.name, examination, report);
+    Ok(bytes)
+}
+
+/// Whether a server started from here could open as many files as its databases and devices take.
+fn files(report: &mut Report) {
     let limit = FileLimit::look();
     if limit.is_short() {
-        report.add(
-            Severity::Advice,
-            "file_limit",
-            "this process",
-            limit.to_string(),
-            "that of the server's own service counts",
-        );
+        let remedy = "that of the server's own service counts";
+        report.add(Severity::Advice, "file_limit", "this process", limit.to_string(), remedy);
     }
-    report.facts.insert("folder".to_owned(), json!({ "server_runs": runs, "databases": databases.len() }));
-    Ok(())
 }
 
 /// Looks at the files of databases when the register that names them cannot be read.

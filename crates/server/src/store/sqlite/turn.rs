@@ -119,6 +119,7 @@ fn check_may_pull(request: &Request<'_>, rights: Rights) -> Result<(), Stop> {
     if request.pull && !rights.read { refuse(Reason::Denied, server::MAY_NOT_READ) } else { Ok(()) }
 }
 
+/// Takes a turn if its sender is who it was before, and stands where the server knows it.
 fn take(
     replica: &mut Replica,
     law: &mut Law,
@@ -136,42 +137,34 @@ fn take(
         return refuse(Reason::ClockSkew, "the clocks of device and server are too far apart");
     }
     match server::standing(known, request) {
-        Standing::New | Standing::Current => {}
+        Standing::New | Standing::Current => take_next(replica, law, request, known, asker, now_ms),
         Standing::Repeated => {
-            check_may_pull(request, asker.rights)?;
-            if let Some(device) = &request.schema {
-                schema::check_switched_on(replica, device)?;
-            } else if request.pull && schema::may_hide(replica, request)? {
-                return refuse(Reason::NeedSchema, "the server does not know this schema");
-            }
-            // What the device has become since the round was made is not asked for once more.
-            if let Some(device) = request.schema.as_ref().filter(|_| asker.rights.schema) {
-                schema::adopt(replica, device, asker.rights)?;
-                schema::remember(replica, device)?;
-            }
-            return repeated(replica, law, request, known, asker);
+            check_may_repeat(replica, request, asker.rights)?;
+            repeated(replica, law, request, known, asker)
         }
         Standing::Clone => {
             cloudsync_core::reached!("server: a copy asks");
-            return refuse(Reason::Clone, "a copy of this file has synced under its site id");
+            refuse(Reason::Clone, "a copy of this file has synced under its site id")
         }
         Standing::Restored => {
-            return refuse(
-                Reason::Restored,
-                "the server does not know what this device has sent or received",
-            );
+            refuse(Reason::Restored, "the server does not know what this device has sent or received")
         }
     }
+}
+
+/// Takes the turn that comes next from its site. What it sends and is sent is read by its schema, so that is agreed on first.
+fn take_next(
+    replica: &mut Replica,
+    law: &mut Law,
+    request: &Request<'_>,
+    known: &Knowledge,
+    asker: &Asker,
+    now_ms: u64,
+) -> Result<Taken, Stop> {
     let Knowledge { epoch, record, .. } = *known;
     let nonce = record.map_or(0, |record| record.nonce);
-    if let Some(device) = &request.schema {
-        schema::adopt(replica, device, asker.rights)?;
-        schema::remember(replica, device)?;
-    } else if !schema::fits(replica, request.fingerprint)? {
-        return refuse(Reason::NeedSchema, "the server does not know this schema");
-    }
-    let rights = asker.rights;
-    check_may_pull(request, rights)?;
+    agree_on_schema(replica, request, asker.rights)?;
+    check_may_pull(request, asker.rights)?;
     if record.is_none() && asker.user.is_some() {
         standing::bind(&replica.connection(), request.site, asker, now_ms)?;
     }
@@ -180,29 +173,69 @@ fn take(
         replica.meet_site(request.site)?;
     }
     let Some(upload) = &request.upload else { return Ok(Taken::without_upload(epoch, nonce)) };
-    if !rights.write {
+    if !asker.rights.write {
         cloudsync_core::reached!("server: who may not write sends changes");
         return refuse(Reason::Denied, server::MAY_NOT_WRITE);
     }
+    let mut accepted =
+        Accepted { round: upload.round, committed: upload.is_final, repeated: false, quarantined: 0 };
     if !upload.is_final {
         // Damage is found now, while the device can send the chunk again, and not at the end of the round.
         Opened::open(upload.payload, &Zstd).map_err(Error::from)?;
         staging::keep(&replica.connection(), request.site, upload, now_ms)?;
-        let accepted = Accepted { round: upload.round, committed: false, repeated: false, quarantined: 0 };
         return Ok(Taken { accepted: Some(accepted), ..Taken::without_upload(epoch, nonce) });
     }
-    let before = replica.version()?;
-    let judgement = commit(replica, law, (request.site, upload), asker, now_ms)?;
-    if asker.user.is_some() {
-        let site = replica.meet_site(request.site)?;
-        ledger::note_upload(replica, site, before)?;
-        ledger::note_verdicts(replica, site, &judgement.verdicts)?;
-    }
     let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
-    standing::write_record(&replica.connection(), request.site, asker, record, &judgement, now_ms)?;
-    let quarantined = judgement.waiting;
-    let accepted = Accepted { round: upload.round, committed: true, repeated: false, quarantined };
+    let judgement = finish_round(replica, law, (request.site, upload), record, asker, now_ms)?;
+    accepted.quarantined = judgement.waiting;
     Ok(Taken { epoch, nonce: record.nonce, accepted: Some(accepted), verdicts: judgement.verdicts })
+}
+
+/// Adopts the schema that the device tells; where it tells none, the server must know it already.
+fn agree_on_schema(replica: &mut Replica, request: &Request<'_>, rights: Rights) -> Result<(), Stop> {
+    if let Some(device) = &request.schema {
+        schema::adopt(replica, device, rights)?;
+        schema::remember(replica, device)?;
+    } else if !schema::fits(replica, request.fingerprint)? {
+        return refuse(Reason::NeedSchema, "the server does not know this schema");
+    }
+    Ok(())
+}
+
+/// Refuses to answer a round once more where the device may pull no longer, or what it would get is not what its tables are
+/// now. What the device has become since the round was made is not asked for once more.
+fn check_may_repeat(replica: &mut Replica, request: &Request<'_>, rights: Rights) -> Result<(), Stop> {
+    check_may_pull(request, rights)?;
+    if let Some(device) = &request.schema {
+        schema::check_switched_on(replica, device)?;
+    } else if request.pull && schema::may_hide(replica, request)? {
+        return refuse(Reason::NeedSchema, "the server does not know this schema");
+    }
+    if let Some(device) = request.schema.as_ref().filter(|_| rights.schema) {
+        schema::adopt(replica, device, rights)?;
+        schema::remember(replica, device)?;
+    }
+    Ok(())
+}
+
+/// Takes in a round with its last chunk. What became of it is stored beside it, to be answered again if the answer is lost.
+fn finish_round(
+    replica: &mut Replica,
+    law: &mut Law,
+    (site, upload): (SiteId, &Upload<'_>),
+    record: SiteRecord,
+    asker: &Asker,
+    now_ms: u64,
+) -> Result<Judgement, Stop> {
+    let before = replica.version()?;
+    let judgement = commit(replica, law, (site, upload), asker, now_ms)?;
+    if asker.user.is_some() {
+        let ordinal = replica.meet_site(site)?;
+        ledger::note_upload(replica, ordinal, before)?;
+        ledger::note_verdicts(replica, ordinal, &judgement.verdicts)?;
+    }
+    standing::write_record(&replica.connection(), site, asker, record, &judgement, now_ms)?;
+    Ok(judgement)
 }
 
 /// The answer that the round got when it was committed; a user does not get rows again that are hidden by now.
