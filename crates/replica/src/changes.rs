@@ -5,8 +5,9 @@
 //! made, and where its entries begin; `cloudsync_entries` holds keys with masks, up to a page together:
 //!
 //! ```text
-//! keys   for each: key (bytes), then 0 for the whole row, 1 and the bitmap of column numbers, 2 for a row that was
-//!        inserted here while nothing was known of it, or 3 for one that a change of the filter brought inside
+//! keys   for each: key (bytes), then 0 for the whole row, 1 and the bitmap of column numbers, or 2 for a row that was
+//!        inserted here while nothing was known of it; 3 for the whole row and 4 with a bitmap where nothing was edited
+//!        here, and it is offered because others may not have it
 //! ```
 //! "Whole row" stands for insertions, new lives and deletions alike: what it is says the row's clock.
 
@@ -63,25 +64,49 @@ pub(crate) enum Mask {
     Whole,
     /// Everything: the row was inserted here, and nothing was known of it.
     Inserted,
-    /// Everything, though nothing was edited: a change of the filter brought the row inside, and others may not know it.
-    Entered,
     /// These columns.
     Columns(ColumnSet),
+    /// Everything, or these columns, though nothing was edited here: they are offered under the clocks that they have,
+    /// because others may lack them. A change of the filter brought the row inside, its table or columns have other names,
+    /// or the server has lost it.
+    Offered(Option<ColumnSet>),
 }
 
 impl Mask {
     /// True for the whole row, however it came.
     pub(crate) const fn is_whole(&self) -> bool {
-        matches!(self, Self::Whole | Self::Inserted | Self::Entered)
+        self.columns().is_none()
     }
 
-    /// Adds what `other`, which came later, says changed.
-    pub(crate) fn union_with(&mut self, other: &Self) {
-        match (&mut *self, other) {
-            (Self::Columns(known), Self::Columns(more)) => known.union_with(more),
-            (Self::Whole | Self::Inserted, _) | (Self::Entered, Self::Entered) => {}
-            (Self::Entered, _) | (Self::Columns(_), _) => *self = Self::Whole,
+    /// The columns; `None` for the whole row.
+    pub(crate) const fn columns(&self) -> Option<&ColumnSet> {
+        match self {
+            Self::Columns(columns) | Self::Offered(Some(columns)) => Some(columns),
+            Self::Whole | Self::Inserted | Self::Offered(None) => None,
         }
+    }
+
+    /// False where nothing was edited here.
+    pub(crate) const fn is_edit(&self) -> bool {
+        !matches!(self, Self::Offered(_))
+    }
+
+    /// Adds what `other`, which came later, says changed. What was offered counts as edited with an edit.
+    pub(crate) fn union_with(&mut self, other: &Self) {
+        if matches!(self, Self::Whole | Self::Inserted) {
+            return;
+        }
+        let is_edit = self.is_edit() || other.is_edit();
+        let columns = self.columns().zip(other.columns()).map(|(known, more)| {
+            let mut columns = known.clone();
+            columns.union_with(more);
+            columns
+        });
+        *self = match columns {
+            columns if !is_edit => Self::Offered(columns),
+            Some(columns) => Self::Columns(columns),
+            None => Self::Whole,
+        };
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -92,7 +117,11 @@ impl Mask {
                 columns.encode_bitmap(out);
             }
             Self::Inserted => out.push(2),
-            Self::Entered => out.push(3),
+            Self::Offered(None) => out.push(3),
+            Self::Offered(Some(columns)) => {
+                out.push(4);
+                columns.encode_bitmap(out);
+            }
         }
     }
 
@@ -101,7 +130,8 @@ impl Mask {
             0 => Ok(Self::Whole),
             1 => Ok(Self::Columns(ColumnSet::decode_bitmap(reader)?)),
             2 => Ok(Self::Inserted),
-            3 => Ok(Self::Entered),
+            3 => Ok(Self::Offered(None)),
+            4 => Ok(Self::Offered(Some(ColumnSet::decode_bitmap(reader)?))),
             _ => Err(Error::corrupt("cloudsync_entries")),
         }
     }
@@ -191,8 +221,8 @@ impl ChangeWriter {
     }
 }
 
-/// Puts the rows of a table into the list once more, as a change of this replica under the clocks that they have: all
-/// that is known of them, or only the cells of these columns.
+/// Offers the rows of a table once more, under the clocks that they have: all that is known of them, or only the cells of
+/// these columns.
 pub(crate) fn offer_again(
     db: &Connection,
     now_ms: u64,
@@ -208,18 +238,18 @@ pub(crate) fn offer_again(
         let corrupt = || Error::corrupt("cloudsync_clocks");
         let pk = select.column(0).as_blob().ok_or_else(corrupt)?;
         let clock = RowClock::decode(select.column(1).as_blob().ok_or_else(corrupt)?)?;
-        let mask = match columns {
-            None => Mask::Whole,
+        let offered = match columns {
+            None => None,
             Some(columns) => {
                 let mut offered = clock.columns.clone();
                 offered.intersect_with(columns);
                 if offered.is_empty() {
                     continue;
                 }
-                Mask::Columns(offered)
+                Some(offered)
             }
         };
-        writer.push(table, clocks::split_pk(pk)?.1, &mask)?;
+        writer.push(table, clocks::split_pk(pk)?.1, &Mask::Offered(offered))?;
     }
     drop(select);
     writer.finish(db, Origin::Local, storage::get_u64(db, "cursor")?)?;
@@ -296,4 +326,47 @@ pub(crate) fn entry_before(db: &Connection, version: u64) -> Result<i64> {
         return Ok(first - 1);
     }
     Ok(db.query_i64("SELECT max(id) FROM main.cloudsync_entries", &[])?.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cloudsync_core::clock::ColumnNumber;
+
+    fn columns(numbers: &[u16]) -> ColumnSet {
+        numbers.iter().map(|number| ColumnNumber(*number)).collect()
+    }
+
+    #[test]
+    fn masks_come_back_from_their_bytes() {
+        let (whole, part) = (Mask::Offered(None), Mask::Offered(Some(columns(&[0, 9]))));
+        for mask in [Mask::Whole, Mask::Inserted, Mask::Columns(columns(&[3])), whole, part] {
+            let mut bytes = Vec::new();
+            put_bytes(&mut bytes, b"key");
+            mask.encode(&mut bytes);
+            let mut reader = Reader::new(&bytes);
+            assert_eq!(read_row(&mut reader).unwrap(), (&b"key"[..], mask));
+            assert!(reader.is_empty());
+        }
+        assert!(read_row(&mut Reader::new(b"\x01k\x05")).is_err());
+    }
+
+    #[test]
+    fn an_edit_makes_an_edit_of_what_was_offered() {
+        let with = |mut mask: Mask, other: Mask| {
+            mask.union_with(&other);
+            mask
+        };
+        let (edit, offer) = (|at| Mask::Columns(columns(&[at])), |at| Mask::Offered(Some(columns(&[at]))));
+        assert_eq!(with(edit(1), edit(2)), Mask::Columns(columns(&[1, 2])));
+        assert_eq!(with(offer(1), offer(2)), Mask::Offered(Some(columns(&[1, 2]))));
+        assert_eq!(with(offer(1), edit(2)), Mask::Columns(columns(&[1, 2])));
+        assert_eq!(with(edit(1), offer(2)), Mask::Columns(columns(&[1, 2])));
+        assert_eq!(with(offer(1), Mask::Offered(None)), Mask::Offered(None));
+        assert_eq!(with(Mask::Offered(None), offer(1)), Mask::Offered(None));
+        assert_eq!(with(Mask::Offered(None), edit(1)), Mask::Whole);
+        assert_eq!(with(edit(1), Mask::Offered(None)), Mask::Whole);
+        assert_eq!(with(Mask::Inserted, edit(1)), Mask::Inserted);
+        assert_eq!(with(edit(1), Mask::Inserted), Mask::Whole);
+    }
 }

@@ -236,7 +236,7 @@ impl Changes {
         entry.place += 1;
         let Some(table) = self.tables.get(&entry.table).map(Rc::clone) else { return Ok(false) };
         let pk = clocks::pk(table.id, &key);
-        let Some(fresh) = self.meet(&pk, mask) else { return Ok(false) };
+        let Some(fresh) = self.meet(&pk, &mask) else { return Ok(false) };
         if self.entry.version > self.last {
             return Ok(false);
         }
@@ -259,23 +259,23 @@ impl Changes {
     }
 
     /// Remembers what is met, and gives what of it was not met before.
-    fn meet(&mut self, pk: &[u8], mask: Mask) -> Option<Fresh> {
+    fn meet(&mut self, pk: &[u8], mask: &Mask) -> Option<Fresh> {
         let Some(met) = self.met.get_mut(pk) else {
-            let (columns, fresh) = match mask {
-                Mask::Whole | Mask::Inserted | Mask::Entered => (None, Fresh::AllBut(ColumnSet::new())),
-                Mask::Columns(columns) => (Some(Box::new(columns.clone())), Fresh::Only(columns)),
+            let (columns, fresh) = match mask.columns() {
+                None => (None, Fresh::AllBut(ColumnSet::new())),
+                Some(columns) => (Some(Box::new(columns.clone())), Fresh::Only(columns.clone())),
             };
             self.met.insert(pk.into(), columns);
             return Some(fresh);
         };
         let before = met.as_mut()?;
-        match mask {
-            Mask::Columns(columns) => {
+        match mask.columns() {
+            Some(columns) => {
                 let fresh = columns.iter().filter(|column| !before.contains(*column)).collect();
-                before.union_with(&columns);
+                before.union_with(columns);
                 Some(Fresh::Only(fresh))
             }
-            Mask::Whole | Mask::Inserted | Mask::Entered => met.take().map(|before| Fresh::AllBut(*before)),
+            None => met.take().map(|before| Fresh::AllBut(*before)),
         }
     }
 

@@ -126,11 +126,8 @@ impl Sent {
     /// groups are applied first.
     pub(crate) fn covers(&self, mask: &Mask, concurrent: bool) -> bool {
         let sent = if concurrent { self.concurrent.as_ref() } else { Some(&self.mask) };
-        match (sent, mask) {
-            (Some(Mask::Whole | Mask::Inserted | Mask::Entered), _) => true,
-            (Some(Mask::Columns(sent)), Mask::Columns(columns)) => columns.is_subset(sent),
-            (Some(Mask::Columns(_)), Mask::Whole | Mask::Inserted | Mask::Entered) | (None, _) => false,
-        }
+        let Some(sent) = sent else { return false };
+        sent.columns().is_none_or(|sent| mask.columns().is_some_and(|columns| columns.is_subset(sent)))
     }
 
     pub(crate) fn add(&mut self, mask: Mask, concurrent: bool) {
@@ -150,9 +147,9 @@ fn split<'m>(mask: Mask, others: impl Iterator<Item = &'m Mask>) -> (Option<Mask
     };
     let mut unseen = cloudsync_core::clock::ColumnSet::new();
     for other in others {
-        match other {
-            Mask::Whole | Mask::Inserted | Mask::Entered => return (Some(Mask::Columns(columns)), None),
-            Mask::Columns(other) => unseen.union_with(other),
+        match other.columns() {
+            None => return (Some(Mask::Columns(columns)), None),
+            Some(other) => unseen.union_with(other),
         }
     }
     unseen.intersect_with(&columns);

@@ -188,8 +188,10 @@ impl Conflicts {
         }
         let unseen = match self.unseen(row)? {
             None => return Ok(None),
-            Some(Mask::Whole | Mask::Inserted | Mask::Entered) => own,
-            Some(Mask::Columns(columns)) => own.iter().filter(|column| columns.contains(*column)).collect(),
+            Some(mask) => match mask.columns() {
+                None => own,
+                Some(columns) => own.iter().filter(|column| columns.contains(*column)).collect(),
+            },
         };
         if unseen.is_empty() && !own_row {
             return Ok(None);
@@ -426,6 +428,9 @@ fn read_unseen(db: &Connection, from: UnseenFrom) -> Result<Option<HashMap<Vec<u
             let (key, mask) = read_row(&mut reader)?;
             if skip > 0 {
                 skip -= 1;
+                continue;
+            }
+            if !mask.is_edit() {
                 continue;
             }
             rows.entry(clocks::pk(select.column_i64(1), key))

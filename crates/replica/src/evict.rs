@@ -6,15 +6,16 @@
 //!
 //! With the row go its clock, its values as a dead row, what waits of it in the quarantine, what it lost in conflicts and
 //! what was kept of it for columns that are not there yet. A row with edits that were never sent is kept in
-//! `cloudsync_rejected`, and so is what was refused before: the user wrote it. Its key in the list of changes, and what
+//! `cloudsync_rejected`, and so is what was refused before: the user wrote it. The same holds for what this device wrote and
+//! the server had and may have lost: it is to be sent again, or is owed. Its key in the list of changes, and what
 //! is left of it on free pages and in the gaps of others, goes when the file is scrubbed (`scrub`).
 
 use crate::apply::{Applier, Source};
 use crate::changes::Origin;
-use crate::clocks;
+use crate::clocks::{self, ClockStore};
 use crate::codec::Zstd;
 use crate::error::{Error, Result};
-use crate::filter::PrivateRows;
+use crate::filter::{OwedRows, PrivateRows};
 use crate::kept;
 use crate::pick::RowKey;
 use crate::repair;
@@ -65,23 +66,33 @@ impl Replica {
         Ok(rows)
     }
 
-    /// Of the rows those with edits of this device that no server knows.
+    /// Of the rows those with edits of this device that no server knows, or has lost and did not get again.
     fn edited(&self, rows: &[RowKey]) -> Result<HashSet<Vec<u8>>> {
         let pks: HashSet<_> = rows.iter().map(|(table, key)| clocks::pk(table.id, key)).collect();
         let mut edited = HashSet::new();
-        self.each_unsent(|table, key, _| {
+        self.each_unsent(|table, key, mask| {
             let pk = clocks::pk(table, key);
-            if pks.contains(&pk) {
+            if mask.is_edit() && pks.contains(&pk) {
                 edited.insert(pk);
             }
         })?;
-        let mut private = PrivateRows::open(&self.db)?;
+        let (mut private, mut owed) = (PrivateRows::open(&self.db)?, OwedRows::open(&self.db)?);
+        let resent_behind = self.resent_behind()?;
         for pk in pks {
-            if private.remove(&pk)? {
+            let is_private = private.remove(&pk)?;
+            let may_be_lost = owed.remove(&pk)? || resent_behind.as_ref().is_some_and(|after| pk > *after);
+            if is_private || may_be_lost && self.has_own_cells(&pk)? {
                 edited.insert(pk);
             }
         }
         Ok(edited)
+    }
+
+    /// Whether this device wrote anything of a row.
+    fn has_own_cells(&self, pk: &[u8]) -> Result<bool> {
+        let own = self.own_site()?;
+        let clock = ClockStore::open(&self.db)?.read(pk)?;
+        Ok(clock.is_some_and(|clock| clock.is_alive() && clock.clocks().any(|clock| clock.site == own)))
     }
 }
 

@@ -265,8 +265,8 @@ pub(crate) struct Builder<'r> {
     listed_mask: Option<Mask>,
     /// The values of dead rows, opened with the first of them.
     buried: Option<Buried>,
-    /// Set while a row is listed only because a change of the filter brought it inside; and once it was passed over.
-    entered: bool,
+    /// Set while a row is listed only because others may lack it; and once it was passed over.
+    offered: bool,
     passed: bool,
     /// The rows with unsent edits, read once somebody asks.
     unsent: Option<HashSet<Vec<u8>>>,
@@ -312,7 +312,7 @@ impl<'r> Builder<'r> {
             listed_at: (0, 0),
             listed_mask: None,
             buried: None,
-            entered: false,
+            offered: false,
             passed: false,
             unsent: None,
             audience: None,
@@ -374,7 +374,7 @@ impl<'r> Builder<'r> {
         }
         let mut columns = clock.columns.clone();
         columns.intersect_with(&table.numbers);
-        if let Mask::Columns(changed) = mask {
+        if let Some(changed) = mask.columns() {
             columns.intersect_with(changed);
         }
         let mut whole = mask.is_whole();
@@ -503,26 +503,26 @@ impl<'r> Builder<'r> {
         }
     }
 
-    /// An unsent edit of a row that is outside of its filter is not sent, and counts as sent. Whoever else's change may take
-    /// the row there, and bring it back: so that the edit is sent then, the row is private meanwhile. One that only came inside
-    /// by a change of the filter has no edit: marked, it would be stamped anew by the next filter and win over real ones.
+    /// Nothing of a row that is outside of its filter is sent, and what is unsent of it counts as sent. Whoever else's change may
+    /// take the row there, and bring it back: what was edited is private meanwhile, and stamped anew when it is sent then. What
+    /// was only offered is owed, as is everything that a server has lost: stamped anew it would win over real edits.
     fn pass_over(&mut self, table: &Table, key: &[u8]) -> Result<()> {
         if table.filter.is_none() {
             return Ok(());
         }
         let pk = clocks::pk(table.id, key);
-        let is_unsent = match self.extraction.filter {
-            Filter::Unsent if self.entered => {
-                self.passed = true;
-                false
-            }
-            Filter::Unsent => true,
+        let is_edited = match self.extraction.filter {
+            Filter::Unsent => !self.offered,
             Filter::Resend => self.is_unsent(&pk)?,
-            Filter::Everything | Filter::ForSite { .. } | Filter::BySite(_) => false,
+            Filter::Everything | Filter::ForSite { .. } | Filter::BySite(_) => return Ok(()),
         };
-        if is_unsent {
+        self.passed = self.offered;
+        if is_edited {
             cloudsync_core::reached!("filter: an unsent edit is outside");
             filter::stays_private(&self.db, table, key, &pk)?;
+        } else if filter::is_outside(&self.db, table, key)? {
+            cloudsync_core::reached!("filter: what others may lack is outside");
+            filter::owe(&self.db, &pk)?;
         }
         Ok(())
     }
@@ -534,8 +534,8 @@ impl<'r> Builder<'r> {
             None => {
                 let mut unsent = HashSet::new();
                 let origins = [Origin::Local, Origin::File];
-                let each = |table, key: &[u8], mask| {
-                    if mask != Mask::Entered {
+                let each = |table, key: &[u8], mask: Mask| {
+                    if mask.is_edit() {
                         unsent.insert(clocks::pk(table, key));
                     }
                 };
@@ -551,7 +551,7 @@ impl<'r> Builder<'r> {
         let mask = self.listed_mask.as_ref()?;
         let mut columns = clock.columns.clone();
         columns.intersect_with(&table.numbers);
-        if let Mask::Columns(changed) = mask {
+        if let Some(changed) = mask.columns() {
             columns.intersect_with(changed);
         }
         Some(columns)

@@ -31,7 +31,7 @@ use crate::buried::{Buried, Dropped};
 use crate::changes::{ChangeWriter, Mask, Origin};
 use crate::clocks::{self, ClockStore};
 use crate::error::{Error, Result};
-use crate::filter::{PrivateRows, RowFilter};
+use crate::filter::{OwedRows, PrivateRows, RowFilter};
 use crate::quarantine;
 use crate::replica::Replica;
 use crate::storage;
@@ -128,7 +128,7 @@ impl Replica {
             db: self.db,
             clocks: ClockStore::open(&self.db)?,
             look_ups: HashMap::new(),
-            private: None,
+            marks: None,
             sites: self.sites.ids().to_vec(),
             own: self.own_site()?,
             offset: storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0),
@@ -152,10 +152,9 @@ impl Replica {
             // Notes of others were not taken in.
             let table = self.catalog.table(table).ok_or_else(|| Error::corrupt("cloudsync_tables"))?;
             let touch = touch(&table, &notes.notes[from..to]);
-            if let Some(mask) = folder.row(self, &table, pk, key, touch)? {
-                writer.push(table.id, key, &mask)?;
-                rows += 1;
-            }
+            let masks = folder.row(self, &table, pk, key, touch)?;
+            masks.iter().flatten().try_for_each(|mask| writer.push(table.id, key, mask))?;
+            rows += u64::from(masks != [None, None]);
             from = to;
         }
         let base = storage::get_u64(&self.db, "cursor")?;
@@ -199,7 +198,7 @@ fn touch(table: &Table, notes: &[Note]) -> Touch {
                 }
             }
             What::Look => {}
-            What::Enter => drop(touch.entered.get_or_insert(Mask::Entered)),
+            What::Enter => drop(touch.entered.get_or_insert(Mask::Offered(None))),
             What::Altered => touch.entered = Some(Mask::Whole),
             What::Update(columns) => {
                 if keeps {
@@ -233,7 +232,7 @@ struct Folder {
     db: Connection,
     clocks: ClockStore,
     look_ups: HashMap<i64, Statement>,
-    private: Option<PrivateRows>,
+    marks: Option<(PrivateRows, OwedRows)>,
     sites: Vec<SiteId>,
     own: SiteOrdinal,
     /// What to add to the local clock to get the server's, in milliseconds.
@@ -248,7 +247,7 @@ struct Folder {
 }
 
 impl Folder {
-    /// Writes the row's new clock and gives what changed; `None` if nothing did.
+    /// Writes the row's new clock and gives what is offered of it, and what changed; `None` if nothing did.
     fn row(
         &mut self,
         replica: &mut Replica,
@@ -256,7 +255,7 @@ impl Folder {
         pk: &[u8],
         key: &[u8],
         mut touch: Touch,
-    ) -> Result<Option<Mask>> {
+    ) -> Result<[Option<Mask>; 2]> {
         let (stored, mut exists, inside) = self.look_up(table, pk, key)?;
         let living = stored.as_ref().filter(|stored| stored.is_alive());
         if table.algorithm == Algorithm::Aws && living.is_some() {
@@ -267,14 +266,15 @@ impl Folder {
             match self.judge(filter, pk, living.is_some(), (exists, inside), &mut touch)? {
                 Standing::Inside => exists = true,
                 Standing::Gone => exists = false,
-                Standing::Local => return Ok(None),
+                Standing::Local => return Ok([None, None]),
             }
         }
+        let mut offered = None;
         let (clock, mask) = match (exists, living) {
-            (false, None) => return Ok(None),
+            (false, None) => return Ok([None, None]),
             (false, Some(_)) if table.algorithm == Algorithm::Gos => {
                 self.lose(pk)?;
-                return Ok(None);
+                return Ok([None, None]);
             }
             (false, Some(living)) => {
                 let last = touch.whole_at.or(touch.updates.last().map(|(at, _)| *at));
@@ -291,14 +291,19 @@ impl Folder {
             (true, Some(living)) => {
                 self.add_newer_columns(replica, table, key, &mut touch)?;
                 match self.same_life(table, living, &touch) {
-                    Some((clock, mask)) => (clock, if touch.entered.is_some() { Mask::Whole } else { mask }),
-                    None => return Ok(touch.entered),
+                    Some((clock, _)) if touch.entered == Some(Mask::Whole) => (clock, Mask::Whole),
+                    // What is edited of a row that came inside is told apart from what is only offered.
+                    Some((clock, mask)) => {
+                        offered = touch.entered.filter(|_| !mask.is_whole());
+                        (clock, mask)
+                    }
+                    None => return Ok([None, touch.entered]),
                 }
             }
         };
         self.floor = self.floor.max(clock.time_max().0);
         self.clocks.write(pk, &clock, stored.is_none())?;
-        Ok(Some(mask))
+        Ok([offered, Some(mask)])
     }
 
     /// What the noted writes make of a row of a filtered table, by where it stood before them and where it stands.
@@ -310,14 +315,17 @@ impl Folder {
         (exists, inside): (bool, bool),
         touch: &mut Touch,
     ) -> Result<Standing> {
-        let private = match &mut self.private {
-            Some(private) => private,
-            None => self.private.insert(PrivateRows::open(&self.db)?),
+        let (private, owed) = match &mut self.marks {
+            Some(marks) => marks,
+            None => self.marks.insert((PrivateRows::open(&self.db)?, OwedRows::open(&self.db)?)),
         };
         if inside {
             // What was written while it was outside is known to nobody.
             if private.remove(pk)? && touch.whole_at.is_none() {
                 touch.whole_at = Some(0);
+            }
+            if owed.remove(pk)? {
+                touch.entered.get_or_insert(Mask::Offered(None));
             }
             return Ok(Standing::Inside);
         }
@@ -325,12 +333,14 @@ impl Folder {
         // While the filter cannot be evaluated only the triggers know.
         if began_inside && (!exists || touch.left || filter.fault.is_none()) {
             private.remove(pk)?;
+            owed.remove(pk)?;
             return Ok(Standing::Gone);
         }
         if alive && exists && touch.written {
             private.add(pk)?;
         } else if !exists {
             private.remove(pk)?;
+            owed.remove(pk)?;
         }
         Ok(Standing::Local)
     }

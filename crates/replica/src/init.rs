@@ -10,7 +10,7 @@ use crate::clocks::pk_range;
 use crate::columns::number_columns;
 use crate::definitions::read_definition;
 use crate::error::{Error, Result};
-use crate::filter::forget_private;
+use crate::filter::forget_marks;
 use crate::kept;
 use crate::replica::Replica;
 use crate::storage;
@@ -198,7 +198,7 @@ impl Replica {
         let range = [Value::Blob(&first), Value::Blob(&beyond)];
         self.db.prepare("DELETE FROM main.cloudsync_clocks WHERE pk >= ?1 AND pk < ?2")?.run(&range)?;
         alter::forget(&self.db, id)?;
-        forget_private(&self.db, id)?;
+        forget_marks(&self.db, id)?;
         buried::forget(&self.db, id)?;
         let id = [Value::Integer(id)];
         for sql in [

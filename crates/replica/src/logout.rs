@@ -16,7 +16,7 @@ use crate::clocks;
 use crate::clocks::NEXT_ORDINAL;
 use crate::compaction::{ENTRIES_MIN_SETTING, WINDOW_SETTING};
 use crate::error::{Error, Result};
-use crate::filter::WITHHELD;
+use crate::filter::{self, WITHHELD};
 use crate::guard;
 use crate::pieces;
 use crate::repair;
@@ -253,7 +253,8 @@ impl Replica {
     /// Forgets what is stored about the rows, and what was agreed with the server.
     fn forget_user(&mut self) -> Result<()> {
         let buried = if buried::exists(&self.db)? { &FORGOTTEN_BURIED[..] } else { &[] };
-        for name in FORGOTTEN.iter().chain(buried) {
+        let owed = if filter::has_owed(&self.db)? { &["cloudsync_owed"][..] } else { &[] };
+        for name in FORGOTTEN.iter().chain(buried).chain(owed) {
             self.clear_table(&format!("main.{name}"))?;
         }
         repair::forget(&self.db)?;

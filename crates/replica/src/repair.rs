@@ -248,7 +248,7 @@ impl Replica {
             list.push(((table, key), Damage::Filled));
         }
         if !lost.is_empty() {
-            self.note_again(lost.iter().map(|row| (row.clone(), Mask::Whole)).collect())?;
+            self.note_again(lost.iter().map(|row| (row.clone(), Mask::Offered(None))).collect())?;
             absorbed.more = true;
             list.extend(lost.into_iter().map(|row| (row, Damage::Lost)));
         }

@@ -187,9 +187,14 @@ impl Replica {
         let sites = self.sites.ids().to_vec();
         let mut clocks = ClockStore::open(&self.db)?;
         let mut seen: HashMap<Vec<u8>, Vec<Mask>> = HashMap::new();
-        self.each_unsent(|table, key, mask| seen.entry(clocks::pk(table, key)).or_default().push(mask))?;
+        // What was offered only has the clocks that others know: moved, it could win over what they wrote since.
+        self.each_unsent(|table, key, mask| {
+            if mask.is_edit() {
+                seen.entry(clocks::pk(table, key)).or_default().push(mask);
+            }
+        })?;
         if ahead.is_some() {
-            self.each_unsent_of(&[Origin::File], |table, key, _| {
+            self.each_unsent_of(&[Origin::Local, Origin::File], |table, key, _| {
                 seen.entry(clocks::pk(table, key)).or_default();
             })?;
         }
@@ -198,10 +203,10 @@ impl Replica {
         for (pk, masks) in seen {
             let Some(clock) = clocks.read(&pk)? else { continue };
             let unsent = |column| {
-                masks.iter().any(|mask| match (mask, column) {
-                    (Mask::Whole | Mask::Inserted | Mask::Entered, _) => true,
-                    (Mask::Columns(columns), Some(column)) => columns.contains(column),
-                    (Mask::Columns(_), None) => false,
+                masks.iter().any(|mask| match (mask.columns(), column) {
+                    (None, _) => true,
+                    (Some(columns), Some(column)) => columns.contains(column),
+                    (Some(_), None) => false,
                 })
             };
             // Of marks, and of the cells that a dead row keeps, only those are surely unsent that are later than all that

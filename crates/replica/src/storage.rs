@@ -10,6 +10,7 @@
 //! | `cloudsync_log` | notes of local writes, not folded yet |
 //! | `cloudsync_clocks` | one packed clock per row, alive or deleted |
 //! | `cloudsync_private` | rows that others know and that were written here outside of their table's filter |
+//! | `cloudsync_owed` | rows outside of their table's filter of which others may lack what was not edited here; made with the first |
 //! | `cloudsync_versions`, `cloudsync_entries` | the change list: version, then keys with column masks |
 //! | `cloudsync_inbox` | chunks of a download that is not complete |
 //! | `cloudsync_pieces`, `cloudsync_held` | pieces of large values, and which changes in the quarantine need them |

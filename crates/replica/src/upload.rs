@@ -168,6 +168,20 @@ impl Replica {
         Ok(Some(round))
     }
 
+    /// While everything is sent again to a server that lost what it had: the key in the tree of clocks behind which it was not
+    /// told yet. What is on its way counts as untold.
+    pub(crate) fn resent_behind(&self) -> Result<Option<Vec<u8>>> {
+        if !storage::is_set(&self.db, "resend")? {
+            return Ok(None);
+        }
+        let begun = storage::get_blob(&self.db, "unsent_position")?;
+        Ok(match begun.as_deref().and_then(Position::decode).as_ref().map(Position::place) {
+            None => Some(Vec::new()),
+            Some(Position::Scan { after, .. }) => Some(after.clone()),
+            Some(Position::List { .. } | Position::Inside(_)) => None,
+        })
+    }
+
     /// Where the unsent changes begin. The list is read from there even if it is the beginning: a scan would send
     /// what came from the server as well.
     fn unsent_position(&self) -> Result<Position> {

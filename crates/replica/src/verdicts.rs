@@ -203,10 +203,13 @@ impl Replica {
     fn find_later_edits(&self, rows: &mut [Refusal]) -> Result<()> {
         let mut later: HashMap<Vec<u8>, Later> = HashMap::new();
         self.each_unsent(|table, key, mask| {
+            if !mask.is_edit() {
+                return;
+            }
             let later = later.entry(clocks::pk(table, key)).or_default();
-            match mask {
-                Mask::Whole | Mask::Inserted | Mask::Entered => later.whole = true,
-                Mask::Columns(columns) => later.columns.union_with(&columns),
+            match mask.columns() {
+                None => later.whole = true,
+                Some(columns) => later.columns.union_with(columns),
             }
         })?;
         for row in rows {

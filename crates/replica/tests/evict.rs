@@ -117,6 +117,62 @@ fn unsent_edits_are_kept_aside_as_a_whole_row() {
     assert!(a.replica.has_unsent().unwrap());
 }
 
+/// Nobody edited it here: no key of it may stay.
+#[test]
+fn a_row_of_others_that_is_offered_again_is_evicted_without_a_trace() {
+    for sees_part in [false, true] {
+        for offer in ["ALTER TABLE notes RENAME COLUMN body TO text", ""] {
+            let mut hub = Hub::new(NOTES);
+            let mut a = Device::new(1, NOTES);
+            a.replica.set_sees_part(sees_part).unwrap();
+            hub.server.run("INSERT INTO notes VALUES('1', 'one')");
+            hub.sync(&mut a);
+            a.run(offer);
+            if offer.is_empty() {
+                a.replica.set_filter("notes", "body = ''").unwrap();
+                a.replica.clear_filter("notes").unwrap();
+            }
+            a.replica.fold().unwrap();
+            assert!(a.replica.has_unsent().unwrap());
+            evict(&mut a, &[("notes", "1")]);
+            assert_eq!(a.dump("notes"), [""; 0]);
+            assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_rejected"), 0, "{offer}");
+        }
+    }
+}
+
+/// The server was restored, and may have lost what it acknowledged: what was written here is kept until it was sent again.
+#[test]
+fn what_a_restored_server_did_not_get_again_is_kept_aside() {
+    let resend = "INSERT INTO cloudsync_settings VALUES('resend', 1)";
+    for filter in [None, Some("body = ''")] {
+        let mut hub = Hub::new(NOTES);
+        let mut a = Device::new(1, NOTES);
+        a.replica.set_sees_part(true).unwrap();
+        hub.server.run("INSERT INTO notes VALUES('2', 'theirs')");
+        a.run("INSERT INTO notes VALUES('1', 'mine'), ('3', 'mine')");
+        hub.sync(&mut a);
+        if let Some(filter) = filter {
+            a.replica.set_filter("notes", filter).unwrap();
+        }
+        a.run(resend);
+        if filter.is_some() {
+            // Outside of the filter it is passed over.
+            hub.sync(&mut a);
+        }
+        evict(&mut a, &[("notes", "1"), ("notes", "2")]);
+        assert_eq!(a.dump("notes"), ["'3','mine'"]);
+        let rejected = a.rows("SELECT reason, \"row\" FROM cloudsync_rejected");
+        let row = "{\\\"body\\\":\\\"mine\\\",\\\"id\\\":\\\"1\\\"}";
+        assert_eq!(rejected, [format!("'the row may no longer be seen here','{row}'")]);
+        if filter.is_none() {
+            hub.sync(&mut a);
+            evict(&mut a, &[("notes", "3")]);
+            assert_eq!(a.get::<i64>("SELECT count(*) FROM cloudsync_rejected"), 1);
+        }
+    }
+}
+
 #[test]
 fn edits_that_were_acknowledged_need_no_journal() {
     let mut hub = Hub::new(NOTES);

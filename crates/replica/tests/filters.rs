@@ -5,6 +5,8 @@
 mod bench;
 #[path = "bench/hub.rs"]
 mod hub;
+#[path = "filters/owed.rs"]
+mod owed;
 #[path = "filters/private.rs"]
 mod private;
 #[path = "filters/schema.rs"]

@@ -248,3 +248,25 @@ fn a_deletion_that_saw_a_write_ahead_is_not_refused_for_ever() {
     other.apply(&device.encode()).unwrap();
     assert_eq!(other.rows("SELECT v FROM t"), [""; 0]);
 }
+
+/// What was sent long ago and is offered once more keeps its stamps: moved, it would win over what others wrote since.
+#[test]
+fn stamps_of_what_is_only_offered_again_are_not_moved() {
+    let mut device = Device::new(1, "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v, w)");
+    device.run_at(NOW, "INSERT INTO t VALUES('a', 1, 1), ('b', 1, 1)");
+    let (_, round, _) = prepare(&mut device);
+    accept(&mut device, NOW, round, 1);
+    let before = device.clocks("t");
+    device.replica.set_filter("t", "v > 100").unwrap();
+    device.replica.set_filter("t", "v < 100").unwrap();
+    device.run_at(NOW + 1_000, "UPDATE t SET w = 2 WHERE id = 'b'");
+    prepare(&mut device);
+    refuse_for_skew(&mut device, NOW + HOUR_MS);
+    let (_, _, stamp) = prepare(&mut device);
+    assert!(stamp >= NOW + HOUR_MS - 1_000, "the edit is moved");
+    let after = device.clocks("t");
+    assert_eq!(after.values().next(), before.values().next());
+    let of_b = after.values().nth(1).unwrap();
+    assert!(of_b.contains(&format!("v {NOW}@")), "{of_b}");
+    assert!(!of_b.contains(&format!("w {}@", NOW + 1_000)), "{of_b}");
+}

@@ -95,11 +95,11 @@ impl Arrival<'_> {
         let Some(unsent) = conflicts.unsent(pk)?.filter(|_| row.group.whole()) else { return Ok(None) };
         let given = storage::get_u64(&replica.db, GIVEN_VERSION)?;
         let may_be_known = unsent.version <= replica.offered_version.max(replica.version_on_its_way()?);
-        let what = match &unsent.mask {
-            Mask::Columns(columns) => Unsent::Cells(columns),
-            Mask::Whole | Mask::Entered => Unsent::Whole,
-            Mask::Inserted if may_be_known || unsent.version <= given => Unsent::Offered,
-            Mask::Inserted => Unsent::Inserted,
+        let what = match (&unsent.mask, unsent.mask.columns()) {
+            (_, Some(columns)) => Unsent::Cells(columns),
+            (Mask::Inserted, None) if may_be_known || unsent.version <= given => Unsent::Offered,
+            (Mask::Inserted, None) => Unsent::Inserted,
+            (_, None) => Unsent::Whole,
         };
         let kept = keep_unsent(stored, incoming, what, replica.own_site()?, replica.sites.ids());
         let differs = kept.as_ref().is_some_and(|kept| kept.clock.as_ref() != Some(incoming));
@@ -170,7 +170,7 @@ impl Applier {
             Err(Refused::Part) => return Ok(Some(WAITS_FOR_REST.to_owned())),
             Err(Refused::Error(error)) => return Err(error),
         }
-        self.settle_privacy(row, pk, yielded.as_ref(), is_gone)?;
+        self.settle_privacy(row, pk, (&decision.action, yielded.as_ref()), is_gone)?;
         if !edited.is_empty() {
             self.edits.push((Rc::clone(&target.table), row.packed.to_vec(), edited));
         }
@@ -186,12 +186,13 @@ impl Applier {
         &mut self,
         row: &Row<'_>,
         pk: &[u8],
-        yielded: Option<&Yielded>,
+        (action, yielded): (&Action, Option<&Yielded>),
         is_gone: bool,
     ) -> Result<()> {
         match (&mut self.privacy, yielded) {
             (Some(privacy), Some(yielded)) => privacy.yielded(row, pk, &yielded.action)?,
             (Some(privacy), None) if is_gone => privacy.forget(pk)?,
+            (Some(privacy), None) if row.target.table.filter.is_some() => privacy.written(row, pk, action)?,
             _ => {}
         }
         if is_gone && self.source.origin == Origin::File {

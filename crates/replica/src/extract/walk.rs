@@ -132,10 +132,10 @@ impl Builder<'_> {
             return Ok(());
         }
         let Some(clock) = self.clocks.read(&pk)? else { return Ok(()) };
-        self.entered = mask == Mask::Entered;
+        self.offered = !mask.is_edit();
         self.passed = false;
         self.row(table, key, &clock, &mask)?;
-        self.entered = false;
+        self.offered = false;
         // Of one that was passed over another entry may tell an edit.
         if self.inside.is_some() || self.passed {
             return Ok(());

@@ -16,7 +16,9 @@ mod expression;
 mod private;
 mod triggers;
 
-pub(crate) use private::{Privacy, PrivateRows, Yielded, forget_private, make_way, stays_private};
+pub(crate) use private::{
+    OwedRows, Privacy, PrivateRows, Yielded, forget_marks, has_owed, is_outside, make_way, owe, stays_private,
+};
 pub(crate) use triggers::filtered_triggers;
 
 use crate::capture;
@@ -147,7 +149,7 @@ impl Replica {
         if wanted.is_none() {
             self.fold_in_transaction()?;
             fetch_deleted(&self.db, &table)?;
-            forget_private(&self.db, table.id)?;
+            forget_marks(&self.db, table.id)?;
             self.store_filter(&table, None)?;
         }
         if table.enabled {

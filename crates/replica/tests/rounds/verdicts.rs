@@ -138,3 +138,21 @@ fn a_refused_row_that_was_deleted_outside_since_is_the_servers() {
     let (name, clock) = clocks.iter().next().unwrap();
     assert_eq!(device.clocks("t").get(name), Some(clock));
 }
+
+/// A change of the filter is no edit: the server's row is laid, whatever was offered of ours since.
+#[test]
+fn what_is_offered_again_after_a_round_is_no_later_edit() {
+    let (mut device, accepted) = sent();
+    device.replica.set_filter("t", "v > 100").unwrap();
+    device.replica.clear_filter("t").unwrap();
+    let (a, given) = (key("a"), payload(false));
+    let list = vec![verdict("t", &a, State::Given)];
+    answer(&mut device, accepted, &Verdicts { list, payload: &given, more: false }.encode()).unwrap();
+    let mut other = Device::new(2, TABLE);
+    other.apply(&given).unwrap();
+    assert_eq!(device.dump("t"), ["'a',7", "'b',2"]);
+    let clocks = other.clocks("t");
+    let (name, clock) = clocks.iter().next().unwrap();
+    assert_eq!(device.clocks("t").get(name), Some(clock));
+    assert_eq!(device.rows("SELECT tbl, reason FROM cloudsync_rejected"), ["'t','no'"]);
+}
