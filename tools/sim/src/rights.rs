@@ -335,7 +335,11 @@ impl World {
     /// A sync under a key that may only read: what is new comes, what was written stays unsent.
     fn sync_without_writing(&mut self, at: usize) -> Result<()> {
         let (had_unsent, _) = self.devices[at].processes[0].state()?;
-        let is_through = self.try_sync(at, BOTH)?.is_some();
+        let mut is_through = self.try_sync(at, BOTH)?.is_some();
+        if is_through && self.devices[at].processes[0].state()?.0 {
+            // What came may have brought a row inside of a filter of which something is private, or owed.
+            is_through = self.try_sync(at, BOTH)?.is_some();
+        }
         let process = &mut self.devices[at].processes[0];
         let (has_unsent, said) = (process.replica.has_unsent()?, process.refused.clone());
         match is_through {
