@@ -268,6 +268,8 @@ pub(crate) struct Builder<'r> {
     /// Set while a row is listed only because others may lack it; and once it was passed over.
     offered: bool,
     passed: bool,
+    /// The entry at hand came by file.
+    by_file: bool,
     /// The rows with unsent edits, read once somebody asks.
     unsent: Option<HashSet<Vec<u8>>>,
     /// Who receives the rows, if they may not see all.
@@ -314,6 +316,7 @@ impl<'r> Builder<'r> {
             buried: None,
             offered: false,
             passed: false,
+            by_file: false,
             unsent: None,
             audience: None,
             ordinals: None,
@@ -505,7 +508,8 @@ impl<'r> Builder<'r> {
 
     /// Nothing of a row that is outside of its filter is sent, and what is unsent of it counts as sent. Whoever else's change may
     /// take the row there, and bring it back: what was edited is private meanwhile, and stamped anew when it is sent then. What
-    /// was only offered is owed, as is everything that a server has lost: stamped anew it would win over real edits.
+    /// was only offered is owed, as is what came by file, and everything that a server has lost: stamped anew it would win over
+    /// real edits.
     fn pass_over(&mut self, table: &Table, key: &[u8]) -> Result<()> {
         if table.filter.is_none() {
             return Ok(());
@@ -527,19 +531,18 @@ impl<'r> Builder<'r> {
         Ok(())
     }
 
-    /// Whether a row has an unsent edit. The list is read for the first row that is asked about.
+    /// Whether a row has an unsent edit of this replica's. The list is read for the first row that is asked about.
     fn is_unsent(&mut self, pk: &[u8]) -> Result<bool> {
         let unsent = match self.unsent.take() {
             Some(unsent) => unsent,
             None => {
                 let mut unsent = HashSet::new();
-                let origins = [Origin::Local, Origin::File];
                 let each = |table, key: &[u8], mask: Mask| {
                     if mask.is_edit() {
                         unsent.insert(clocks::pk(table, key));
                     }
                 };
-                self.replica.each_unsent_of(&origins, each)?;
+                self.replica.each_unsent(each)?;
                 unsent
             }
         };

@@ -1,7 +1,7 @@
 //! The two ways in which rows come to be sent: through the tree of clocks, or by the change list.
 
 use super::{Builder, Filter};
-use crate::changes::{Entry, EntryReader, Mask};
+use crate::changes::{Entry, EntryReader, Mask, Origin};
 use crate::clocks;
 use crate::concurrent::Sent;
 use crate::error::{Error, Result};
@@ -72,6 +72,7 @@ impl Builder<'_> {
             let takes = self.audience.is_some() || filter.takes(entry.origin);
             if let Some(table) = table.filter(|table| takes && filter.takes_table(table)) {
                 self.base = self.base.min(entry.base);
+                self.by_file = entry.origin == Origin::File.code();
                 for (at, row) in entry.rows().enumerate().skip(skip as usize) {
                     let (key, mask) = row?;
                     self.listed_at = (after, at as u64);
@@ -132,7 +133,7 @@ impl Builder<'_> {
             return Ok(());
         }
         let Some(clock) = self.clocks.read(&pk)? else { return Ok(()) };
-        self.offered = !mask.is_edit();
+        self.offered = self.by_file || !mask.is_edit();
         self.passed = false;
         self.row(table, key, &clock, &mask)?;
         self.offered = false;

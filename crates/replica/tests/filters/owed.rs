@@ -127,6 +127,27 @@ fn an_edit_of_a_row_under_another_name_stays_private_when_it_is_passed_over() {
     }
 }
 
+/// What others wrote and handed over by file keeps their stamps, also while nobody brings it inside.
+#[test]
+fn a_row_that_came_by_file_and_left_unsent_is_not_private() {
+    for is_resent in [false, true] {
+        let mut hub = Hub::new(NOTES);
+        let (mut a, mut c) = pair(NOTES);
+        hub.server.run_at(NOW + 1, "INSERT INTO notes VALUES('1', 'first', 1)");
+        hub.turn(&mut a, BOTH);
+        hub.turn(&mut c, BOTH);
+        a.replica.set_filter("notes", "public = 2").unwrap();
+        c.run_at(NOW + 2, "UPDATE notes SET title = 'later'");
+        sync_by_payload(&mut c, &mut a);
+        if is_resent {
+            a.run("INSERT INTO cloudsync_settings VALUES('resend', 1)");
+        }
+        hub.turn(&mut a, PUSH);
+        assert_eq!(a.clocks("notes"), c.clocks("notes"));
+        bring_inside(&mut hub, &mut a);
+    }
+}
+
 /// What goes with a row goes with its mark.
 #[test]
 fn the_mark_of_what_is_owed_goes_with_its_row() {
