@@ -8,6 +8,7 @@
 //! | the stored one | any | the device goes on: [`Standing::Current`] |
 //! | the one before it | the stored one | the answer was lost: [`Standing::Repeated`], the same answer again |
 //! | older, or the one before it | another, or none | a copy of the file goes on under the same id: [`Standing::Clone`] |
+//! | any, of a user's device, with a cursor before one that it asked with | any | the same: [`Standing::Clone`] |
 //! | newer, or any from an unknown site | any | this server was restored from a backup: [`Standing::Restored`] |
 //!
 //! A device that only reads has no nonce that could tell. Its cursor does: one that this server never gave comes from a
@@ -58,6 +59,9 @@ pub struct Knowledge {
     /// True when the request's cursor and position are such as this server can have given: no cursor, 1 (the cursor of
     /// an empty server), or one of its versions.
     pub gave_cursor: bool,
+    /// True when the site has asked with a later cursor before, and was told of rows to take out since: another file took
+    /// part under its id, and heard what this one did not. Of sites that may see everything nothing is known of that.
+    pub went_back: bool,
 }
 
 /// Judges the standing of a request.
@@ -65,6 +69,9 @@ pub struct Knowledge {
 pub fn standing(knowledge: &Knowledge, request: &Request<'_>) -> Standing {
     if request.epoch != 0 && request.epoch != knowledge.epoch || !knowledge.gave_cursor {
         return Standing::Restored;
+    }
+    if knowledge.went_back {
+        return Standing::Clone;
     }
     let record = knowledge.record.as_ref();
     let Some(record) = record else {
@@ -134,7 +141,24 @@ mod tests {
 
     fn judge(record: Option<(u64, u8)>, nonce: u64, round: Option<u8>) -> Standing {
         let record = record.map(|(nonce, round)| SiteRecord { nonce, round: Some(RoundId([round; 8])) });
-        standing(&Knowledge { epoch: EPOCH, record, gave_cursor: true }, &request(nonce, round))
+        standing(
+            &Knowledge { epoch: EPOCH, record, gave_cursor: true, went_back: false },
+            &request(nonce, round),
+        )
+    }
+
+    #[test]
+    fn a_file_that_asks_from_before_where_its_site_was_is_a_copy() {
+        for record in [None, Some(SiteRecord { nonce: 3, round: None })] {
+            let known = Knowledge { epoch: EPOCH, record, gave_cursor: true, went_back: true };
+            let nonce = record.map_or(0, |record| record.nonce);
+            assert_eq!(standing(&known, &request(nonce, None)), Standing::Clone);
+            // A server that lost turns cannot say so.
+            assert_eq!(
+                standing(&Knowledge { gave_cursor: false, ..known }, &request(nonce, None)),
+                Standing::Restored
+            );
+        }
     }
 
     #[test]
@@ -152,7 +176,7 @@ mod tests {
     fn a_restored_server_is_told_from_a_restored_device() {
         assert_eq!(judge(Some((5, 1)), 6, None), Standing::Restored);
         assert_eq!(judge(None, 1, None), Standing::Restored);
-        let nothing = Knowledge { epoch: EPOCH, record: None, gave_cursor: true };
+        let nothing = Knowledge { epoch: EPOCH, record: None, gave_cursor: true, went_back: false };
         let other_epoch = Request { epoch: EPOCH + 1, ..request(5, None) };
         assert_eq!(standing(&nothing, &other_epoch), Standing::Restored);
     }
@@ -161,7 +185,7 @@ mod tests {
     fn a_cursor_that_was_never_given_shows_a_restored_server_to_readers_too() {
         let record = Some(SiteRecord { nonce: 5, round: None });
         for (record, nonce) in [(None, 0), (record, 5)] {
-            let lost = Knowledge { epoch: EPOCH, record, gave_cursor: false };
+            let lost = Knowledge { epoch: EPOCH, record, gave_cursor: false, went_back: false };
             assert_eq!(standing(&lost, &request(nonce, None)), Standing::Restored);
         }
     }

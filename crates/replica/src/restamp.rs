@@ -112,7 +112,8 @@ impl Replica {
     pub(crate) fn part_from_clone(&mut self, sent: &Sent) -> Result<()> {
         let stored = storage::get_blob(&self.db, "round")?;
         let sent_round = sent.round.as_ref().map(|(round, ..)| round.encode());
-        if storage::get_u64(&self.db, "nonce")? != sent.nonce || stored != sent_round {
+        let is_where_it_was = storage::get_u64(&self.db, "nonce")? == sent.nonce && stored == sent_round;
+        if !is_where_it_was || !self.is_at(sent)? {
             cloudsync_core::reached!("restamp: it was no copy but another process");
             return Ok(());
         }

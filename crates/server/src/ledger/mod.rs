@@ -39,7 +39,7 @@ pub(crate) use check::check;
 pub(crate) use glance::{Commit, Device, Glance, concerns};
 pub(crate) use holdings::{note_known, note_upload, note_verdicts};
 pub(crate) use place::inner_position;
-pub(crate) use record::{Posting, post};
+pub(crate) use record::{Posting, has_gone_on, post};
 pub(crate) use seal::prepare;
 pub(crate) use watch::{Watched, has_unstamped, stamp};
 

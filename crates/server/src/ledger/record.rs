@@ -27,6 +27,19 @@ pub(super) struct Record {
     pub(super) base_stamp: i64,
 }
 
+/// Whether a site has asked with a later cursor than this one, and so has acknowledged what it was told up to there: what was
+/// taken from it is not in the ledger any more. Without a cursor it asks for everything, and checks what else it has.
+pub(crate) fn has_gone_on(
+    db: &Connection,
+    site: SiteId,
+    cursor: u64,
+) -> Result<bool, cloudsync_sqlite_ffi::Error> {
+    // language=SQLite
+    let sql = "SELECT 1 FROM main.cloudsync_server_downloads WHERE base > ?2 \
+               AND site = (SELECT ordinal FROM main.cloudsync_sites WHERE site_id = ?1)";
+    Ok(cursor > 0 && db.query_i64(sql, &[Value::Blob(&site.0), Value::Integer(cursor as i64)])?.is_some())
+}
+
 impl Record {
     pub(super) fn read(db: &Connection, site: SiteOrdinal) -> Result<Option<Self>, Error> {
         // language=SQLite

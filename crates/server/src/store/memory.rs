@@ -139,7 +139,7 @@ impl State {
         let record =
             record.map(|(nonce, accepted, _)| SiteRecord { nonce: *nonce, round: Some(accepted.round) });
         let gave_cursor = request.cursor <= self.rows.version;
-        match standing(&Knowledge { epoch: self.epoch, record, gave_cursor }, request) {
+        match standing(&Knowledge { epoch: self.epoch, record, gave_cursor, went_back: false }, request) {
             Standing::New | Standing::Current => {}
             Standing::Repeated => {
                 check_may_pull(request, rights)?;

@@ -1,6 +1,6 @@
 //! What is stored of the sites that upload, and by which a request is judged.
 
-use crate::ledger::inner_position;
+use crate::ledger::{self, inner_position};
 use crate::store::{Asker, StoreError};
 use cloudsync_core::id::SiteId;
 use cloudsync_protocol::message::{Request, RoundId};
@@ -13,7 +13,12 @@ pub(super) fn knowledge(db: &Connection, request: &Request<'_>) -> Result<Knowle
     // language=SQLite
     let sql = "SELECT value FROM main.cloudsync_settings WHERE key = 'epoch'";
     let epoch = db.query_i64(sql, &[])?.unwrap_or(0) as u64;
-    Ok(Knowledge { epoch, record: record(db, request.site)?, gave_cursor: gave_cursor(db, request)? })
+    Ok(Knowledge {
+        epoch,
+        record: record(db, request.site)?,
+        gave_cursor: gave_cursor(db, request)?,
+        went_back: request.pull && ledger::has_gone_on(db, request.site, request.cursor)?,
+    })
 }
 
 /// Folds what was written to the file by hand. Rows that went with a dropped table are taken as lost, not as deleted:
