@@ -28,14 +28,15 @@ pub(super) struct Record {
 }
 
 /// Whether a site has asked with a later cursor than this one, and so has acknowledged what it was told up to there: what was
-/// taken from it is not in the ledger any more. Without a cursor it asks for everything, and checks what else it has.
+/// taken from it is not in the ledger any more. Or it has asked for everything since, and been given a later cursor. A file
+/// without a cursor asks for everything itself, and checks what else it has.
 pub(crate) fn has_gone_on(
     db: &Connection,
     site: SiteId,
     cursor: u64,
 ) -> Result<bool, cloudsync_sqlite_ffi::Error> {
     // language=SQLite
-    let sql = "SELECT 1 FROM main.cloudsync_server_downloads WHERE base > ?2 \
+    let sql = "SELECT 1 FROM main.cloudsync_server_downloads WHERE (base > ?2 OR base = 0 AND cursor > ?2) \
                AND site = (SELECT ordinal FROM main.cloudsync_sites WHERE site_id = ?1)";
     Ok(cursor > 0 && db.query_i64(sql, &[Value::Blob(&site.0), Value::Integer(cursor as i64)])?.is_some())
 }

@@ -122,26 +122,31 @@ fn a_copy_of_a_users_device_loses_what_it_may_not_have_and_keeps_nothing_of_it()
 
 #[test]
 fn a_file_that_went_back_and_only_reads_loses_at_once_what_its_user_may_not_see() {
-    let folder = Folder::new();
-    let (team, mut alice) = notes();
-    // More than an idle device looks through at once.
-    team.run(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000)
-         INSERT INTO notes(id, owner, body) SELECT printf('many%04d', i), 'alice', i FROM n",
-    );
-    team.sync(&mut alice);
-    let mut before = copy(&team, &alice, &folder, "before.db", 7);
-    team.run(
-        "UPDATE notes SET owner = 'bob' WHERE id LIKE 'many%7'; DELETE FROM notes WHERE id LIKE 'many%8'",
-    );
-    team.sync(&mut alice);
-    // Only now the ledger is sure that they are gone.
-    team.run("INSERT INTO notes(id, owner, body) VALUES('news', 'alice', 'x')");
-    team.sync(&mut alice);
-    team.sync(&mut before);
-    let gone = "SELECT count(*) FROM notes WHERE id LIKE 'many%7' OR id LIKE 'many%8'";
-    assert_eq!(before.rows(gone), ["0"]);
-    team.assert_mended(&mut [&mut before, &mut alice]);
+    for fetches_again in [false, true] {
+        let folder = Folder::new();
+        let (team, mut alice) = notes();
+        // More than an idle device looks through at once.
+        team.run(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000)
+             INSERT INTO notes(id, owner, body) SELECT printf('many%04d', i), 'alice', i FROM n",
+        );
+        team.sync(&mut alice);
+        let mut before = copy(&team, &alice, &folder, "before.db", 7);
+        team.run("UPDATE notes SET owner = 'bob' WHERE id LIKE 'many%7'");
+        team.run("DELETE FROM notes WHERE id LIKE 'many%8'");
+        team.sync(&mut alice);
+        // Only now the ledger is sure that they are gone.
+        team.run("INSERT INTO notes(id, owner, body) VALUES('news', 'alice', 'x')");
+        team.sync(&mut alice);
+        if fetches_again {
+            alice.run("INSERT INTO cloudsync_settings VALUES('refetch', 1)");
+            team.sync(&mut alice);
+        }
+        team.sync(&mut before);
+        let gone = "SELECT count(*) FROM notes WHERE id LIKE 'many%7' OR id LIKE 'many%8'";
+        assert_eq!(before.rows(gone), ["0"], "{fetches_again}");
+        team.assert_mended(&mut [&mut before, &mut alice]);
+    }
 }
 
 /// A copy of alice's file that cannot be compared with the server as it is by `harm`, after rows went out of her sight and
