@@ -232,6 +232,7 @@ impl Applier {
     fn payload_from(&mut self, replica: &mut Replica, payload: &Payload<'_>, from: usize) -> Result<()> {
         let evicted = replica.evicted_of(payload, self.source)?;
         self.evict(replica, &evicted)?;
+        replica.forget_unknown(payload)?;
         if !self.settles {
             let by_hand = self.source.origin == Origin::File;
             pieces::keep(&self.db, payload, if by_hand { replica.now_ms() } else { 0 })?;

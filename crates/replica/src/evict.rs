@@ -23,7 +23,7 @@ use crate::replica::Replica;
 use crate::scrub;
 use crate::storage;
 use crate::write::Refused;
-use cloudsync_protocol::payload::{Opened, Payload};
+use cloudsync_protocol::payload::{Evicted, Group, Opened, Payload};
 use cloudsync_sqlite_ffi::Value;
 use std::collections::HashSet;
 
@@ -50,6 +50,7 @@ impl Replica {
                 let text = "payload refused: only a server says which rows may no longer be held";
                 return Err(Error::Protocol(text.into()));
             }
+            // Of what does not exist here yet something may be kept.
             let Some(table) = self.catalog.table_named(evicted.table()) else { continue };
             for row in 0..evicted.rows() {
                 let key = evicted.key(row);
@@ -64,6 +65,21 @@ impl Replica {
         }
         rows.sort_by(|(a, x), (b, y)| (a.id, x).cmp(&(b.id, y)));
         Ok(rows)
+    }
+
+    /// Forgets what is kept of rows that the sender says may no longer be here, of tables that do not exist here yet.
+    pub(crate) fn forget_unknown(&self, payload: &Payload<'_>) -> Result<()> {
+        let unknown =
+            payload.evicted().iter().filter(|gone| self.catalog.table_named(gone.table()).is_none());
+        let named = |gone: &Evicted<'_>| {
+            (0..gone.rows()).map(|row| named(gone.table(), gone.key(row))).collect::<Vec<_>>()
+        };
+        let rows: HashSet<_> = unknown.flat_map(named).collect();
+        if !rows.is_empty() && forget_kept(self.db, &rows)? {
+            cloudsync_core::reached!("evict: what is kept of a table that is not here is forgotten");
+            scrub::call(&self.db)?;
+        }
+        Ok(())
     }
 
     /// Of the rows those with edits of this device that no server knows, or has lost and did not get again.
@@ -116,7 +132,7 @@ impl Applier {
             replica.trim_rejected()?;
         }
         replica.unsettled.leave_out(rows)?;
-        forget_kept(self.db, rows)?;
+        forget_kept(self.db, &rows.iter().map(|(table, key)| named(&table.name, key)).collect())?;
         scrub::call(&self.db)
     }
 
@@ -181,26 +197,28 @@ impl Applier {
     }
 }
 
-/// Drops what is kept for unknown names if any of it belongs to these rows: the names are fetched when they come.
-fn forget_kept(db: cloudsync_sqlite_ffi::Connection, rows: &[RowKey]) -> Result<()> {
+/// A row by its table's name, however that is written, and its packed key.
+fn named(table: &str, key: &[u8]) -> (String, Vec<u8>) {
+    (table.to_ascii_lowercase(), key.to_vec())
+}
+
+/// Drops what is kept for unknown names if any of it belongs to these rows: the names are fetched when they come. Gives
+/// true if so.
+fn forget_kept(db: cloudsync_sqlite_ffi::Connection, evicted: &HashSet<(String, Vec<u8>)>) -> Result<bool> {
     let mut pieces: Vec<Vec<u8>> = Vec::new();
     db.prepare("SELECT payload FROM main.cloudsync_kept")?.for_each(&[], |row| -> Result<()> {
         pieces.push(row.column(0).as_blob().unwrap_or_default().to_vec());
         Ok(())
     })?;
-    if pieces.is_empty() {
-        return Ok(());
-    }
-    let named = |table: &str, key: &[u8]| (table.to_ascii_lowercase(), key.to_vec());
-    let evicted: HashSet<_> = rows.iter().map(|(table, key)| named(&table.name, key)).collect();
-    let is_evicted = |table: &str, key: &[u8]| evicted.contains(&named(table, key));
     for piece in pieces {
         let opened = Opened::open(&piece, &Zstd)?;
         let payload = opened.payload()?;
         let mut groups = payload.groups().iter();
-        if groups.any(|group| (0..group.rows()).any(|row| is_evicted(group.table(), group.key(row)))) {
-            return kept::lose(&db);
+        let is_evicted = |group: &Group<'_>, row| evicted.contains(&named(group.table(), group.key(row)));
+        if groups.any(|group| (0..group.rows()).any(|row| is_evicted(group, row))) {
+            kept::lose(&db)?;
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }

@@ -224,8 +224,14 @@ impl Replica {
     pub(crate) fn meet_as_stranger(&self) -> Result<()> {
         // What waits here, or is kept for names to come, may be lost there: it counts as brought by hand. So it goes to the
         // server once it gets in, and until then its row is compared. What the server still has comes from it once more.
+        // But of what is kept by somebody who may not see everything nobody tells any more that it must go.
         let (servers, by_hand) = (Origin::Server.code(), Origin::File.code());
-        for waiting in ["cloudsync_quarantine", "cloudsync_kept"] {
+        let waiting: &[_] = if self.is_part()? {
+            &["cloudsync_quarantine"]
+        } else {
+            &["cloudsync_quarantine", "cloudsync_kept"]
+        };
+        for waiting in waiting {
             let sql = format!("UPDATE main.{waiting} SET origin = ?2 WHERE origin = ?1");
             self.db.prepare(&sql)?.run(&[Value::Integer(servers), Value::Integer(by_hand)])?;
         }

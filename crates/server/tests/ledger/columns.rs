@@ -1,5 +1,6 @@
 //! Columns that came later: rows that are older have no clock there, neither here nor on the server.
 
+use crate::bench::Device;
 use crate::journals;
 use crate::team::{Member, Team};
 use cloudsync_server::policy::Verb;
@@ -44,4 +45,31 @@ fn the_first_value_of_a_cell_is_undone_when_it_is_refused() {
     assert_eq!(alice.repaired, 0);
     assert_eq!(alice.rows("SELECT later FROM notes"), ["NULL", "NULL"]);
     team.assert_settled(&mut [&mut alice]);
+}
+
+/// It came to a device where its table does not sync yet, and is kept there until it does.
+#[test]
+fn a_row_that_is_taken_away_before_its_table_syncs_does_not_come_with_it() {
+    let (notes, papers) = (
+        "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, owner TEXT, body TEXT)",
+        "CREATE TABLE papers(id TEXT PRIMARY KEY NOT NULL, owner TEXT, body TEXT)",
+    );
+    let mut team = Team::new(&format!("{notes}; {papers}"));
+    for table in ["notes", "papers"] {
+        team.sees(table, "owner = auth_userid()");
+    }
+    let mut alice = team.member_on(Device::new(1, notes), "alice");
+    alice.device.run(papers);
+    team.run("INSERT INTO papers VALUES('a', 'alice', 'hidden soon'), ('b', 'alice', 'shown')");
+    team.sync(&mut alice);
+    assert_eq!(alice.rows("SELECT count(*) > 0 FROM cloudsync_kept"), ["1"]);
+    team.run("UPDATE papers SET owner = 'bob' WHERE id = 'a'");
+    team.sync(&mut alice);
+    let kept: Vec<Vec<u8>> = alice.device.column("SELECT payload FROM cloudsync_kept");
+    assert!(!kept.iter().any(|piece| piece.windows(6).any(|bytes| bytes == b"hidden")), "{kept:?}");
+    assert!(alice.device.replica.is_scrub_due().unwrap());
+    alice.device.replica.init("papers", "cls", 0).unwrap();
+    assert_eq!(alice.rows("SELECT id FROM papers WHERE id = 'a'"), [""; 0]);
+    team.sync(&mut alice);
+    assert_eq!(alice.rows("SELECT id FROM papers"), ["'b'"]);
 }
