@@ -266,9 +266,9 @@ impl World {
             wanted.push(change(Verb::Select, *select));
             wanted.extend([Verb::Insert, Verb::Update, Verb::Delete].map(|verb| change(verb, "1")));
         }
-        let outcome = self.server.administer(|path| {
-            enable_table(path, NAME, "cls")?;
-            Ok(change_policies(path, &wanted).map(drop)?)
+        let outcome = self.server.administer(|file| {
+            enable_table(file, NAME, "cls")?;
+            Ok(change_policies(file, &wanted).map(drop)?)
         })?;
         self.note(|| format!("the server gets the new names: {outcome:?}, {policies:?}"));
         match outcome {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use cloudsync_protocol::message::Request;
 use cloudsync_replica::{Environment, Replica};
 use cloudsync_server::auth::User;
-use cloudsync_server::store::sqlite::{SqliteStore, epoch};
+use cloudsync_server::store::sqlite::{Located, SqliteStore, epoch};
 use cloudsync_server::store::{Asker, Rights, Store};
 use std::path::Path;
 use std::rc::Rc;
@@ -57,9 +57,15 @@ pub(crate) struct Backup {
 }
 
 /// Opens a file in all ways in which this world will.
-pub(crate) fn warm_up() -> Result<()> {
+pub(crate) fn warm_up(dice: Dice) -> Result<()> {
     drop(host::open(OWNERS_PATH, "")?);
-    epoch(Path::new(ADMINS_PATH)).map(drop).map_err(|error| anyhow!("warming up: {error}"))
+    let file = located(ADMINS_PATH, &ServerHost::new(dice));
+    epoch(&file).map(drop).map_err(|error| anyhow!("warming up: {error}"))
+}
+
+/// A file of this world, as the product's connections take it.
+fn located(path: &str, host: &Arc<ServerHost>) -> Located {
+    Located::on(Path::new(path), Arc::clone(host) as Arc<_>)
 }
 
 impl Server {
@@ -104,7 +110,7 @@ impl Server {
 
     fn open_store(&mut self) -> Result<()> {
         disk::run_with_skew(0);
-        let store = SqliteStore::open_on(Path::new(PATH), Arc::clone(&self.host) as Arc<_>);
+        let store = SqliteStore::open(located(PATH, &self.host));
         self.store = Some(store.map_err(|error| anyhow!("the store does not open: {error}"))?);
         let eye = host::open(&format!("/sim/{SERVER}/{}/server.db", disk::faults::EYE), "")?;
         self.asks.register(&eye)?;
@@ -129,14 +135,15 @@ impl Server {
     }
 
     /// Somebody who administers the server does something on the file, by a connection of the product's.
-    pub(crate) fn administer<T>(&mut self, act: impl FnOnce(&Path) -> Result<T>) -> Result<Outcome<T>> {
+    pub(crate) fn administer<T>(&mut self, act: impl FnOnce(&Located) -> Result<T>) -> Result<Outcome<T>> {
         disk::run_with_skew(0);
         let before = disks().failures(SERVER);
-        let outcome = act(Path::new(ADMINS_PATH));
+        let outcome = act(&located(ADMINS_PATH, &self.host));
         self.policies = None;
         if disks().has_dead(SERVER) {
             return Ok(Outcome::Died);
         }
+        sound::check_clock(self.eye()?, SERVER)?;
         match outcome {
             Ok(done) => Ok(Outcome::Done(done)),
             Err(_) if disks().failures(SERVER) > before => Ok(Outcome::Failed),
@@ -202,6 +209,7 @@ impl Server {
 
     /// Whatever the server has by now is acknowledged, and not less than what was.
     pub(crate) fn remember(&mut self) -> Result<()> {
+        sound::check_clock(self.eye()?, SERVER)?;
         let clocks = StoredClocks::read(self.eye()?)?;
         self.acknowledged.check_kept(&clocks)?;
         self.acknowledged = clocks;
@@ -266,5 +274,45 @@ impl Server {
         let sql = "SELECT count(*) FROM cloudsync_tables";
         let count: i64 = self.eye()?.query_row(sql, [], |row| row.get(0))?;
         Ok(count >= workload::tables().count() as i64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::START_MS;
+    use cloudsync_server::store::sqlite::{disable_table, enable_table};
+
+    /// A server with a row in a table that somebody switched on and off again, by connections to `file` if that is given.
+    fn switched(file: Option<&Path>) -> (Server, Result<Outcome<()>>) {
+        disk::register();
+        disk::renew(Dice::new(1));
+        disk::set_now_ms(START_MS);
+        let mut server = Server::create(Dice::new(2), true, false).unwrap();
+        let sql = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v TEXT); INSERT INTO t VALUES('1', 'one')";
+        server.write(|db| Ok(db.execute_batch(sql).map(|()| true)?)).unwrap();
+        let outcome = server.administer(|here| {
+            let file = file.map_or_else(|| here.clone(), Located::from);
+            enable_table(&file, "t", "cls")?;
+            Ok(disable_table(&file, "t")?)
+        });
+        (server, outcome)
+    }
+
+    #[test]
+    fn who_administers_has_the_clock_of_the_world() {
+        let _guard = disk::alone();
+        let (server, outcome) = switched(None);
+        assert!(matches!(outcome.unwrap(), Outcome::Done(())));
+        let latest = sound::latest_time(server.eye().unwrap()).unwrap();
+        assert_eq!(latest, START_MS as i64);
+    }
+
+    #[test]
+    fn a_stamp_by_the_clock_of_this_machine_is_found() {
+        let _guard = disk::alone();
+        let (_server, outcome) = switched(Some(Path::new(ADMINS_PATH)));
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("has a stamp or version of"), "{error}");
     }
 }

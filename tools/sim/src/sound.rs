@@ -2,16 +2,19 @@
 
 use crate::device::Process;
 use crate::oracle::Clocks;
-use crate::{renames, workload};
+use crate::{disk, host, renames, workload};
 use anyhow::{Result, bail};
 use rusqlite::Connection;
 
+/// How far a stamp may be ahead of the world's clock, in milliseconds: more than the clock of any machine in it is.
+const AHEAD_MS_MAX: i64 = 24 * 3_600_000;
 /// The origin of what came by file.
 const BY_FILE: i64 = -2;
 
 /// Nothing may be left over in a file that is at rest.
 pub(crate) fn check_at_rest(process: &mut Process, name: &str, known: &Clocks) -> Result<()> {
     check_file(&process.db, name, known)?;
+    check_clock(&process.db, name)?;
     if process.replica.has_unsent()? {
         bail!("{name} has unsent changes after all syncs");
     }
@@ -23,6 +26,25 @@ pub(crate) fn check_at_rest(process: &mut Process, name: &str, known: &Clocks) -
         bail!("{name} has an open round or download after all syncs");
     }
     Ok(())
+}
+
+/// The latest stamp and the last version of a file are not far ahead of the world's clock. Else somebody asked the clock of the
+/// machine on which the world runs, which is later than all that happens in a world.
+pub(crate) fn check_clock(db: &Connection, name: &str) -> Result<()> {
+    let latest = latest_time(db)?;
+    let now = disk::now_ms() as i64;
+    if latest > now + AHEAD_MS_MAX {
+        bail!("{name} has a stamp or version of {latest} ms, and the clock of its world says {now}")
+    }
+    Ok(())
+}
+
+/// The later one of the latest stamp and the last version.
+pub(crate) fn latest_time(db: &Connection) -> Result<i64> {
+    // language=SQLite
+    let sql = "SELECT max(ifnull((SELECT value FROM cloudsync_settings WHERE key = 'floor'), 0), \
+               ifnull((SELECT max(version) FROM cloudsync_versions), 0))";
+    Ok(host::kept(db, sql)?.query_row([], |row| row.get(0))?)
 }
 
 /// The file is sound.

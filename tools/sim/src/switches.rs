@@ -50,7 +50,7 @@ impl World {
             None if dice.chance(OFF) => {
                 let table = dice.pick(TABLES).name;
                 self.stats.fault("table switched off");
-                let outcome = self.server.administer(|path| Ok(disable_table(path, table)?))?;
+                let outcome = self.server.administer(|file| Ok(disable_table(file, table)?))?;
                 self.note(|| format!("{table} is switched off: {outcome:?}"));
                 if matches!(outcome, Outcome::Died) { self.server_recovers() } else { Ok(()) }
             }
@@ -71,7 +71,7 @@ impl World {
         let outcome =
             self.server.write(|db| Ok(db.execute_batch(&format!("DROP TABLE {old}")).map(|()| true)?))?;
         ensure!(matches!(outcome, Outcome::Done(true)), "dropping {old} on the server: {outcome:?}");
-        let outcome = self.server.administer(|path| Ok(list_tables(path)?))?;
+        let outcome = self.server.administer(|file| Ok(list_tables(file)?))?;
         self.note(|| format!("{old} is dropped on the server, which has {outcome:?}"));
         self.stats.fault("name taken away");
         self.server.acknowledge_anew()
@@ -79,7 +79,7 @@ impl World {
 
     fn switch_on(&mut self, table: &str) -> Result<()> {
         let known = workload::tables().find(|known| known.name == table).context("a table of another app")?;
-        let outcome = self.server.administer(|path| Ok(enable_table(path, table, known.algorithm)?))?;
+        let outcome = self.server.administer(|file| Ok(enable_table(file, table, known.algorithm)?))?;
         self.note(|| format!("{table} is switched on: {outcome:?}"));
         if matches!(outcome, Outcome::Died) { self.server_recovers() } else { Ok(()) }
     }

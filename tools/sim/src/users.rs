@@ -185,7 +185,7 @@ impl World {
                 false => Change { text: Some("1"), ..change },
             })
             .collect();
-        match self.server.administer(|path| Ok(change_policies(path, &wanted)?))? {
+        match self.server.administer(|file| Ok(change_policies(file, &wanted)?))? {
             Outcome::Done(_) => Ok(()),
             outcome => bail!("policies before any fault: {outcome:?}"),
         }
@@ -208,7 +208,7 @@ impl World {
             let table: &'static TableSpec = dice.pick::<&TableSpec>(&guarded);
             let wanted = changes(dice, table, self.now());
             self.stats.fault("policy change");
-            let outcome = self.server.administer(|path| Ok(change_policies(path, &wanted)?))?;
+            let outcome = self.server.administer(|file| Ok(change_policies(file, &wanted)?))?;
             self.note(|| format!("policies of {}: {:?}, {outcome:?}", table.name, wanted[0].text));
             if matches!(outcome, Outcome::Died) {
                 self.server_recovers()?;

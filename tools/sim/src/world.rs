@@ -74,7 +74,7 @@ impl World {
         disk::renew(dice.fork());
         cloudsync_replica::forget_definitions();
         // What a process does at its first use of SQLite draws from its generator, in the first world alone.
-        server::warm_up()?;
+        server::warm_up(Dice::new(case.seed))?;
         disk::renew(dice.fork());
         cloudsync_replica::forget_definitions();
         cloudsync_server::policy::forget_compiled();

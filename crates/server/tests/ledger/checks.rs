@@ -10,7 +10,7 @@ use cloudsync_protocol::range::{Check, Checked, Finding, Range};
 use cloudsync_replica::{Environment, Zstd};
 use cloudsync_server::policy::{PolicySteps, Verb};
 use cloudsync_server::store::Store;
-use cloudsync_server::store::sqlite::{FileId, Host, SqliteStore, SystemHost};
+use cloudsync_server::store::sqlite::{FileId, Host, Located, SqliteStore, SystemHost};
 use cloudsync_sqlite_ffi::Connection as Handle;
 use std::path::Path;
 use std::rc::Rc;
@@ -519,7 +519,7 @@ const SLOW: &str = "owner = auth_userid() AND (SELECT count(*) FROM many WHERE n
 
 fn bound(team: &mut Team, round: u64, check: u64) {
     let host = Arc::new(Bounded(PolicySteps { round, check }));
-    team.server.store = SqliteStore::open_on(&team.server.path, host).unwrap();
+    team.server.store = SqliteStore::open(Located::on(&team.server.path, host)).unwrap();
 }
 
 /// Makes the policy of notes too much work for checks.

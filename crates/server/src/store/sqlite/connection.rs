@@ -49,12 +49,7 @@ pub(super) struct Watch {
 impl Wrapped {
     /// Opens a file for reading and writing, with what is committed flushed to disk, and a replica on it. Foreign keys
     /// are on: those that the owner declared are kept.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::open_on(&Located::here(path))
-    }
-
-    /// The same in another world than this machine.
-    pub(super) fn open_on(file: &Located) -> Result<Self, StoreError> {
+    pub(super) fn open(file: &Located) -> Result<Self, StoreError> {
         let owner = rusqlite::Connection::open(&file.path)?;
         owner.busy_timeout(Duration::from_secs(10))?;
         // language=SQLite

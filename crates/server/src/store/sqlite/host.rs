@@ -1,4 +1,5 @@
-//! What a store needs of the world beside its file: time, randomness, and which file it is. A simulation brings its own.
+//! What a store, and whoever acts on its file beside it, needs of the world: time, randomness, and which file it is. A simulation
+//! brings its own.
 
 use crate::policy::PolicySteps;
 use cloudsync_replica::{Environment, SystemEnvironment};
@@ -27,17 +28,35 @@ pub trait Host: Send + Sync {
     }
 }
 
-/// A file and the world around it.
+/// A file and the world around it; made of a path alone, a file of this machine.
 #[derive(Clone)]
-pub(super) struct Located {
+pub struct Located {
     pub(super) path: PathBuf,
     pub(super) host: Arc<dyn Host>,
 }
 
 impl Located {
+    /// A file in a world of the caller's: a path that its SQLite understands, and its own time and chance.
+    #[must_use]
+    pub fn on(path: &Path, host: Arc<dyn Host>) -> Self {
+        Self { path: path.to_owned(), host }
+    }
+
     /// A file of this machine.
     pub(super) fn here(path: &Path) -> Self {
-        Self { path: path.to_owned(), host: Arc::new(SystemHost) }
+        Self::on(path, Arc::new(SystemHost))
+    }
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Located {
+    fn from(path: &P) -> Self {
+        Self::here(path.as_ref())
+    }
+}
+
+impl From<&Self> for Located {
+    fn from(file: &Self) -> Self {
+        file.clone()
     }
 }
 

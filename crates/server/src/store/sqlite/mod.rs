@@ -32,8 +32,7 @@ mod turn;
 mod writer;
 
 use self::connection::Wrapped;
-use self::host::Located;
-pub use self::host::{FileId, Host, SystemHost};
+pub use self::host::{FileId, Host, Located, SystemHost};
 use self::observer::Observer;
 use self::place::Place;
 pub use self::policies::{
@@ -90,16 +89,8 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`StoreError`] when the file cannot be opened or was written by a newer version.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::open_on(path, Arc::new(SystemHost))
-    }
-
-    /// Opens the file in a world of the caller's: a path that its SQLite understands, and its own time and chance.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn open_on(path: &Path, host: Arc<dyn Host>) -> Result<Self, StoreError> {
-        let file = Located { path: path.to_owned(), host };
+    pub fn open(file: impl Into<Located>) -> Result<Self, StoreError> {
+        let file = file.into();
         let feed = Arc::new(Feed::default());
         let writer = Writer::start(&file, Arc::clone(&feed))?;
         let place = Place::remember(&file)?;
@@ -188,8 +179,8 @@ impl Store for SqliteStore {
 ///
 /// # Errors
 /// [`StoreError`] when the file cannot be written, or is of a newer version.
-pub fn begin_epoch(path: &Path, after: u64) -> Result<(), StoreError> {
-    let mut file = Wrapped::open(path)?;
+pub fn begin_epoch(file: impl Into<Located>, after: u64) -> Result<(), StoreError> {
+    let mut file = Wrapped::open(&file.into())?;
     if !file.replica.exists()? {
         return Ok(());
     }
@@ -204,8 +195,8 @@ pub fn begin_epoch(path: &Path, after: u64) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// [`StoreError`] when the file cannot be read.
-pub fn epoch(path: &Path) -> Result<u64, StoreError> {
-    let file = Wrapped::open(path)?;
+pub fn epoch(file: impl Into<Located>) -> Result<u64, StoreError> {
+    let file = Wrapped::open(&file.into())?;
     Ok(if file.replica.exists()? { file.replica.state_number("epoch")?.unwrap_or(0) as u64 } else { 0 })
 }
 
@@ -213,8 +204,8 @@ pub fn epoch(path: &Path) -> Result<u64, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`] when the table cannot sync; the text has the remedy.
-pub fn enable_table(path: &Path, table: &str, algorithm: &str) -> Result<(), StoreError> {
-    let mut file = Wrapped::open(path)?;
+pub fn enable_table(file: impl Into<Located>, table: &str, algorithm: &str) -> Result<(), StoreError> {
+    let mut file = Wrapped::open(&file.into())?;
     let known = file.replica.is_enabled(table);
     match known {
         Ok(true) => Ok(()),
@@ -229,8 +220,8 @@ pub fn enable_table(path: &Path, table: &str, algorithm: &str) -> Result<(), Sto
 ///
 /// # Errors
 /// [`StoreError`] when the file cannot be read.
-pub fn check_table(path: &Path, table: &str) -> Result<Vec<Finding>, StoreError> {
-    let mut file = Wrapped::open(path)?;
+pub fn check_table(file: impl Into<Located>, table: &str) -> Result<Vec<Finding>, StoreError> {
+    let mut file = Wrapped::open(&file.into())?;
     let (name, columns) = match file.replica.check_table(table, FLAG_INTEGER_KEY) {
         Ok(found) => found,
         Err(cloudsync_replica::Error::Usage(text)) => return Ok(vec![Finding::cannot_sync(table, text)]),
@@ -298,16 +289,16 @@ pub fn mend(path: &Path) -> Result<Vec<&'static str>, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`] when the table does not sync.
-pub fn disable_table(path: &Path, table: &str) -> Result<(), StoreError> {
-    Ok(Wrapped::open(path)?.replica.set_enabled(table, false)?)
+pub fn disable_table(file: impl Into<Located>, table: &str) -> Result<(), StoreError> {
+    Ok(Wrapped::open(&file.into())?.replica.set_enabled(table, false)?)
 }
 
 /// The tables that sync, by name.
 ///
 /// # Errors
 /// [`StoreError`] when the file cannot be read.
-pub fn list_tables(path: &Path) -> Result<Vec<SyncedTable>, StoreError> {
-    let mut file = Wrapped::open(path)?;
+pub fn list_tables(file: impl Into<Located>) -> Result<Vec<SyncedTable>, StoreError> {
+    let mut file = Wrapped::open(&file.into())?;
     if !file.replica.exists()? {
         return Ok(Vec::new());
     }

@@ -2,13 +2,13 @@
 //! its next turn.
 
 use super::connection::Wrapped;
+use super::host::Located;
 use crate::auth::User;
 use crate::policy::{
     Change, Entry, Known, Plan, Policy, PolicyError, Probe, Probed, Verb, change, history, plan, probe,
 };
 use crate::schema_check::{Finding, Scene, of_policies};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// Policies that were set, and what their owner should know of them.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -51,8 +51,8 @@ impl From<&Policy> for Shown {
 ///
 /// # Errors
 /// [`PolicyError`] when one of them is refused or the file fails.
-pub fn change_policies(path: &Path, changes: &[Change<'_>]) -> Result<Changed, PolicyError> {
-    let mut file = open(path)?;
+pub fn change_policies(file: impl Into<Located>, changes: &[Change<'_>]) -> Result<Changed, PolicyError> {
+    let mut file = open(file)?;
     let (_, _, connection) = file.law.now()?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let changed: Result<Vec<_>, _> = changes.iter().map(|wanted| change(connection, wanted)).collect();
@@ -76,16 +76,16 @@ fn synced(file: &mut Wrapped) -> Result<Vec<String>, PolicyError> {
     Ok(file.replica.schema().map_err(failed)?.tables.into_iter().map(|table| table.name).collect())
 }
 
-fn open(path: &Path) -> Result<Wrapped, PolicyError> {
-    Wrapped::open(path).map_err(PolicyError::Store)
+fn open(file: impl Into<Located>) -> Result<Wrapped, PolicyError> {
+    Wrapped::open(&file.into()).map_err(PolicyError::Store)
 }
 
 /// The policies that hold, of all tables or one.
 ///
 /// # Errors
 /// [`PolicyError`] when the file cannot be read.
-pub fn policies(path: &Path, table: Option<&str>) -> Result<Vec<Shown>, PolicyError> {
-    let mut file = open(path)?;
+pub fn policies(file: impl Into<Located>, table: Option<&str>) -> Result<Vec<Shown>, PolicyError> {
+    let mut file = open(file)?;
     let (policies, ..) = file.law.now()?;
     let is_wanted = |policy: &&Policy| table.is_none_or(|table| policy.table().eq_ignore_ascii_case(table));
     Ok(policies.iter().filter(is_wanted).map(Shown::from).collect())
@@ -95,16 +95,16 @@ pub fn policies(path: &Path, table: Option<&str>) -> Result<Vec<Shown>, PolicyEr
 ///
 /// # Errors
 /// [`PolicyError`] when the file cannot be read.
-pub fn policy_history(path: &Path, table: Option<&str>) -> Result<Vec<Entry>, PolicyError> {
-    Ok(history(open(path)?.law.connection(), table)?)
+pub fn policy_history(file: impl Into<Located>, table: Option<&str>) -> Result<Vec<Entry>, PolicyError> {
+    Ok(history(open(file)?.law.connection(), table)?)
 }
 
 /// Tries the policies of a table as a user.
 ///
 /// # Errors
 /// [`PolicyError`] when what is tried makes no sense, or the file cannot be read.
-pub fn probe_policies(path: &Path, wanted: &Probe<'_>) -> Result<Probed, PolicyError> {
-    let mut file = open(path)?;
+pub fn probe_policies(file: impl Into<Located>, wanted: &Probe<'_>) -> Result<Probed, PolicyError> {
+    let mut file = open(file)?;
     let (policies, identity, connection) = file.law.now()?;
     // As for turns: foreign keys are not SQLite's to look at, least of all those of a twin.
     connection.pragma_update(None, "foreign_keys", false)?;
@@ -119,11 +119,11 @@ pub fn probe_policies(path: &Path, wanted: &Probe<'_>) -> Result<Probed, PolicyE
 /// # Errors
 /// [`PolicyError`] when the expression is refused, or the file cannot be read.
 pub fn plan_policy(
-    path: &Path,
+    file: impl Into<Located>,
     (table, text): (&str, Option<&str>),
     users: Vec<User>,
 ) -> Result<Plan, PolicyError> {
-    let mut file = open(path)?;
+    let mut file = open(file)?;
     // A policy over claims is asked with those that are known of each user.
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
     for user in users {

@@ -182,7 +182,7 @@ impl Readers {
         let idle = self.pool().idle.pop();
         let mut file = match idle {
             Some(Parked(file)) => file,
-            None => Wrapped::open_on(&self.file)?,
+            None => Wrapped::open(&self.file)?,
         };
         let open = file.shelf.open();
         let outcome = file.db.execute("BEGIN").map_err(StoreError::from).and_then(|()| act(&mut file));

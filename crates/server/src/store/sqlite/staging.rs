@@ -83,7 +83,8 @@ mod tests {
     #[test]
     fn what_is_staged_is_bounded_for_each_site_and_for_all() {
         let folder = tempfile::tempdir().unwrap();
-        let file = super::super::connection::Wrapped::open(&folder.path().join("store.db")).unwrap();
+        let located = super::super::Located::here(&folder.path().join("store.db"));
+        let file = super::super::connection::Wrapped::open(&located).unwrap();
         let db = &file.db;
         db.execute(super::super::CREATE).unwrap();
         // language=SQLite

@@ -167,7 +167,7 @@ fn reopen(located: &Located, queue: &Receiver<Job>) -> Option<Wrapped> {
 }
 
 fn open(located: &Located) -> Result<Wrapped, StoreError> {
-    let mut file = Wrapped::open_on(located)?;
+    let mut file = Wrapped::open(located)?;
     file.replica.create()?;
     file.prepare_policies()?;
     file.replica.transact(|replica| {
