@@ -8,6 +8,7 @@ use crate::kept;
 use crate::scrub;
 use crate::sites::Sites;
 use crate::storage;
+use crate::upload::send_everything_again;
 use cloudsync_core::clock::{SiteOrdinal, TIME_MAX};
 use cloudsync_core::id::SiteId;
 use cloudsync_sqlite_ffi::{Connection, Savepoint, Shelf, Transaction, TransactionState, Value};
@@ -236,8 +237,7 @@ impl Replica {
             self.db.prepare(&sql)?.run(&[Value::Integer(servers), Value::Integer(by_hand)])?;
         }
         self.forget_agreement()?;
-        storage::unset(&self.db, "unsent_position")?;
-        storage::set(&self.db, "resend", Value::Integer(1))
+        send_everything_again(&self.db)
     }
 
     /// Forgets nonce, cursor, open rounds and downloads: the next round begins from nothing.

@@ -14,7 +14,20 @@ use cloudsync_protocol::limits::{
     CHUNK_BYTES_TARGET, CLOCK_AHEAD_MS_MAX, UPLOAD_CHUNKS_MAX, UPLOAD_CHUNKS_TARGET,
 };
 use cloudsync_protocol::message::{RoundId, Turn, Upload};
-use cloudsync_sqlite_ffi::Value;
+use cloudsync_sqlite_ffi::{Connection, Value};
+
+/// Names the setting that says that everything is sent again.
+const RESEND: &str = "resend";
+/// Its value until the first round of that is made.
+const WANTED: i64 = 1;
+/// Its value from then on: `unsent_position` is a place in what is sent again.
+const BEGUN: i64 = 2;
+
+/// Has everything that is known here sent, from its beginning: also what an open batch has gone past, or a round on its way. That
+/// round goes on, since the server may have taken it already.
+pub(crate) fn send_everything_again(db: &Connection) -> Result<()> {
+    storage::set(db, RESEND, Value::Integer(WANTED))
+}
 
 /// A round on its way, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,10 +156,15 @@ impl Replica {
         if let Some(bytes) = storage::get_blob(&self.db, "round")? {
             return Round::decode(&bytes).map(Some);
         }
-        let everything = storage::get_i64(&self.db, "resend")?.is_some();
+        let resend = storage::get_i64(&self.db, RESEND)?;
+        let everything = resend.is_some();
         // A round without rows asks for the verdicts that the last answer had no room for.
         if !everything && !self.is_anything_unsent()? && !storage::is_set(&self.db, VERDICTS_LEFT)? {
             return Ok(None);
+        }
+        if resend == Some(WANTED) {
+            storage::unset(&self.db, "unsent_position")?;
+            storage::set(&self.db, RESEND, Value::Integer(BEGUN))?;
         }
         let mut id = [0; 8];
         self.environment.random(&mut id);
@@ -171,8 +189,10 @@ impl Replica {
     /// While everything is sent again to a server that lost what it had: the key in the tree of clocks behind which it was not
     /// told yet. What is on its way counts as untold.
     pub(crate) fn resent_behind(&self) -> Result<Option<Vec<u8>>> {
-        if !storage::is_set(&self.db, "resend")? {
-            return Ok(None);
+        match storage::get_i64(&self.db, RESEND)? {
+            None => return Ok(None),
+            Some(WANTED) => return Ok(Some(Vec::new())),
+            Some(_) => {}
         }
         let begun = storage::get_blob(&self.db, "unsent_position")?;
         Ok(match begun.as_deref().and_then(Position::decode).as_ref().map(Position::place) {
@@ -206,7 +226,7 @@ impl Replica {
 
     /// True while a round is on its way, or must be begun whatever the change list says.
     pub(crate) fn is_upload_open(&self) -> Result<bool> {
-        let keys = ["round", "resend", "unsent_position", VERDICTS_LEFT].iter();
+        let keys = ["round", RESEND, "unsent_position", VERDICTS_LEFT].iter();
         let set = keys.map(|key| storage::is_set(&self.db, key)).collect::<Result<Vec<_>>>()?;
         Ok(set.into_iter().any(|set| set))
     }
@@ -255,7 +275,9 @@ impl Replica {
             Some(position) => storage::set(&self.db, "unsent_position", Value::Blob(&position.encode()))?,
             None => {
                 storage::unset(&self.db, "unsent_position")?;
-                storage::unset(&self.db, "resend")?;
+                if storage::get_i64(&self.db, RESEND)? != Some(WANTED) {
+                    storage::unset(&self.db, RESEND)?;
+                }
                 storage::set_u64(&self.db, "sent_version", round.last)?;
             }
         }

@@ -29,6 +29,7 @@ use crate::rebuilt;
 use crate::replica::Replica;
 use crate::storage;
 use crate::table::{Column, Definition, Table};
+use crate::upload::send_everything_again;
 use cloudsync_core::clock::ColumnSet;
 use cloudsync_core::merge::Algorithm;
 use cloudsync_sqlite_ffi::{Connection, Value};
@@ -232,7 +233,7 @@ fn store(db: &Connection, table: i64, filter: Option<&RowFilter>) -> Result<()> 
 /// What changed while a table was withheld counts as sent, and was not.
 fn release(db: &Connection, table: &Table) -> Result<()> {
     storage::unset(db, &withheld(table))?;
-    storage::set(db, "resend", Value::Integer(1))
+    send_everything_again(db)
 }
 
 /// Begins the names of the settings that say that nothing of a table was sent; the id follows.

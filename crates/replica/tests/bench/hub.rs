@@ -16,6 +16,8 @@ pub(crate) const PULL: Goal = Goal { push: false, pull: true };
 pub(crate) struct Hub {
     pub(crate) server: Device,
     nonce: u64,
+    /// Chunks of the round on its way.
+    staged: Vec<Vec<u8>>,
     /// Rows that checks looked at here, and bytes that they took both ways.
     pub(crate) looked_at: u64,
     pub(crate) checked_bytes: usize,
@@ -30,7 +32,7 @@ impl Hub {
     pub(crate) fn on(mut server: Device) -> Self {
         server.replica.give_ordinals().unwrap();
         server.replica.fold().unwrap();
-        Self { server, nonce: 0, looked_at: 0, checked_bytes: 0 }
+        Self { server, nonce: 0, staged: Vec::new(), looked_at: 0, checked_bytes: 0 }
     }
 
     /// One turn; everything must fit it.
@@ -67,7 +69,7 @@ impl Hub {
         }
         let accepted = upload.map(|upload| Accepted {
             round: upload.round,
-            committed: true,
+            committed: upload.is_final,
             repeated: false,
             quarantined: 0,
         });
@@ -113,19 +115,29 @@ impl Hub {
     }
 
     fn take(&mut self, site: SiteId, upload: &Upload<'_>) {
-        assert!(upload.is_final);
-        let replica = &mut self.server.replica;
+        if upload.chunk == 0 {
+            self.staged.clear();
+        }
+        self.staged.push(upload.payload.to_vec());
+        assert_eq!(self.staged.len(), upload.chunk as usize + 1);
+        if !upload.is_final {
+            return;
+        }
+        let (replica, staged) = (&mut self.server.replica, &self.staged);
         replica
             .with_apply_settings(|replica| {
                 replica.transact(|replica| {
                     replica.fold_here()?;
-                    if upload.payload.is_empty() {
+                    let origin = Origin::Site(replica.meet_site(site)?);
+                    let chunks = staged.iter().filter(|chunk| !chunk.is_empty());
+                    let opened = chunks.map(|chunk| Opened::open(chunk, &Zstd));
+                    let opened = opened.collect::<Result<Vec<_>, _>>()?;
+                    let payloads = opened.iter().map(Opened::payload).collect::<Result<Vec<_>, _>>()?;
+                    if payloads.is_empty() {
                         return Ok(());
                     }
-                    let origin = Origin::Site(replica.meet_site(site)?);
-                    let opened = Opened::open(upload.payload, &Zstd)?;
                     let source = Source { origin, time_max: None, base: upload.base };
-                    replica.apply_in_transaction(&[opened.payload()?], source).map(drop)
+                    replica.apply_in_transaction(&payloads, source).map(drop)
                 })
             })
             .unwrap();

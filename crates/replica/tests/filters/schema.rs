@@ -127,3 +127,43 @@ fn what_a_rebuild_changed_outside_stays_here() {
     exchange(&mut a, &mut b);
     assert_eq!(b.dump("notes"), ["'1','one?',1", "'2','two?',0"]);
 }
+
+/// What was deleted while the filter could not be evaluated reaches the server once it can be, whatever was on its way then.
+#[test]
+fn what_was_withheld_is_sent_though_a_batch_of_several_rounds_was_open() {
+    let of_round = |set: &str| format!("SELECT count(*) FROM cloudsync_settings WHERE key = '{set}'");
+    let (within, between) = (of_round("round"), of_round("unsent_position"));
+    let within_the_last = format!("SELECT ({within}) + ({between}) = 2");
+    for meanwhile in ["", "INSERT INTO cloudsync_settings VALUES('resend', 1)"] {
+        for until in [&within, &between, &within_the_last] {
+            let mut hub = Hub::new(WITH_LARGE);
+            let mut a = Device::new(1, WITH_LARGE);
+            a.replica.set_filter("notes", "public = 1").unwrap();
+            a.run("INSERT INTO notes VALUES('1', 'one', 1), ('2', 'two', 1)");
+            hub.sync(&mut a);
+            assert_eq!(hub.server.dump("notes"), ["'1','one',1", "'2','two',1"]);
+            a.replica.begin_alter("notes").unwrap();
+            a.run("ALTER TABLE notes RENAME COLUMN public TO other");
+            a.replica.commit_alter("notes").unwrap();
+            a.run("DELETE FROM notes WHERE id = '2'");
+            hub.sync(&mut a);
+            a.run(meanwhile);
+            a.run(
+                "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 30) \
+                 INSERT INTO large SELECT 'row ' || i, zeroblob(300000) FROM n",
+            );
+            while a.get::<i64>(until) == 0 {
+                assert!(hub.turn(&mut a, PUSH).more);
+            }
+            a.run("ALTER TABLE notes RENAME COLUMN other TO public");
+            hub.sync(&mut a);
+            assert_eq!(hub.server.dump("notes"), ["'1','one',1"], "{meanwhile}, {until}");
+            assert_eq!(hub.server.get::<i64>("SELECT count(*) FROM large"), 21);
+            assert_eq!(a.clocks("notes"), hub.server.clocks("notes"));
+            assert!(hub.turn(&mut a, BOTH).idle);
+        }
+    }
+}
+
+const WITH_LARGE: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, public INTEGER);
+     CREATE TABLE large(id TEXT PRIMARY KEY NOT NULL, v)";
