@@ -136,8 +136,8 @@ fn what_was_withheld_is_sent_though_a_batch_of_several_rounds_was_open() {
     let within_the_last = format!("SELECT ({within}) + ({between}) = 2");
     for meanwhile in ["", "INSERT INTO cloudsync_settings VALUES('resend', 1)"] {
         for until in [&within, &between, &within_the_last] {
-            let mut hub = Hub::new(WITH_LARGE);
-            let mut a = Device::new(1, WITH_LARGE);
+            let mut hub = Hub::new(WITH_PAGES);
+            let mut a = Device::new(1, WITH_PAGES);
             a.replica.set_filter("notes", "public = 1").unwrap();
             a.run("INSERT INTO notes VALUES('1', 'one', 1), ('2', 'two', 1)");
             hub.sync(&mut a);
@@ -150,7 +150,7 @@ fn what_was_withheld_is_sent_though_a_batch_of_several_rounds_was_open() {
             a.run(meanwhile);
             a.run(
                 "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 30) \
-                 INSERT INTO large SELECT 'row ' || i, zeroblob(300000) FROM n",
+                 INSERT INTO pages SELECT 'row ' || i, zeroblob(300000) FROM n",
             );
             while a.get::<i64>(until) == 0 {
                 assert!(hub.turn(&mut a, PUSH).more);
@@ -158,12 +158,12 @@ fn what_was_withheld_is_sent_though_a_batch_of_several_rounds_was_open() {
             a.run("ALTER TABLE notes RENAME COLUMN other TO public");
             hub.sync(&mut a);
             assert_eq!(hub.server.dump("notes"), ["'1','one',1"], "{meanwhile}, {until}");
-            assert_eq!(hub.server.get::<i64>("SELECT count(*) FROM large"), 21);
+            assert_eq!(hub.server.get::<i64>("SELECT count(*) FROM pages"), 21);
             assert_eq!(a.clocks("notes"), hub.server.clocks("notes"));
             assert!(hub.turn(&mut a, BOTH).idle);
         }
     }
 }
 
-const WITH_LARGE: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, public INTEGER);
-     CREATE TABLE large(id TEXT PRIMARY KEY NOT NULL, v)";
+const WITH_PAGES: &str = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT, public INTEGER);
+     CREATE TABLE pages(id TEXT PRIMARY KEY NOT NULL, v)";
