@@ -5,7 +5,7 @@
 //! row stay as orphans, whatever their foreign keys say: whether they may stay is told of each row by itself.
 //!
 //! With the row go its clock, its values as a dead row, what waits of it in the quarantine, what it lost in conflicts and
-//! what was kept of it for columns that are not there yet. A row with edits that were never sent is kept in
+//! what was kept of it for columns or a table that are not there yet. A row with edits that were never sent is kept in
 //! `cloudsync_rejected`, and so is what was refused before: the user wrote it. The same holds for what this device wrote and
 //! the server had and may have lost: it is to be sent again, or is owed. Its key in the list of changes, and what
 //! is left of it on free pages and in the gaps of others, goes when the file is scrubbed (`scrub`).

@@ -9,6 +9,8 @@ mod checks;
 mod chunks;
 #[path = "ledger/columns.rs"]
 mod columns;
+#[path = "ledger/copies.rs"]
+mod copies;
 #[path = "ledger/damage.rs"]
 mod damage;
 #[path = "ledger/large.rs"]

@@ -1,7 +1,8 @@
 //! Somebody who knows everything beside a random run of writes, memberships, policies and faults.
 
 use crate::bench::Folder;
-use crate::checks::{LOSE_LEDGER, copy};
+use crate::checks::LOSE_LEDGER;
+use crate::copies::copy;
 use crate::team::{Fate, Member, Team};
 
 // language=SQLite
