@@ -13,7 +13,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const KEY: &str = "cs_test_0123456789";
 
@@ -60,11 +60,20 @@ fn answer(stream: &mut TcpStream, bytes: &[u8]) {
 }
 
 fn http(address: SocketAddr) -> Http {
+    with(address, Timeouts::default())
+}
+
+/// One that soon gives up, for servers that say nothing.
+fn impatient(address: SocketAddr) -> Http {
     let timeouts = Timeouts {
         connect: Duration::from_secs(5),
         answer: Duration::from_millis(300),
         whole: Duration::from_millis(600),
     };
+    with(address, timeouts)
+}
+
+fn with(address: SocketAddr, timeouts: Timeouts) -> Http {
     let text = format!("cloudsync://{address}/db");
     let address = ConnectionString::parse(&text).unwrap().address;
     Http::new(address, Some(Secret::new(KEY).unwrap()), timeouts, None).unwrap()
@@ -251,12 +260,11 @@ fn the_host_can_interrupt_a_request_that_hangs() {
             asked.set(asked.get() + 1);
             asked.get() > 3
         };
-        let begun = Instant::now();
         let patience = Patience { left_ms: u64::MAX, is_interrupted: &is_interrupted };
+        // Nothing else ends it: the answer would be waited for much longer than whoever runs tests has patience.
         assert_eq!(http.exchange(b"request", patience), Reply::Interrupted);
-        assert!(begun.elapsed() < Duration::from_secs(1));
         // The connection is shut at once, and with it ends the thread that held it.
-        assert_eq!(gone.recv_timeout(Duration::from_secs(1)), Ok(0));
+        assert_eq!(gone.recv_timeout(Duration::from_secs(30)), Ok(0));
     }
 }
 
@@ -284,7 +292,7 @@ fn half_an_answer_and_silence_are_no_answer() {
     }
     // Silence before and inside the answer: the stream stays open until the client has gone.
     for bytes in [&b""[..], b"HTTP/1.1 200 OK\r\ncloudsync-protocol: 1\r\ncontent-length: 100\r\n\r\nhalf"] {
-        let reply = http(serve(1, move |stream| {
+        let reply = impatient(serve(1, move |stream| {
             answer(stream, bytes);
             let _ = stream.read(&mut [0]);
         }))

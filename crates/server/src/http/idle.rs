@@ -287,7 +287,7 @@ mod tests {
         peer.try_write(bytes).unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn silence_ends_a_connection_unless_the_server_works() {
         let (peer, mut stream) = pair().await;
         send(&peer, b"hello").await;
@@ -319,7 +319,7 @@ mod tests {
         tokio::join!(sending, reading).1
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_head_that_trickles_ends_in_time_and_a_body_is_the_requests_affair() {
         let (peer, stream) = pair().await;
         let lasted = trickle(stream, peer, 20 * IDLE).await;
@@ -330,7 +330,7 @@ mod tests {
         drop(in_hand);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_taken_byte_by_byte_ends_in_time() {
         let (peer, mut stream) = pair().await;
         let begun = Instant::now();

@@ -1,8 +1,9 @@
 //! `cargo xtask test`: every suite, one after the other, and one line that counts them all.
 //!
-//! A suite that fails does not stop the others. The last line is the plain `N passed, 0 failed, 0 skipped`
+//! A suite that fails does not stop the others; what it said of its failures is said again at the end. The last line is the plain `N passed, 0 failed, 0 skipped`
 //! that people and machines read alike.
 
+mod failures;
 mod suites;
 mod tally;
 
@@ -13,7 +14,7 @@ use anyhow::{Result, bail};
 use crate::progress::{Progress, format_seconds};
 use crate::project::Project;
 use crate::trust::Totals;
-use suites::{SUITES, Suite};
+use suites::{Outcome, SUITES, Suite};
 pub(crate) use tally::Tally;
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
@@ -29,14 +30,14 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     for suite in suites {
         progress.step(&format!("{}: {}", suite.name, suite.about));
         let start = Instant::now();
-        let tally = (suite.run)(project).unwrap_or_else(|error| {
+        let outcome = (suite.run)(project).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
-            Tally::failed(1)
+            Outcome::failed(&error)
         });
-        rows.push((suite.name, tally, start.elapsed().as_secs()));
+        rows.push(Row { name: suite.name, outcome, seconds: start.elapsed().as_secs() });
     }
     let mut total = Tally::default();
-    rows.iter().for_each(|(_, tally, _)| total += *tally);
+    rows.iter().for_each(|row| total += row.outcome.tally);
     if args.is_empty() {
         let mut totals = Totals::begin("test", args);
         totals.add("passed", total.passed);
@@ -57,10 +58,21 @@ fn select(names: &[String]) -> Result<Vec<&'static Suite>> {
     Ok(SUITES.iter().filter(selected).collect())
 }
 
-fn report(rows: &[(&str, Tally, u64)], total: Tally, progress: &Progress) -> Result<()> {
+/// A line of the report.
+struct Row {
+    name: &'static str,
+    outcome: Outcome,
+    seconds: u64,
+}
+
+fn report(rows: &[Row], total: Tally, progress: &Progress) -> Result<()> {
+    for row in rows.iter().filter(|row| !row.outcome.failures.is_empty()) {
+        println!("\nfailed in {}:", row.name);
+        row.outcome.failures.iter().for_each(|line| println!("{line}"));
+    }
     println!("\n{:<10}{:>8}{:>8}{:>8}{:>9}", "suite", "passed", "failed", "skipped", "elapsed");
-    for (name, tally, seconds) in rows {
-        let Tally { passed, failed, skipped } = tally;
+    for Row { name, outcome, seconds } in rows {
+        let Tally { passed, failed, skipped } = outcome.tally;
         println!("{name:<10}{passed:>8}{failed:>8}{skipped:>8}{:>9}", format_seconds(*seconds));
     }
     println!("total time {}\n", progress.elapsed());

