@@ -54,20 +54,20 @@ pub fn uuid_text(uuid: &[u8; 16]) -> [u8; 36] {
 /// The bytes of a UUID in canonical lower-case text; `None` for any other text, so that the way back is exact.
 #[must_use]
 pub fn uuid_parse(text: &[u8]) -> Option<[u8; 16]> {
+    /// Where the two digits of each byte stand.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let text: &[u8; 36] = text.try_into().ok()?;
-    let mut uuid = [0; 16];
-    let mut at = 0;
-    for (i, byte) in uuid.iter_mut().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            if text[at] != b'-' {
-                return None;
-            }
-            at += 1;
-        }
-        *byte = hex_digit(text[at])? << 4 | hex_digit(text[at + 1])?;
-        at += 2;
+    if [8, 13, 18, 23].iter().any(|at| text[*at] != b'-') {
+        return None;
     }
-    Some(uuid)
+    let mut seen = 0;
+    let uuid = PLACES.map(|at| {
+        let (high, low) = (DIGITS[usize::from(text[at])], DIGITS[usize::from(text[at + 1])]);
+        seen |= high | low;
+        high << 4 | low & 0xf
+    });
+    // One test for all digits: most texts of this length are UUIDs.
+    (seen & NO_DIGIT == 0).then_some(uuid)
 }
 
 /// Lower-case hex of `bytes`.
@@ -82,13 +82,19 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
-const fn hex_digit(character: u8) -> Option<u8> {
-    match character {
-        b'0'..=b'9' => Some(character - b'0'),
-        b'a'..=b'f' => Some(character - b'a' + 10),
-        _ => None,
+/// What no hexadecimal digit is worth.
+const NO_DIGIT: u8 = 0x80;
+
+/// What each character is worth as a lower-case hexadecimal digit.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
     }
-}
+    digits
+};
 
 #[cfg(test)]
 mod tests {

@@ -157,7 +157,7 @@ impl ChangeWriter {
     pub(crate) fn begin(db: &Connection, now_ms: u64) -> Result<Self> {
         let sql = "INSERT INTO main.cloudsync_entries(version, table_id, keys) VALUES(?1, ?2, ?3)";
         Ok(Self {
-            insert: db.prepare(sql)?,
+            insert: db.prepare_persistent(sql)?,
             version: now_ms.max(last_version(db)? + 1),
             table: 0,
             keys: Vec::new(),

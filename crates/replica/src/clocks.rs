@@ -67,9 +67,9 @@ impl ClockStore {
         // language=SQLite
         let insert = "INSERT INTO main.cloudsync_clocks(pk, clock, ordinal) VALUES(?1, ?2, ?3)";
         Ok(Self {
-            read: db.prepare("SELECT clock FROM main.cloudsync_clocks WHERE pk = ?1")?,
-            insert: db.prepare(insert)?,
-            update: db.prepare("UPDATE main.cloudsync_clocks SET clock = ?2 WHERE pk = ?1")?,
+            read: db.prepare_persistent("SELECT clock FROM main.cloudsync_clocks WHERE pk = ?1")?,
+            insert: db.prepare_persistent(insert)?,
+            update: db.prepare_persistent("UPDATE main.cloudsync_clocks SET clock = ?2 WHERE pk = ?1")?,
             bytes: Vec::new(),
             next_ordinal: match storage::get_i64(db, NEXT_ORDINAL)? {
                 Some(next) => Some(u64::try_from(next).map_err(|_| Error::corrupt(NEXT_ORDINAL))?),
@@ -80,15 +80,10 @@ impl ClockStore {
 
     /// The clock of a row.
     pub(crate) fn read(&mut self, pk: &[u8]) -> Result<Option<RowClock>> {
-        self.read.bind(1, Value::Blob(pk))?;
-        let clock = if self.read.step()? {
-            let bytes = self.read.column(0).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
-            Some(RowClock::decode(bytes)?)
-        } else {
-            None
-        };
-        self.read.reset()?;
-        Ok(clock)
+        self.read.query_row(&[Value::Blob(pk)], |row| {
+            let bytes = row.column(0).as_blob().ok_or_else(|| Error::corrupt("cloudsync_clocks"))?;
+            Ok(RowClock::decode(bytes)?)
+        })
     }
 
     /// Writes the clock of a row; `is_new` says that the row has none yet.

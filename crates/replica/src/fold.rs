@@ -42,8 +42,7 @@ use cloudsync_core::clock::{
 use cloudsync_core::id::SiteId;
 use cloudsync_core::merge::{Algorithm, local, overlay};
 use cloudsync_sqlite_ffi::{Connection, Statement, Value};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::rc::Rc;
 
 /// Notes that one version takes at most; bounds the memory of a fold.
 const SLICE_NOTES: i64 = 1 << 17;
@@ -127,7 +126,7 @@ impl Replica {
         let mut folder = Folder {
             db: self.db,
             clocks: ClockStore::open(&self.db)?,
-            look_ups: HashMap::new(),
+            look_up: None,
             marks: None,
             sites: self.sites.ids().to_vec(),
             own: self.own_site()?,
@@ -143,16 +142,21 @@ impl Replica {
             folder.dropped = Some(self.dropped(&notes, is_last)?);
         }
         folder.floor_before = folder.floor;
-        let mut rows = 0;
-        let mut from = 0;
+        let mut known: Option<Rc<Table>> = None;
+        let (mut rows, mut from) = (0, 0);
         while from < notes.notes.len() {
             let to = notes.same_row(from);
             let pk = notes.key(from);
             let (table, key) = clocks::split_pk(pk)?;
-            // Notes of others were not taken in.
-            let table = self.catalog.table(table).ok_or_else(|| Error::corrupt("cloudsync_tables"))?;
-            let touch = touch(&table, &notes.notes[from..to]);
-            let masks = folder.row(self, &table, pk, key, touch)?;
+            let table = match &mut known {
+                Some(known) if known.id == table => known,
+                // Notes of tables that do not sync were not taken in.
+                place => {
+                    place.insert(self.catalog.table(table).ok_or_else(|| Error::corrupt("cloudsync_tables"))?)
+                }
+            };
+            let touch = touch(table, &notes.notes[from..to]);
+            let masks = folder.row(self, table, pk, key, touch)?;
             masks.iter().flatten().try_for_each(|mask| writer.push(table.id, key, mask))?;
             rows += u64::from(masks != [None, None]);
             from = to;
@@ -228,10 +232,26 @@ enum Standing {
     Local,
 }
 
+/// Reads a row's clock, whether the row exists, and in a filtered table whether it is inside. One statement for all costs
+/// little more than one of them.
+fn look_up(db: &Connection, table: &Table) -> Result<Statement> {
+    let (table_name, condition) = (table.quoted(), table.key_condition(2));
+    let inside = match table.and_inside() {
+        all if all.is_empty() => String::new(),
+        inside => format!(", EXISTS(SELECT 1 FROM {table_name} WHERE {condition}{inside})"),
+    };
+    let sql = format!(
+        "SELECT (SELECT clock FROM main.cloudsync_clocks WHERE pk = ?1), \
+         EXISTS(SELECT 1 FROM {table_name} WHERE {condition}){inside}"
+    );
+    Ok(db.prepare_persistent(&sql)?)
+}
+
 struct Folder {
     db: Connection,
     clocks: ClockStore,
-    look_ups: HashMap<i64, Statement>,
+    /// Looks up rows of the last table: notes are sorted by tables.
+    look_up: Option<(i64, Statement)>,
     marks: Option<(PrivateRows, OwedRows)>,
     sites: Vec<SiteId>,
     own: SiteOrdinal,
@@ -347,20 +367,9 @@ impl Folder {
 
     /// The row's clock, whether the row exists, and whether it is inside of the filter.
     fn look_up(&mut self, table: &Table, pk: &[u8], key: &[u8]) -> Result<(Option<RowClock>, bool, bool)> {
-        let statement = match self.look_ups.entry(table.id) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => {
-                // One statement for both costs little more than one of them.
-                let (table_name, condition) = (table.quoted(), table.key_condition(2));
-                let inside = match table.and_inside() {
-                    all if all.is_empty() => String::new(),
-                    inside => format!(", EXISTS(SELECT 1 FROM {table_name} WHERE {condition}{inside})"),
-                };
-                place.insert(self.db.prepare(&format!(
-                    "SELECT (SELECT clock FROM main.cloudsync_clocks WHERE pk = ?1), \
-                     EXISTS(SELECT 1 FROM {table_name} WHERE {condition}){inside}"
-                ))?)
-            }
+        let statement = match &mut self.look_up {
+            Some((id, known)) if *id == table.id => known,
+            place => &mut place.insert((table.id, look_up(&self.db, table)?)).1,
         };
         statement.bind(1, Value::Blob(pk))?;
         clocks::bind_key(statement, 2, key)?;

@@ -133,7 +133,7 @@ impl Writer {
             db,
             inserts: HashMap::new(),
             updates: HashMap::new(),
-            delete: db.prepare(&sql)?,
+            delete: db.prepare_persistent(&sql)?,
             lifted: HashMap::new(),
             stored: None,
             guard: guard.filter(|guard| guard.covers(table.id)).map(Rc::clone),
@@ -235,7 +235,7 @@ impl Writer {
         self.load(row, columns, true)?;
         if !self.inserts.contains_key(columns) {
             let sql = insert_sql(&row.target.table, columns);
-            self.inserts.insert(columns.clone(), self.db.prepare(&sql)?);
+            self.inserts.insert(columns.clone(), self.db.prepare_persistent(&sql)?);
         }
         let Some(insert) = self.inserts.get_mut(columns) else { return Ok(()) };
         bind_row(insert, row, columns)?;
@@ -306,7 +306,7 @@ impl Writer {
         self.load(row, columns, true)?;
         if !self.updates.contains_key(columns) {
             let sql = update_sql(&row.target.table, columns);
-            self.updates.insert(columns.clone(), self.db.prepare(&sql)?);
+            self.updates.insert(columns.clone(), self.db.prepare_persistent(&sql)?);
         }
         let Some(update) = self.updates.get_mut(columns) else { return Ok(true) };
         bind_row(update, row, columns)?;
@@ -422,7 +422,9 @@ impl Writer {
     fn stored_row(&mut self, table: &Table) -> Result<&mut StoredRow> {
         Ok(match &mut self.stored {
             Some(stored) => stored,
-            unset => unset.insert(StoredRow { select: self.db.prepare(&row_sql(table))?, read: None }),
+            unset => {
+                unset.insert(StoredRow { select: self.db.prepare_persistent(&row_sql(table))?, read: None })
+            }
         })
     }
 

@@ -46,20 +46,24 @@ impl Connection {
     /// # Errors
     /// SQLite's own; `SQLITE_MISUSE` if the text holds no statement, more than one, or a NUL.
     pub fn prepare(&self, sql: &str) -> Result<Statement> {
-        if !shelf::can_keep(*self, sql) {
-            return self.prepare_only(sql, 0);
-        }
-        let kept = shelf::take(*self, sql);
-        Ok(kept.map_or_else(|| self.prepare_only(sql, 0), Ok)?.kept_as(sql))
+        self.prepare_or_take(sql, 0)
     }
 
-    /// Like [`Connection::prepare`], for a statement that is kept and run many times: SQLite then takes its memory
-    /// from the heap, not from the connection's small store of quick blocks.
+    /// Like [`Connection::prepare`], for a statement that is run many times: SQLite then takes its memory from the
+    /// heap, and not from the connection's small store of quick blocks, which each run needs.
     ///
     /// # Errors
     /// As [`Connection::prepare`].
     pub fn prepare_persistent(&self, sql: &str) -> Result<Statement> {
-        self.prepare_only(sql, bindings::SQLITE_PREPARE_PERSISTENT)
+        self.prepare_or_take(sql, bindings::SQLITE_PREPARE_PERSISTENT)
+    }
+
+    fn prepare_or_take(&self, sql: &str, flags: c_uint) -> Result<Statement> {
+        if !shelf::can_keep(*self, sql) {
+            return self.prepare_only(sql, flags);
+        }
+        let prepare = || self.prepare_only(sql, bindings::SQLITE_PREPARE_PERSISTENT);
+        Ok(shelf::take(*self, sql).map_or_else(prepare, Ok)?.kept_as(sql))
     }
 
     /// Runs any number of statements and drops the rows they give. Stops at the first failure; what ran before it

@@ -22,6 +22,8 @@ pub struct Statement {
     connection: Connection,
     /// The last step failed and said so; resetting repeats the error.
     failed: bool,
+    /// It stands before its first row, so that there is nothing to reset.
+    at_start: bool,
     /// The text under which it goes back to the shelf of its connection.
     sql: Option<Box<str>>,
 }
@@ -30,7 +32,7 @@ impl Statement {
     /// # Safety
     /// `raw` is a statement of `connection` that nobody else finalizes.
     pub(crate) unsafe fn from_raw(raw: NonNull<sqlite3_stmt>, connection: Connection) -> Statement {
-        Statement { raw, connection, failed: false, sql: None }
+        Statement { raw, connection, failed: false, at_start: true, sql: None }
     }
 
     /// Puts the statement on the shelf when it is dropped.
@@ -73,6 +75,7 @@ impl Statement {
     /// # Errors
     /// SQLite's own.
     pub fn step(&mut self) -> Result<bool> {
+        self.at_start = false;
         // SAFETY: the statement is live; `&mut` proves that no column is still borrowed.
         match unsafe { call!(self.connection.api(), step(self.as_ptr())) } {
             bindings::SQLITE_ROW => Ok(true),
@@ -93,6 +96,9 @@ impl Statement {
     /// # Errors
     /// SQLite's own, if finishing fails. An error that [`step`](Self::step) already reported is not repeated.
     pub fn reset(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.at_start, true) {
+            return Ok(());
+        }
         let reported = std::mem::take(&mut self.failed);
         // SAFETY: the statement is live, no column is borrowed.
         let rc = unsafe { call!(self.connection.api(), reset(self.as_ptr())) };

@@ -15,6 +15,7 @@ use cloudsync_core::key::KeyError;
 use cloudsync_core::value::ValueRef;
 use cloudsync_sqlite_ffi::{Statement, Value};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 /// One note, with its key in the arena.
@@ -44,6 +45,8 @@ pub(super) enum What {
 /// The notes of a slice, their keys packed in one arena.
 pub(super) struct NoteReader {
     arena: Vec<u8>,
+    /// The key of one note, while it is packed.
+    packed: Vec<u8>,
     pub(super) notes: Vec<Note>,
     /// Rows of the log that were read, and the last of them.
     pub(super) read: i64,
@@ -56,10 +59,12 @@ pub(super) struct NoteReader {
 
 impl NoteReader {
     pub(super) fn read(replica: &mut Replica, limit: i64) -> Result<Self> {
-        let mut select = replica.db.prepare("SELECT rowid, * FROM main.cloudsync_log ORDER BY rowid")?;
+        let mut select =
+            replica.db.prepare_persistent("SELECT rowid, * FROM main.cloudsync_log ORDER BY rowid")?;
         let now_ms = replica.now_ms();
         let mut reader = Self {
             arena: Vec::new(),
+            packed: Vec::new(),
             notes: Vec::new(),
             read: 0,
             last: 0,
@@ -68,21 +73,26 @@ impl NoteReader {
             now_ms,
         };
         let mut tables: HashMap<i64, Option<Rc<Table>>> = HashMap::new();
+        // Notes of one table stand in rows, as a rule.
+        let mut last: (i64, Option<Rc<Table>>) = (0, None);
         // Not by a limit that is bound: SQLite would compile the statement anew for each fold.
         while reader.read < limit && select.step()? {
             reader.read += 1;
             reader.last = select.column_i64(0);
             let layout = select.column_i64(2);
-            let table = match tables.get(&layout) {
-                Some(table) => table.clone(),
-                None => {
-                    let found = replica.catalog.layout_table(&replica.db, layout)?;
-                    tables.entry(layout).or_insert(found).clone()
-                }
-            };
-            // A note of a table that does not sync any more.
-            let Some(table) = table else { continue };
-            reader.note(replica, &select, layout, &table)?;
+            if layout != last.0 {
+                let table = match tables.entry(layout) {
+                    Entry::Occupied(known) => known.get().clone(),
+                    Entry::Vacant(place) => {
+                        place.insert(replica.catalog.layout_table(&replica.db, layout)?).clone()
+                    }
+                };
+                last = (layout, table);
+            }
+            // Else a note of a table that does not sync any more.
+            if let Some(table) = &last.1 {
+                reader.note(replica, &select, layout, table)?;
+            }
         }
         let strays = std::mem::take(&mut reader.strays);
         strays::find(replica, strays, |pk, note| reader.add(pk, note))?;
@@ -122,10 +132,11 @@ impl NoteReader {
     ) -> Result<()> {
         let start = self.arena.len();
         put_varint(&mut self.arena, table.id as u64);
-        let mut key = Vec::new();
-        match table.pack_key(&mut key, value) {
-            Ok(()) if table.has_kinds(&key) => self.arena.extend_from_slice(&key),
+        self.packed.clear();
+        match table.pack_key(&mut self.packed, value) {
+            Ok(()) if table.has_kinds(&self.packed) => self.arena.extend_from_slice(&self.packed),
             Ok(()) => {
+                let key = self.packed.clone();
                 self.arena.truncate(start);
                 self.strays.push(Stray { table: table.id, key, at, layout, what });
                 return Ok(());
