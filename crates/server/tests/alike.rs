@@ -4,6 +4,7 @@
 
 #[path = "../../replica/tests/bench/mod.rs"]
 mod bench;
+mod evenly;
 mod program;
 
 use std::io::{Read as _, Write as _};
@@ -14,11 +15,11 @@ use bench::Device;
 use cloudsync_protocol::client::Goal;
 use cloudsync_protocol::message::{Answer, MEDIA_TYPE, Reason, Turn};
 use cloudsync_protocol::verdict::Verdicts;
+use evenly::assert_equally_long;
 use program::{Place, Serving};
 
 const SEND: Goal = Goal { push: true, pull: false };
 const SAMPLES: usize = 1_000;
-const TRIES: usize = 4;
 
 // language=SQLite
 const SCHEMA: &str =
@@ -146,17 +147,10 @@ fn a_taken_key_and_a_free_one_are_answered_byte_for_byte_alike() {
     }
 }
 
-fn median(mut samples: Vec<Duration>) -> f64 {
-    samples.sort_unstable();
-    samples[samples.len() / 2].as_secs_f64()
-}
-
 #[test]
 fn a_taken_key_and_a_free_one_are_answered_equally_fast_over_http() {
     let (_place, server, token) = begin();
-    let mut seen = Vec::new();
-    // What else runs on the machine may fall on one of the two; a difference that is there is there every time.
-    for at in 0..TRIES as u64 {
+    assert_equally_long(|at| {
         let (mut taken, mut free) =
             (Line::new(10 + 2 * at, &server, &token), Line::new(11 + 2 * at, &server, &token));
         let mut samples = (Vec::new(), Vec::new());
@@ -164,12 +158,6 @@ fn a_taken_key_and_a_free_one_are_answered_equally_fast_over_http() {
             samples.0.push(taken.insert("taken").took);
             samples.1.push(free.insert("free_").took);
         }
-        let (taken, free) = (median(samples.0), median(samples.1));
-        println!("medians of {SAMPLES} each: taken {:.1} us, free {:.1} us", taken * 1e6, free * 1e6);
-        seen.push((taken, free));
-        if (taken / free - 1.0).abs() < 0.05 {
-            return;
-        }
-    }
-    panic!("{seen:?}");
+        samples
+    });
 }

@@ -5,6 +5,7 @@
 mod bench;
 #[path = "judged/documented.rs"]
 mod documented;
+mod evenly;
 #[path = "judged/fixed_point.rs"]
 mod fixed_point;
 #[path = "judged/model.rs"]
