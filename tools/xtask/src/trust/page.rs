@@ -163,9 +163,10 @@ pub(super) const SECTIONS: &[Section] = &[
 
 const HEAD: &str = "# Figures, so that nobody has to believe us
 
-Written by `cargo xtask trust` from what the commands named below counted on one machine. Each of them appends its totals to
-`target/trust/` when it ends, runs that failed too, and the sums are shown here; run them, and the page is yours. What each
-danger is tested by is in [dangers.md](dangers.md), speed in [bench.md](bench.md).
+Written by `cargo xtask trust` from what the commands named below counted. Each of them appends its totals to `target/trust/`
+when it ends, runs that failed too, and the sums are shown here. Where nothing is counted on the machine at hand, what the page
+said before stays, with its day and its commit. What each danger is tested by is in [dangers.md](dangers.md), speed in
+[bench.md](bench.md).
 ";
 
 const LIMITS: &str = "
@@ -188,18 +189,26 @@ const LIMITS: &str = "
 - All figures are of Linux on x86-64.
 ";
 
-/// The whole page.
-pub(super) fn render(mut read: impl FnMut(&str) -> anyhow::Result<Runs>) -> anyhow::Result<String> {
+/// The whole page. A section of which nothing is recorded keeps the figures that it has on `before`.
+pub(super) fn render(
+    before: &str,
+    mut read: impl FnMut(&str) -> anyhow::Result<Runs>,
+) -> anyhow::Result<String> {
     let mut page = HEAD.to_owned();
     for section in SECTIONS {
         let _ = write!(page, "\n{}", section.heading());
         let runs = read(section.kind)?;
         if runs.is_empty() {
-            let _ = writeln!(
-                page,
-                "Not run here: nothing is recorded in `target/trust/`. The command: `{}`",
-                section.command
-            );
+            match section.figures_on(before) {
+                Some(figures) => page.push_str(figures),
+                None => {
+                    let command = section.command;
+                    let _ = writeln!(
+                        page,
+                        "Not run: nothing is recorded in `target/trust/`. The command: `{command}`"
+                    );
+                }
+            }
             continue;
         }
         let _ = writeln!(page, "`{}`: {}.\n\n| figure | |\n| --- | ---: |", section.command, runs.summary());
@@ -214,6 +223,13 @@ pub(super) fn render(mut read: impl FnMut(&str) -> anyhow::Result<Runs>) -> anyh
 }
 
 impl Section {
+    /// What a page says of runs of the section, if it says anything.
+    fn figures_on<'p>(&self, page: &'p str) -> Option<&'p str> {
+        let (_, section) = page.split_once(&format!("\n## {}\n", self.title))?;
+        let section = &section[..section.find("\n## ").unwrap_or(section.len())];
+        section.find(&format!("\n`{}`: ", self.command)).map(|at| &section[at + 1..])
+    }
+
     /// The title and what is asked, wrapped as the other pages are.
     pub(super) fn heading(&self) -> String {
         let mut text = format!("## {}\n\n", self.title);
