@@ -7,6 +7,8 @@ use crate::storage;
 
 /// The setting that says up to which version.
 pub(crate) const GIVEN_VERSION: &str = "given_version";
+/// The setting with the latest time that they may bear.
+pub(crate) const GIVEN_TIME: &str = "given_time";
 
 impl Replica {
     /// Notes that changes up to this version may be known to others.
@@ -14,6 +16,7 @@ impl Replica {
         if self.is_given(version)? {
             return Ok(());
         }
+        storage::set_u64(&self.db, GIVEN_TIME, storage::get_u64(&self.db, "floor")?)?;
         storage::set_u64(&self.db, GIVEN_VERSION, version)
     }
 

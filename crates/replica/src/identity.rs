@@ -16,7 +16,7 @@
 
 use crate::clocks::NEXT_ORDINAL;
 use crate::error::Result;
-use crate::given::GIVEN_VERSION;
+use crate::given::{GIVEN_TIME, GIVEN_VERSION};
 use crate::replica::Replica;
 use crate::storage;
 use cloudsync_core::clock::{Clock, TIME_INITIAL, TIME_MAX, Time};
@@ -107,6 +107,7 @@ impl Replica {
         self.restamp_unsent(old, None, |_, clock| if is_ours(&clock) { again(clock) } else { clock })?;
         storage::set_u64(&self.db, "floor", floor + later)?;
         storage::set_u64(&self.db, PARTED_AT, self.server_now_ms()?)?;
+        storage::set_u64(&self.db, GIVEN_TIME, floor)?;
         storage::set_u64(&self.db, GIVEN_VERSION, self.now_ms().saturating_add(PARTING_MS))?;
         storage::set(&self.db, PARTED_WHY, Value::from(why))
     }

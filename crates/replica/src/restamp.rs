@@ -1,7 +1,8 @@
 //! Stamps made anew: those of edits that the server has not got, after the clock or the site id proved wrong.
 //!
 //! A stamp is moved only as far as the rule allows. It must not come to lie behind the value that it replaced, or the
-//! edit would be lost everywhere but here; so the latest clock that the server is known to have, `settled`, is kept.
+//! edit would be lost everywhere but here; so the latest clock that the server is known to have, or that was handed out
+//! by file, `settled`, is kept.
 //! And it must not lie ahead of the server's clock, or the server would refuse it for ever. A round that was on its way
 //! bears the old stamps, so the edits go on in a round of another id.
 //!
@@ -14,6 +15,7 @@ use crate::clocks::{self, ClockStore};
 use crate::conflicts::UnseenFrom;
 use crate::device::Sent;
 use crate::error::Result;
+use crate::given::GIVEN_TIME;
 use crate::position::Position;
 use crate::replica::Replica;
 use crate::storage;
@@ -34,7 +36,7 @@ impl Replica {
         Ok(storage::get_i64(&self.db, "clock_offset")?.unwrap_or(0))
     }
 
-    /// Notes that the server has clocks up to `time`.
+    /// Notes that the server, or somebody else, has clocks up to `time`.
     pub(crate) fn raise_settled(&self, time: u64) -> Result<()> {
         if time <= storage::get_u64(&self.db, "settled")? {
             return Ok(());
@@ -56,6 +58,12 @@ impl Replica {
         // What was offered before may have been taken, if it was in the server's bounds. The refused request was not.
         self.raise_settled(sent.offered.min(latest_accepted(server_now)))?;
         storage::unset(&self.db, "offered")?;
+        // What was handed out goes on under the stamps that it had, and edits on top of it must stay on top. Where those
+        // lie ahead, whoever got them takes them over as the earliest there are.
+        let given = storage::get_u64(&self.db, GIVEN_TIME)?;
+        if given <= latest_accepted(server_now) {
+            self.raise_settled(given)?;
+        }
         self.move_stamps(server_now, offset - before)
     }
 

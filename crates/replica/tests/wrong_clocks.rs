@@ -87,6 +87,27 @@ fn an_edit_beats_what_the_server_may_have_taken_though_its_answer_was_lost() {
 }
 
 #[test]
+fn an_edit_before_the_clock_went_ahead_still_beats_what_was_given_by_file() {
+    for algorithm in ["cls", "dws", "aws"] {
+        let (mut device, mut other) = (device_as(algorithm, 1), device_as(algorithm, 2));
+        device.run_at(NOW, "INSERT INTO t VALUES('a', 1), ('gone', 1)");
+        other.world.now.set(NOW);
+        other.apply(&device.encode()).unwrap();
+
+        device.run_at(NOW + 5_000, "UPDATE t SET v = 2 WHERE id = 'a'; DELETE FROM t WHERE id = 'gone'");
+        device.world.now.set(NOW + HOUR_MS);
+        prepare(&mut device);
+        refuse_for_skew(&mut device, NOW + 6_000);
+        let (_, _, stamp) = prepare(&mut device);
+        assert!((NOW + 1..=NOW + 6_000).contains(&stamp), "{algorithm}: {stamp}");
+        other.apply(&device.encode()).unwrap();
+        for device in [&device, &other] {
+            assert_eq!(device.rows("SELECT * FROM t"), ["'a',2"], "{algorithm}");
+        }
+    }
+}
+
+#[test]
 fn an_edit_before_the_clock_went_back_is_not_put_into_the_future() {
     let mut device = device();
     device.run_at(NOW, "INSERT INTO t VALUES('a', 1)");
