@@ -145,12 +145,13 @@ impl Replica {
         if numbered.returned {
             storage::set(&db, "refetch", Value::Integer(1))?;
         }
-        if !alter.name.eq_ignore_ascii_case(&definition.name) {
+        let moved = !alter.name.eq_ignore_ascii_case(&definition.name);
+        if moved {
             offer_again(&db, self.now_ms(), alter.table, None)?;
         } else if !renamed.is_empty() {
             offer_again(&db, self.now_ms(), alter.table, Some(&renamed))?;
         }
-        self.names_came(numbered.grown || !renamed.is_empty())
+        self.names_came(moved || numbered.grown || !renamed.is_empty())
     }
 
     /// Writes notes of what the table holds in place of what it held.

@@ -61,6 +61,38 @@ fn what_came_is_there_once_its_names_are() {
 }
 
 #[test]
+fn what_came_under_the_next_name_of_a_table_is_there_once_it_is_renamed() {
+    for (in_bracket, is_lost) in [(true, false), (true, true), (false, false), (false, true)] {
+        let (mut a, mut b) = (
+            Device::new(1, TAGS),
+            Device::new(2, "CREATE TABLE labels(id TEXT PRIMARY KEY NOT NULL, name TEXT)"),
+        );
+        let mut hub = Hub::new(TAGS);
+        a.run("INSERT INTO tags VALUES('1', 'red'), ('2', 'blue')");
+        hub.sync(&mut a);
+        hub.sync(&mut b);
+        a.run("DELETE FROM tags WHERE id = '1'");
+        hub.sync(&mut a);
+        hub.sync(&mut b);
+        if is_lost {
+            b.run_unseen("DELETE FROM cloudsync_kept; INSERT INTO cloudsync_settings VALUES('kept_lost', 1)");
+        }
+        if in_bracket {
+            b.replica.begin_alter("labels").unwrap();
+        }
+        b.run("ALTER TABLE labels RENAME TO tags");
+        if in_bracket {
+            b.replica.commit_alter("tags").unwrap();
+        }
+        hub.sync(&mut b);
+        assert_eq!(b.dump("tags"), ["'2','blue'"], "in the bracket: {in_bracket}, lost: {is_lost}");
+        // With the clock of what is deleted.
+        assert_same(&mut b, &mut hub.server, "tags");
+        assert_eq!(b.get::<i64>("SELECT count(*) FROM cloudsync_kept"), 0);
+    }
+}
+
+#[test]
 fn pieces_go_on_to_others_as_what_they_were() {
     let (mut a, mut b) = newer_and_older();
     a.run("INSERT INTO notes VALUES('1', 't', 'first'); INSERT INTO tags VALUES('1', 'red')");
