@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::filter::{self, RowFilter};
 use crate::follow::{rename_columns, rename_table};
 use crate::pairing::{self, Pair};
+use crate::quarantine;
 use crate::rebuilt;
 use crate::replica::Replica;
 use crate::snapshot::{self, Scan, Snapshot};
@@ -151,6 +152,8 @@ impl Replica {
         } else if !renamed.is_empty() {
             offer_again(&db, self.now_ms(), alter.table, Some(&renamed))?;
         }
+        // Nobody follows this change any more, and it may let in rows that wait.
+        quarantine::call(&db)?;
         self.names_came(moved || numbered.grown || !renamed.is_empty())
     }
 

@@ -207,3 +207,23 @@ fn a_row_that_waits_is_tried_again_after_a_write_of_this_device() {
     assert_eq!(retry("UPDATE users SET mail = 'y'"), (1, 0));
     assert_eq!(b.rows("SELECT id, mail FROM users ORDER BY id"), ["'a','x'", "'b','y'"]);
 }
+
+#[test]
+fn a_row_that_waits_is_tried_again_after_the_bracket() {
+    let users = "(id TEXT PRIMARY KEY NOT NULL, mail TEXT";
+    let (mut a, mut b) = pair(&format!("CREATE TABLE users{users} UNIQUE)"));
+    a.run("INSERT INTO users VALUES('a', 'x')");
+    b.run("INSERT INTO users VALUES('b', 'x')");
+    sync_by_payload(&mut a, &mut b);
+    assert_eq!(b.quarantine(), 1);
+    b.replica.begin_alter("users").unwrap();
+    b.run(&format!(
+        "CREATE TABLE copy{users}); INSERT INTO copy SELECT * FROM users; DROP TABLE users; ALTER TABLE copy RENAME TO users"
+    ));
+    b.replica.commit_alter("users").unwrap();
+    b.run("BEGIN");
+    b.replica.fold().unwrap();
+    assert_eq!(b.replica.retry_waiting().unwrap(), 1);
+    b.run("COMMIT");
+    assert_eq!(b.rows("SELECT id, mail FROM users ORDER BY id"), ["'a','x'", "'b','x'"]);
+}
