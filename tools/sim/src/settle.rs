@@ -200,6 +200,7 @@ impl World {
                     let Some(answer) = self.ask(&request, &bearer)? else {
                         bail!("the server fails though faults are over");
                     };
+                    self.show_told(at, &answer)?;
                     let process = &mut self.devices[at].processes[0];
                     wish = process.answered(&answer).with_context(|| format!("device {name}"))?;
                 }

@@ -17,7 +17,7 @@ use crate::users::{Holder, Users};
 use crate::{checker, family, renames, workload};
 use anyhow::{Context, Result};
 use cloudsync_protocol::client::{Goal, Retry};
-use cloudsync_protocol::message::Request;
+use cloudsync_protocol::message::{Answer, Request};
 use cloudsync_protocol::payload::Opened;
 use cloudsync_replica::Zstd;
 use std::collections::{BTreeMap, BTreeSet};
@@ -223,6 +223,7 @@ impl World {
                 Ok(())
             }
             Event::Answer { to, attempt, bytes } => {
+                self.show_told(to.device, &bytes)?;
                 self.wake(to, attempt, |process| process.answered(&bytes))
             }
             Event::Timeout { to, attempt } => self.wake(to, attempt, Process::unreachable),
@@ -488,18 +489,37 @@ impl World {
 
     /// Prints what a request says of the watched row.
     pub(crate) fn show_sent(&self, at: usize, request: &[u8]) -> Result<()> {
-        let Some(watched) = &self.case.watched else { return Ok(()) };
-        let Some(upload) = Request::decode(request)?.upload.filter(|upload| !upload.payload.is_empty())
-        else {
+        if self.case.watched.is_none() {
             return Ok(());
-        };
-        let opened = Opened::open(upload.payload, &Zstd)?;
+        }
+        match Request::decode(request)?.upload {
+            Some(upload) => self.show_said(at, "sends", upload.payload),
+            None => Ok(()),
+        }
+    }
+
+    /// Prints what an answer says of it.
+    pub(crate) fn show_told(&self, at: usize, answer: &[u8]) -> Result<()> {
+        if self.case.watched.is_none() || answer == rights::REFUSED_KEY {
+            return Ok(());
+        }
+        match Answer::decode(answer)? {
+            Answer::Turn(turn) => self.show_said(at, "is told", turn.payload),
+            Answer::Refusal(_) => Ok(()),
+        }
+    }
+
+    fn show_said(&self, at: usize, verb: &str, payload: &[u8]) -> Result<()> {
+        if payload.is_empty() {
+            return Ok(());
+        }
+        let opened = Opened::open(payload, &Zstd)?;
         for group in opened.payload()?.groups() {
             for row in 0..group.rows() {
                 let key: String = group.key(row).iter().map(|byte| format!("{byte:02x}")).collect();
-                if format!("{}:{key}", group.table()) == *watched {
+                if Some(format!("{}:{key}", group.table())) == self.case.watched {
                     let (name, life, now) = (&self.devices[at].name, group.life(row), self.now() - START_MS);
-                    println!("{now:>8} {name} sends life {life} of the watched row, {:?}", group.columns());
+                    println!("{now:>8} {name} {verb} life {life} of the watched row, {:?}", group.columns());
                 }
             }
         }
