@@ -338,6 +338,12 @@ impl Device {
         self.parted && self.holder.is_some()
     }
 
+    /// It is to check everything that it holds, as after a copy was recognised: no plain sync brings what it lacks.
+    pub(crate) fn reconciles(&self) -> Result<bool> {
+        let sql = "SELECT 1 FROM cloudsync_settings WHERE key = 'reconcile'";
+        Ok(self.eye().prepare_cached(sql)?.exists([])?)
+    }
+
     /// A device with empty tables that sync.
     pub(crate) fn create(
         name: String,

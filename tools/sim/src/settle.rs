@@ -187,7 +187,7 @@ impl World {
         let device = &mut self.devices[at];
         let name = device.name.clone();
         let holder = device.holder.clone();
-        let checks = self.checks || device.must_check();
+        let checks = self.checks || device.must_check() || self.plan.checks && device.reconciles()?;
         let process = &mut device.processes[0];
         let mut wish =
             process.start(goal, Retry::none(), checks).with_context(|| format!("device {name}"))?;
