@@ -410,6 +410,22 @@ fn tables_of_another_shape_are_not_compared() {
     assert_same(&mut a, &mut b, "notes");
 }
 
+/// A range ends at the last row here that is compared, and the next one begins behind the one that is not.
+#[test]
+fn what_is_missing_beside_a_row_that_is_not_compared_comes_when_everything_is_asked_for() {
+    for (filter, lost) in [("id <> 'c'", "b"), ("id <> 'b'", "a")] {
+        let (mut hub, _, mut b) = three();
+        b.replica.set_filter("notes", filter).unwrap();
+        hub.sync(&mut b);
+        b.run_unseen(&format!(
+            "DELETE FROM notes WHERE id = '{lost}'; DELETE FROM cloudsync_clocks WHERE pk LIKE '%{lost}'"
+        ));
+        b.replica.reset_sync().unwrap();
+        hub.sync(&mut b);
+        assert_eq!(b.get::<i64>(&format!("SELECT count(*) FROM notes WHERE id = '{lost}'")), 1, "{filter}");
+    }
+}
+
 /// A trigger of the app that changes what comes in is damage that comes back each time.
 #[test]
 fn a_row_that_is_damaged_again_and_again_is_left_alone() {
