@@ -251,6 +251,14 @@ impl Writer {
                 self.update(row, columns)?;
                 Ok(())
             }
+            // SQLite may name another index in which the row is in its own way.
+            Err(error)
+                if error.code == bindings::SQLITE_CONSTRAINT_UNIQUE
+                    && !columns.is_empty()
+                    && self.update(row, columns)? =>
+            {
+                Ok(())
+            }
             Err(error) => Err(Refused::of_row(error)),
         }
     }

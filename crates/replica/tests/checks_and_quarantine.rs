@@ -6,7 +6,7 @@ mod bench;
 #[path = "bench/hub.rs"]
 mod hub;
 
-use bench::{Device, NOW};
+use bench::{Device, NOW, assert_same};
 use cloudsync_protocol::message::{Reason, Refusal};
 use hub::{BOTH, Hub};
 
@@ -43,6 +43,22 @@ fn what_waits_for_a_row_that_a_repair_takes_away_comes_in() {
     assert_eq!(hub.check_idle(&mut b).rows_repaired, 1);
     assert_eq!(b.quarantine(), 0);
     assert_eq!(b.column::<String>("SELECT id FROM notes ORDER BY id"), ["b", "c", "d"]);
+}
+
+#[test]
+fn a_row_whose_clock_was_lost_is_not_in_its_own_way() {
+    let slots = "CREATE TABLE slots(id TEXT PRIMARY KEY NOT NULL, slot INTEGER UNIQUE, body TEXT)";
+    let (mut hub, mut a, mut b) = (Hub::new(slots), Device::new(1, slots), Device::new(2, slots));
+    a.run("INSERT INTO slots VALUES('a', 1, 'old'), ('b', 2, 'old')");
+    hub.sync(&mut a);
+    hub.sync(&mut b);
+    b.run_unseen("DELETE FROM cloudsync_clocks WHERE pk LIKE '%a'");
+    // A part of it comes before the check does, and then the whole row.
+    a.run("UPDATE slots SET body = 'new' WHERE id = 'a'");
+    hub.sync(&mut a);
+    hub.sync(&mut b);
+    hub.sync(&mut b);
+    assert_same(&mut b, &mut hub.server, "slots");
 }
 
 /// Tells a device that the server was restored from a backup.
