@@ -1,18 +1,18 @@
-//! `cargo xtask crash`: real processes that are killed in every phase, on both sides, over what `build` leaves in `dist`.
+//! `cargo xtask crash`: real processes that are killed in every phase, on both sides; builds what users get before.
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
+use crate::build;
 use crate::install;
 use crate::project::Project;
 use crate::python;
 use crate::trust::Totals;
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
-    if !project.server().is_file() {
-        bail!("{} is missing: run `cargo xtask build`", project.server().display());
-    }
+    build::compile(project)?;
+    build::place(project)?;
     install::ensure_program("sqlite3", "sqlite3")?;
     let environment = python::environment(project)?;
     let mut command = Command::new(environment.join("bin").join("python"));

@@ -1,4 +1,4 @@
-//! `cargo xtask torture`: random schemas and statements over the shipped library, from seeds.
+//! `cargo xtask torture`: random schemas and statements over the shipped library, which it builds, from seeds.
 //!
 //! Each SQLite is a process of its own: the system's and the newest one share the first, the others are the oldest one,
 //! compiled from its source, and versions between them that are packaged for Python.
@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::build;
 use crate::process;
 use crate::project::Project;
 use crate::python;
@@ -29,6 +30,8 @@ struct Wanted {
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<()> {
     let wanted = parse(args)?;
+    build::compile(project)?;
+    build::place(project)?;
     let environment = python::environment(project)?;
     let python = environment.join("bin").join("python");
     let mut runs = vec![("the system's SQLite and the newest", command(project, &python))];
