@@ -81,6 +81,7 @@ fn answer_to<'a>(request: &Request<'_>) -> Turn<'a> {
     let accepted = request.upload.as_ref().map(|upload| Accepted {
         round: upload.round,
         repeated: false,
+        differs: false,
         committed: upload.is_final,
         quarantined: 0,
     });

@@ -99,6 +99,15 @@ pub struct Upload<'a> {
     pub payload: &'a [u8],
 }
 
+impl Upload<'_> {
+    /// What tells a chunk from another one that may come in its place: XXH3-64 of the payload, with the chunk's number as
+    /// its seed.
+    #[must_use]
+    pub fn content(&self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64_with_seed(self.payload, self.chunk.into())
+    }
+}
+
 /// What the server answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer<'a> {
@@ -147,6 +156,9 @@ pub struct Accepted {
     /// True when the round had been committed before this request, by one whose answer was lost, or by a copy of the
     /// device's file. The download then carries what came under the device's name since its cursor, too.
     pub repeated: bool,
+    /// True when such a round was committed with something else in its last chunk: an edit was made since, or a copy of
+    /// the file had other rows in it. What this device holds of it was not taken.
+    pub differs: bool,
     /// Changes of the site that wait in the server's quarantine: for the rest of a row, or for later rounds of a batch.
     pub quarantined: u64,
 }
@@ -330,6 +342,7 @@ impl<'a> Turn<'a> {
             accepted(|it| it.repeated),
             !self.verdicts.is_empty(),
             !self.checked.is_empty(),
+            accepted(|it| it.differs),
         ];
         out.push((0..).zip(flags).map(|(bit, flag)| u8::from(flag) << bit).sum());
         put_varint(out, self.cursor);
@@ -351,7 +364,7 @@ impl<'a> Turn<'a> {
     fn decode(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
         let [epoch, nonce] = numbers(reader)?;
         let now = server_time(reader)?;
-        let flags = flags(reader, 0b11_1111)?;
+        let flags = flags(reader, 0b111_1111)?;
         let cursor = number(reader)?;
         let position = reader.bytes(POSITION_BYTES_MAX as u64, "position")?;
         let rows_total = number(reader)?;
@@ -359,8 +372,8 @@ impl<'a> Turn<'a> {
             None
         } else {
             let round = RoundId(reader.array()?);
-            let (committed, repeated) = (flags & 4 != 0, flags & 8 != 0);
-            Some(Accepted { round, committed, repeated, quarantined: number(reader)? })
+            let (committed, repeated, differs) = (flags & 4 != 0, flags & 8 != 0, flags & 64 != 0);
+            Some(Accepted { round, committed, repeated, differs, quarantined: number(reader)? })
         };
         let verdicts =
             if flags & 16 == 0 { &[][..] } else { reader.bytes(MESSAGE_BYTES_MAX as u64, "verdicts")? };
@@ -507,6 +520,7 @@ mod tests {
                 round: RoundId([1; 8]),
                 committed: true,
                 repeated: true,
+                differs: true,
                 quarantined: 2,
             }),
             drained: true,

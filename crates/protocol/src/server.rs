@@ -6,7 +6,7 @@
 //! | nonce sent | round id | meaning |
 //! | --- | --- | --- |
 //! | the stored one | any | the device goes on: [`Standing::Current`] |
-//! | the one before it | the stored one | the answer was lost: [`Standing::Repeated`], the same answer again |
+//! | the one before it | the stored one | the answer was lost: [`Standing::Repeated`], the same answer again, unless the round [differs](SiteRecord::differs) |
 //! | older, or the one before it | another, or none | a copy of the file goes on under the same id: [`Standing::Clone`] |
 //! | any, of a user's device, with a cursor before one that it asked with | any | the same: [`Standing::Clone`] |
 //! | newer, or any from an unknown site | any | this server was restored from a backup: [`Standing::Restored`] |
@@ -18,7 +18,7 @@
 //! Turns without an upload change no nonce, so an idle device writes nothing on either side.
 
 use crate::limits::CLOCK_AHEAD_MS_MAX;
-use crate::message::{Request, RoundId};
+use crate::message::{Request, RoundId, Upload};
 
 /// What a caller is told who may not receive rows.
 pub const MAY_NOT_READ: &str = "this key or token may not read here";
@@ -32,6 +32,17 @@ pub struct SiteRecord {
     pub nonce: u64,
     /// The last round that was committed.
     pub round: Option<RoundId>,
+    /// What its last chunk held, by [`Upload::content`]; `None` where that was not kept.
+    pub content: Option<u64>,
+}
+
+impl SiteRecord {
+    /// True when the round that is repeated was committed with something else in its last chunk. Rows are read anew for
+    /// each try: one may have been edited since, and a copy of the file may have other ones.
+    #[must_use]
+    pub fn differs(&self, upload: &Upload<'_>) -> bool {
+        self.content.is_some_and(|content| content != upload.content())
+    }
 }
 
 /// How a site's request stands to what the server knows of it.
@@ -140,7 +151,11 @@ mod tests {
     }
 
     fn judge(record: Option<(u64, u8)>, nonce: u64, round: Option<u8>) -> Standing {
-        let record = record.map(|(nonce, round)| SiteRecord { nonce, round: Some(RoundId([round; 8])) });
+        let record = record.map(|(nonce, round)| SiteRecord {
+            nonce,
+            round: Some(RoundId([round; 8])),
+            content: None,
+        });
         standing(
             &Knowledge { epoch: EPOCH, record, gave_cursor: true, went_back: false },
             &request(nonce, round),
@@ -149,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_file_that_asks_from_before_where_its_site_was_is_a_copy() {
-        for record in [None, Some(SiteRecord { nonce: 3, round: None })] {
+        for record in [None, Some(SiteRecord { nonce: 3, round: None, content: None })] {
             let known = Knowledge { epoch: EPOCH, record, gave_cursor: true, went_back: true };
             let nonce = record.map_or(0, |record| record.nonce);
             assert_eq!(standing(&known, &request(nonce, None)), Standing::Clone);
@@ -183,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_cursor_that_was_never_given_shows_a_restored_server_to_readers_too() {
-        let record = Some(SiteRecord { nonce: 5, round: None });
+        let record = Some(SiteRecord { nonce: 5, round: None, content: None });
         for (record, nonce) in [(None, 0), (record, 5)] {
             let lost = Knowledge { epoch: EPOCH, record, gave_cursor: false, went_back: false };
             assert_eq!(standing(&lost, &request(nonce, None)), Standing::Restored);

@@ -68,6 +68,7 @@ fn turn() -> Answer<'static> {
             round: RoundId(*b"round id"),
             committed: true,
             repeated: false,
+            differs: false,
             quarantined: 2,
         }),
         drained: false,

@@ -260,13 +260,21 @@ impl Replica {
             storage::set(&self.db, "round", Value::Blob(&onward.encode()))?;
             return Ok(true);
         }
-        absorbed.rows_sent = round.rows + rows;
+        if !accepted.differs {
+            absorbed.rows_sent = round.rows + rows;
+        }
         if accepted.repeated {
             // If this file was copied meanwhile, the round was taken with the copy's values under our name: what this
             // site uploaded comes back, with this download.
             storage::set(&self.db, "echo", Value::Integer(1))?;
         }
         storage::unset(&self.db, "round")?;
+        if accepted.differs {
+            // Some of what this file has may never have been sent: a round of another id takes it.
+            cloudsync_core::reached!("upload: a round was taken with something else in it");
+            storage::set_u64(&self.db, "nonce", turn.nonce)?;
+            return Ok(true);
+        }
         storage::unset(&self.db, "offered")?;
         // What the server took was in its bounds; a later floor is that of notes which it has not seen.
         self.raise_settled(sent.floor.min(turn.now.saturating_add(CLOCK_AHEAD_MS_MAX - 1)))?;

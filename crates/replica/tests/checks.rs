@@ -325,6 +325,7 @@ fn another_process_that_synced_meanwhile_makes_the_findings_void() {
                 round,
                 committed: true,
                 repeated: false,
+                differs: false,
                 quarantined: 0,
             };
             let turn = cloudsync_protocol::message::Turn {

@@ -47,7 +47,7 @@ fn a_chunk_that_is_sent_again_brings_the_same_rows_though_they_changed() {
 fn answer(device: &mut Device, repeated: bool) {
     let bytes = device.replica.prepare(BOTH, false).unwrap();
     let round = Request::decode(&bytes).unwrap().upload.unwrap().round;
-    let accepted = Accepted { round, committed: true, repeated, quarantined: 0 };
+    let accepted = Accepted { round, committed: true, repeated, differs: false, quarantined: 0 };
     let turn = Turn {
         epoch: 1,
         nonce: 1,
@@ -74,6 +74,36 @@ fn a_round_that_was_taken_before_asks_for_what_was_taken_under_its_name() {
         let bytes = device.replica.prepare(BOTH, false).unwrap();
         assert_eq!(Request::decode(&bytes).unwrap().echo, repeated);
     }
+}
+
+#[test]
+fn what_a_round_had_that_was_taken_with_something_else_is_sent_in_another_one() {
+    let mut device =
+        Device::new(1, "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, v); INSERT INTO t VALUES('a', 1)");
+    let bytes = device.replica.prepare(BOTH, false).unwrap();
+    let request = Request::decode(&bytes).unwrap();
+    let round = request.upload.as_ref().unwrap().round;
+    let accepted = Accepted { round, committed: true, repeated: true, differs: true, quarantined: 0 };
+    let turn = Turn {
+        epoch: 1,
+        nonce: 1,
+        now: NOW,
+        accepted: Some(accepted),
+        drained: true,
+        cursor: 1,
+        position: &[],
+        rows_total: 0,
+        verdicts: &[],
+        checked: &[],
+        payload: &[],
+    };
+    let absorbed = device.replica.absorb(&turn).unwrap();
+    assert_eq!((absorbed.more, absorbed.rows_sent), (true, 0));
+    let bytes = device.replica.prepare(BOTH, false).unwrap();
+    let next = Request::decode(&bytes).unwrap();
+    let upload = next.upload.unwrap();
+    assert_eq!((next.nonce, upload.payload), (1, request.upload.unwrap().payload));
+    assert_ne!(upload.round, round);
 }
 
 #[test]

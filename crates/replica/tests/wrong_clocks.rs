@@ -27,7 +27,13 @@ fn prepare(device: &mut Device) -> (u64, Option<RoundId>, u64) {
 }
 
 fn accept(device: &mut Device, server_now: u64, round: Option<RoundId>, nonce: u64) {
-    let accepted = round.map(|round| Accepted { round, committed: true, repeated: false, quarantined: 0 });
+    let accepted = round.map(|round| Accepted {
+        round,
+        committed: true,
+        repeated: false,
+        differs: false,
+        quarantined: 0,
+    });
     let turn = Turn {
         epoch: 1,
         nonce,

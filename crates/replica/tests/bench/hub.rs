@@ -71,6 +71,7 @@ impl Hub {
             round: upload.round,
             committed: upload.is_final,
             repeated: false,
+            differs: false,
             quarantined: 0,
         });
         let (payload, cursor) = self.give(&request);

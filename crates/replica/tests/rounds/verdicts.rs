@@ -26,7 +26,7 @@ fn sent() -> (Device, Accepted) {
     device.run_at(NOW, "INSERT INTO t VALUES('a', 1), ('b', 2)");
     let bytes = device.replica.prepare(BOTH, false).unwrap();
     let round = Request::decode(&bytes).unwrap().upload.unwrap().round;
-    (device, Accepted { round, committed: true, repeated: false, quarantined: 0 })
+    (device, Accepted { round, committed: true, repeated: false, differs: false, quarantined: 0 })
 }
 
 fn answer(device: &mut Device, accepted: Accepted, verdicts: &[u8]) -> Result<Absorbed, Error> {

@@ -37,12 +37,18 @@ struct State {
     disabled: BTreeSet<String>,
     /// Fingerprints of devices and of this schema that were found to fit.
     fits: BTreeSet<(u64, u64)>,
-    /// The nonce of each site, and what it was told of its last round.
-    uploads: BTreeMap<SiteId, (u64, Accepted, Vec<u8>)>,
+    uploads: BTreeMap<SiteId, LastRound>,
     /// The user of each site that uploaded; `None` for a key.
     users: BTreeMap<SiteId, Option<String>>,
     staged: BTreeMap<SiteId, (RoundId, BTreeMap<u32, Vec<u8>>)>,
     rows: Rows,
+}
+
+/// The last round of a site.
+#[derive(Debug, Clone)]
+struct LastRound {
+    record: SiteRecord,
+    told: Told,
 }
 
 /// What an upload is told: whether it was taken, and the verdicts, encoded.
@@ -122,7 +128,7 @@ impl Store for MemoryStore {
 
 impl State {
     fn nonce(&self, site: SiteId) -> u64 {
-        self.uploads.get(&site).map_or(0, |(nonce, ..)| *nonce)
+        self.uploads.get(&site).map_or(0, |last| last.record.nonce)
     }
 
     fn take(&mut self, request: &Request<'_>, asker: &Asker, now_ms: u64) -> Result<Option<Told>, Stop> {
@@ -135,9 +141,7 @@ impl State {
             return refuse(Reason::ClockSkew, "the clocks of device and server are too far apart");
         }
         let last = self.uploads.get(&request.site).cloned();
-        let record = last.as_ref();
-        let record =
-            record.map(|(nonce, accepted, _)| SiteRecord { nonce: *nonce, round: Some(accepted.round) });
+        let record = last.as_ref().map(|last| last.record);
         let gave_cursor = request.cursor <= self.rows.version;
         match standing(&Knowledge { epoch: self.epoch, record, gave_cursor, went_back: false }, request) {
             Standing::New | Standing::Current => {}
@@ -157,7 +161,12 @@ impl State {
                     schema.tables.iter().try_for_each(|table| self.adopt(table, rights))?;
                     self.fits.insert((schema.fingerprint(), self.enabled().fingerprint()));
                 }
-                return Ok(last.map(|(_, told, verdicts)| (Accepted { repeated: true, ..told }, verdicts)));
+                let differs =
+                    record.zip(request.upload.as_ref()).is_some_and(|(last, now)| last.differs(now));
+                return Ok(last.map(|LastRound { told: (told, verdicts), .. }| {
+                    let verdicts = if differs { Vec::new() } else { verdicts };
+                    (Accepted { repeated: true, differs, ..told }, verdicts)
+                }));
             }
             Standing::Clone => {
                 return refuse(Reason::Clone, "a copy of this file has synced under its site id");
@@ -230,8 +239,13 @@ impl State {
         chunks.retain(|chunk, _| *chunk < upload.chunk && *round == upload.round);
         *round = upload.round;
         chunks.insert(upload.chunk, upload.payload.to_vec());
-        let mut accepted =
-            Accepted { round: upload.round, committed: upload.is_final, repeated: false, quarantined: 0 };
+        let mut accepted = Accepted {
+            round: upload.round,
+            committed: upload.is_final,
+            repeated: false,
+            differs: false,
+            quarantined: 0,
+        };
         if !upload.is_final {
             Opened::open(upload.payload, &Zstd).map_err(damaged)?;
             return Ok((accepted, Vec::new()));
@@ -252,7 +266,12 @@ impl State {
             self.rows.judge(&self.enabled(), site)
         };
         accepted.quarantined = self.rows.waiting_of(site);
-        self.uploads.insert(site, (self.nonce(site) + 1, accepted, verdicts.clone()));
+        let record = SiteRecord {
+            nonce: self.nonce(site) + 1,
+            round: Some(upload.round),
+            content: Some(upload.content()),
+        };
+        self.uploads.insert(site, LastRound { record, told: (accepted, verdicts.clone()) });
         Ok((accepted, verdicts))
     }
 

@@ -7,6 +7,7 @@ use cloudsync_protocol::message::{Reason, Request};
 
 for_every_store!(
     a_repeated_round_gets_the_same_answer,
+    a_repeated_round_with_something_else_in_it_is_told_so,
     a_copy_that_goes_on_is_told_from_the_original,
     a_server_that_lost_turns_says_so,
     an_unknown_site_with_a_past_is_restored,
@@ -40,6 +41,23 @@ fn a_repeated_round_gets_the_same_answer(subject: &dyn Subject) {
     // The second round brings the whole of the row that waits.
     assert_eq!((a.sync(subject).rows, a.nonce), (1, 2));
     assert_eq!(a.text("k", BODY), "by b");
+}
+
+fn a_repeated_round_with_something_else_in_it_is_told_so(subject: &dyn Subject) {
+    let mut original = Device::new(1);
+    original.insert("k", "title", "body");
+    let mut copy = original.clone();
+    // The copy has the round that is on its way, under the same id, and another row in it.
+    copy.insert("l", "title", "of the copy");
+    let first = ask(subject.store(), &original.round()).took();
+    let before = snapshot(subject);
+    let again = ask(subject.store(), &copy.round()).took();
+    let accepted = again.accepted.unwrap();
+    assert!(accepted.committed && accepted.repeated && accepted.differs);
+    assert!(again.verdicts.is_empty() && again.nonce == first.nonce);
+    assert_eq!(snapshot(subject), before);
+    let again = ask(subject.store(), &original.round()).took();
+    assert!(again.is_repeated() && !again.accepted.unwrap().differs);
 }
 
 fn a_copy_that_goes_on_is_told_from_the_original(subject: &dyn Subject) {

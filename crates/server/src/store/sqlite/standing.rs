@@ -37,8 +37,11 @@ fn record(db: &Connection, site: SiteId) -> Result<Option<SiteRecord>, Error> {
     // language=SQLite
     let sql = "SELECT nonce, round FROM main.cloudsync_server_sites WHERE site_id = ?1";
     db.query_row(sql, &[Value::Blob(&site.0)], |row| {
-        let round = row.column(1).as_blob().and_then(|bytes| bytes.try_into().ok()).map(RoundId);
-        Ok(SiteRecord { nonce: row.column_i64(0) as u64, round })
+        let bytes = row.column(1).as_blob().unwrap_or_default();
+        let (round, content) =
+            bytes.split_first_chunk().map_or((None, bytes), |(id, rest)| (Some(RoundId(*id)), rest));
+        let content = content.first_chunk().map(|content| u64::from_le_bytes(*content));
+        Ok(SiteRecord { nonce: row.column_i64(0) as u64, round, content })
     })
 }
 
@@ -102,7 +105,7 @@ pub(super) fn is_same_user(db: &Connection, site: SiteId, asker: &Asker) -> Resu
 
 /// Stores whose a site is, before it has sent anything. Of sites that only read with a key nothing is stored.
 pub(super) fn bind(db: &Connection, site: SiteId, asker: &Asker, now_ms: u64) -> Result<(), Error> {
-    let (record, judgement) = (SiteRecord { nonce: 0, round: None }, Judgement::default());
+    let (record, judgement) = (SiteRecord { nonce: 0, round: None, content: None }, Judgement::default());
     write_record(db, site, asker, record, &judgement, now_ms)
 }
 
@@ -118,7 +121,8 @@ pub(super) fn write_record(
     // language=SQLite
     let sql = "INSERT INTO main.cloudsync_server_sites(site_id, nonce, round, quarantined, seen_at, user) VALUES(?1, ?2, ?3, ?4, ?5, ?6) \
                ON CONFLICT(site_id) DO UPDATE SET nonce = ?2, round = ?3, quarantined = ?4, seen_at = ?5";
-    let round = record.round.map_or([0; 8], |round| round.0);
+    let mut round = record.round.map_or([0; 8], |round| round.0).to_vec();
+    round.extend(record.content.iter().flat_map(|content| content.to_le_bytes()));
     let site = Value::Blob(&site.0);
     let values = [
         site,

@@ -177,15 +177,20 @@ fn take_next(
         cloudsync_core::reached!("server: who may not write sends changes");
         return refuse(Reason::Denied, server::MAY_NOT_WRITE);
     }
-    let mut accepted =
-        Accepted { round: upload.round, committed: upload.is_final, repeated: false, quarantined: 0 };
+    let mut accepted = Accepted {
+        round: upload.round,
+        committed: upload.is_final,
+        repeated: false,
+        differs: false,
+        quarantined: 0,
+    };
     if !upload.is_final {
         // Damage is found now, while the device can send the chunk again, and not at the end of the round.
         Opened::open(upload.payload, &Zstd).map_err(Error::from)?;
         staging::keep(&replica.connection(), request.site, upload, now_ms)?;
         return Ok(Taken { accepted: Some(accepted), ..Taken::without_upload(epoch, nonce) });
     }
-    let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round) };
+    let record = SiteRecord { nonce: nonce + 1, round: Some(upload.round), content: Some(upload.content()) };
     let judgement = finish_round(replica, law, (request.site, upload), record, asker, now_ms)?;
     accepted.quarantined = judgement.waiting;
     Ok(Taken { epoch, nonce: record.nonce, accepted: Some(accepted), verdicts: judgement.verdicts })
@@ -248,18 +253,24 @@ fn repeated(
 ) -> Result<Taken, Stop> {
     cloudsync_core::reached!("server: a round comes again");
     let db = replica.connection();
+    let upload = request.upload.as_ref();
+    let differs = upload.zip(known.record).is_some_and(|(upload, record)| record.differs(upload));
     let Judgement { mut verdicts, waiting, .. } = standing::judgement(&db, request.site)?;
-    if let Some(user) = &asker.user {
+    if differs {
+        cloudsync_core::reached!("server: a round comes again with something else in it");
+        // They are about other rows. What the device sends once more is judged then.
+        verdicts.clear();
+    } else if let Some(user) = &asker.user {
         let (mut judge, _assumed) = law.judge(user, db).map_err(Error::from)?;
         verdicts = replica.judge_again(&verdicts, &mut judge)?;
         let site = replica.meet_site(request.site)?;
         ledger::note_verdicts(replica, site, &verdicts)?;
     }
-    let upload = request.upload.as_ref();
     let accepted = upload.map(|upload| Accepted {
         round: upload.round,
         committed: true,
         repeated: true,
+        differs,
         quarantined: waiting,
     });
     let nonce = known.record.map_or(0, |record| record.nonce);
