@@ -21,7 +21,7 @@ use crate::table::Table;
 use crate::value::{from_sqlite, to_sqlite};
 use crate::write::{Refused, Row, Writer};
 use cloudsync_core::bytes::{Reader, put_bytes};
-use cloudsync_core::clock::RowClock;
+use cloudsync_core::clock::{RowClock, SiteOrdinal};
 use cloudsync_core::key::KEY_BYTES_MAX;
 use cloudsync_core::merge::{Action, Algorithm};
 use cloudsync_core::value::Value as Owned;
@@ -42,8 +42,9 @@ pub(crate) const HANGS: &str = "FOREIGN KEY constraint failed: the parent itself
 pub(crate) struct Family {
     /// Keys of rows that were let in without their parent, each with its length before it.
     orphans: Vec<u8>,
-    /// The clocks that such rows had before, if they had any: those of deletions.
-    revived: HashMap<Vec<u8>, RowClock>,
+    /// Such rows, and those let in while there were any, with the clocks that they had before: those of deletions mostly.
+    /// Who had none is here only if it bears this replica's own clock, which rows that were here before may bear as well.
+    let_in: HashMap<Vec<u8>, Option<RowClock>>,
     gone: Vec<Gone>,
     /// A row that exists was given no other parent, since it was open who stays.
     held: bool,
@@ -64,8 +65,8 @@ struct Gone {
 impl Family {
     /// Gives who was let in without a parent, and forgets them.
     pub(crate) fn take_orphans(&mut self) -> Self {
-        let (orphans, revived) = (std::mem::take(&mut self.orphans), std::mem::take(&mut self.revived));
-        Self { orphans, revived, gone: Vec::new(), held: std::mem::take(&mut self.held) }
+        let (orphans, let_in) = (std::mem::take(&mut self.orphans), std::mem::take(&mut self.let_in));
+        Self { orphans, let_in, gone: Vec::new(), held: std::mem::take(&mut self.held) }
     }
 
     /// True when a row is to be tried again once the orphans are gone.
@@ -74,7 +75,7 @@ impl Family {
     }
 
     /// Writes a row, or deletes it, as [`Writer::carry_out`] does, with regard to its parents and children. `lax` lets a
-    /// row in whose parent may yet come. The clocks are those that the row has before and after.
+    /// row in whose parent may yet come. The clocks are those that the row has before and after; `own` is this replica's site.
     pub(crate) fn carry_out(
         &mut self,
         writer: &mut Writer,
@@ -82,6 +83,7 @@ impl Family {
         action: &Action,
         (before, after): (Option<&RowClock>, Option<&RowClock>),
         lax: bool,
+        own: SiteOrdinal,
     ) -> Result<(), Refused> {
         let is_open = !self.orphans.is_empty();
         if is_open && writer.gives_parents(&row.target.table, action)? {
@@ -100,8 +102,9 @@ impl Family {
                     put_bytes(&mut self.orphans, &pk);
                 }
                 // It may go with its parent.
-                if let Some(before) = before.filter(|_| is_orphan || is_open) {
-                    self.revived.insert(pk, before.clone());
+                let is_own = after.is_some_and(|after| after.common.site == own);
+                if (is_orphan || is_open) && (before.is_some() || is_own) {
+                    self.let_in.insert(pk, before.cloned());
                 }
                 Ok(())
             }
@@ -207,14 +210,15 @@ impl Applier {
             let Some(table) = replica.catalog.table(table) else { continue };
             let Some(reason) = self.writer(replica, &table)?.missing_parent(key)? else { continue };
             let Some(clock) = self.clocks.read(&pk)? else { continue };
-            // A row that is this replica's own was an orphan before.
-            if clock.common.site == own {
+            let let_in = family.let_in.get(&pk);
+            // A row that is this replica's own was an orphan before, unless it was gone from here and came again.
+            if clock.common.site == own && let_in.is_none() {
                 continue;
             }
             let references = self.writer(replica, &table)?.references(&table)?;
             children.extend(children_of(replica, references, key)?);
             self.take_out(replica, &table, key, &reason)?;
-            match family.revived.get(&pk) {
+            match let_in.and_then(Option::as_ref) {
                 Some(before) => self.clocks.write(&pk, before, false)?,
                 None => self.clocks.remove(&pk)?,
             }

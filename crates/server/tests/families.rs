@@ -110,6 +110,57 @@ fn an_orphan_outside_of_a_filter_waits_as_any_other() {
     assert_eq!(b.dump("children"), ["'inside','late'", "'outside','late'"]);
 }
 
+/// A cascade takes a row out that is outside of a filter, which nobody hears of. Others bring it again, under the clock that it
+/// got here.
+#[test]
+fn an_orphan_that_was_written_here_and_comes_again_waits_as_any_other() {
+    let schema = "CREATE TABLE parents(id TEXT PRIMARY KEY NOT NULL);
+        CREATE TABLE children(id TEXT PRIMARY KEY NOT NULL, p TEXT REFERENCES parents ON DELETE CASCADE, v, w);
+        CREATE TABLE toys(id TEXT PRIMARY KEY NOT NULL, child TEXT REFERENCES children ON DELETE CASCADE, v, w);";
+    let server = Server::new(&plain(schema));
+    let (mut a, mut b) = (Device::new(1, schema), Device::new(2, schema));
+    b.run(ON);
+    b.run(
+        "INSERT INTO parents VALUES('p'); INSERT INTO children VALUES('c', 'p', 1, 1);
+         INSERT INTO toys VALUES('t', 'c', 1, 1)",
+    );
+    assert_settled(&server, &mut [&mut a, &mut b], &["parents", "children", "toys"]);
+    b.replica.set_filter("children", "0").unwrap();
+    b.replica.set_filter("toys", "0").unwrap();
+    a.run("DELETE FROM parents");
+    sync(&mut a, &server);
+    sync(&mut b, &server);
+    assert_eq!((b.dump("children"), b.dump("toys")), (vec![], vec![]));
+    let clocks = "SELECT count(*) FROM cloudsync_clocks";
+    let orphans = "SELECT count(*) FROM cloudsync_quarantine WHERE reason LIKE '%the parent in%'";
+    let known: i64 = b.get(clocks);
+    a.run("UPDATE children SET v = 2; UPDATE toys SET v = 2");
+    sync(&mut a, &server);
+    for step in 0..3 {
+        // What changed comes first, and then the rest of the rows.
+        sync(&mut b, &server);
+        sync(&mut b, &server);
+        assert_eq!((b.dump("children"), b.dump("toys")), (vec![], vec![]), "{:?}", waiting(&b));
+        assert_eq!(b.get::<i64>(orphans), 2, "{:?}", waiting(&b));
+        assert_eq!(b.get::<i64>(clocks), if step < 2 { known } else { known - 2 });
+        match step {
+            0 => {
+                b.replica.clear_filter("children").unwrap();
+                b.replica.clear_filter("toys").unwrap();
+            }
+            // Nothing is known of the rows of tables that are made again.
+            1 => {
+                b.run("DROP TABLE toys; DROP TABLE children");
+                b.run(schema.split_once(';').unwrap().1);
+            }
+            _ => {}
+        }
+    }
+    a.run("INSERT INTO parents VALUES('p')");
+    assert_settled(&server, &mut [&mut a, &mut b], &["parents", "children", "toys"]);
+    assert_eq!((waiting(&b), b.dump("toys")), (vec![], vec!["'t','c',2,1".to_owned()]));
+}
+
 #[test]
 fn a_row_that_moves_to_an_orphan_stays_where_it_was_until_the_orphan_may_stay() {
     // Tables travel in the order of their names: the child comes before its parent, and after it.

@@ -153,7 +153,7 @@ impl Applier {
         let outcome = if replica.checks_parents {
             let (family, lax) =
                 (&mut replica.unsettled.family, !self.settles && !self.retries && !self.judged);
-            family.carry_out(writer, row, action, (stored.as_ref(), decision.clock.as_ref()), lax)
+            family.carry_out(writer, row, action, (stored.as_ref(), decision.clock.as_ref()), lax, self.own)
         } else {
             writer.carry_out(row, action, decision.clock.as_ref())
         };
