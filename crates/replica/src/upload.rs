@@ -260,9 +260,6 @@ impl Replica {
             storage::set(&self.db, "round", Value::Blob(&onward.encode()))?;
             return Ok(true);
         }
-        if !accepted.differs {
-            absorbed.rows_sent = round.rows + rows;
-        }
         if accepted.repeated {
             // If this file was copied meanwhile, the round was taken with the copy's values under our name: what this
             // site uploaded comes back, with this download.
@@ -275,6 +272,7 @@ impl Replica {
             storage::set_u64(&self.db, "nonce", turn.nonce)?;
             return Ok(true);
         }
+        absorbed.rows_sent = round.rows + rows;
         storage::unset(&self.db, "offered")?;
         // What the server took was in its bounds; a later floor is that of notes which it has not seen.
         self.raise_settled(sent.floor.min(turn.now.saturating_add(CLOCK_AHEAD_MS_MAX - 1)))?;
