@@ -239,13 +239,7 @@ impl State {
         chunks.retain(|chunk, _| *chunk < upload.chunk && *round == upload.round);
         *round = upload.round;
         chunks.insert(upload.chunk, upload.payload.to_vec());
-        let mut accepted = Accepted {
-            round: upload.round,
-            committed: upload.is_final,
-            repeated: false,
-            differs: false,
-            quarantined: 0,
-        };
+        let mut accepted = upload.acceptance();
         if !upload.is_final {
             Opened::open(upload.payload, &Zstd).map_err(damaged)?;
             return Ok((accepted, Vec::new()));

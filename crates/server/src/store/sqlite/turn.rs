@@ -177,13 +177,7 @@ fn take_next(
         cloudsync_core::reached!("server: who may not write sends changes");
         return refuse(Reason::Denied, server::MAY_NOT_WRITE);
     }
-    let mut accepted = Accepted {
-        round: upload.round,
-        committed: upload.is_final,
-        repeated: false,
-        differs: false,
-        quarantined: 0,
-    };
+    let mut accepted = upload.acceptance();
     if !upload.is_final {
         // Damage is found now, while the device can send the chunk again, and not at the end of the round.
         Opened::open(upload.payload, &Zstd).map_err(Error::from)?;
